@@ -1,0 +1,368 @@
+//! What a person may do: sign-in, permission, and the grant that everything guarded asks for.
+//!
+//! The forge knows; nothing is invented here. A [`SignIn`](crate::forge::SignIn) says who somebody is, a
+//! [`PermissionSource`] says what they may do, and only [`Authority`] turns the two into a [`Session`] and a
+//! [`Grant`].
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use secrecy::SecretString;
+use serde::{Deserialize, Serialize};
+
+use crate::clock::{Clock, Deadline, Timestamp};
+use crate::error::{Error, ErrorKind, Result};
+use crate::forge::{Challenge, SignIn};
+use crate::id::{RepositoryId, UserId};
+
+/// What a person may do with a repository, in rising order. A role that is not known is [`None`](Level::None).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Level {
+    /// Nothing; not even to know that it exists.
+    None,
+    /// To read code, runs, logs and artifacts.
+    Read,
+    /// To push code, start jobs and set secrets.
+    Write,
+    /// To change who may do what.
+    Admin,
+}
+
+/// Says what people may do. A forge, or a mirror in front of one.
+#[async_trait]
+pub trait PermissionSource: fmt::Debug + Send + Sync + 'static {
+    /// What the person may do with the repository right now. An unknown repository or person is
+    /// [`Level::None`], not an error.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unavailable`] when the answer cannot be had now. Nobody gets a grant then.
+    async fn permission(&self, who: &Session, repository: &RepositoryId) -> Result<Verdict>;
+
+    /// Whether the forge has meanwhile said that `verdict` no longer holds. It must not block: a source that
+    /// learns of nothing between two questions answers `false`, and the verdict's own bound applies.
+    fn withdrawn(&self, who: &Session, repository: &RepositoryId, verdict: &Verdict) -> bool {
+        let _ = (who, repository, verdict);
+        false
+    }
+}
+
+/// What a [`PermissionSource`] found out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Verdict {
+    /// What the person may do.
+    pub level: Level,
+    /// When the forge said so.
+    pub observed_at: Timestamp,
+    /// How long the answer may be relied on, from now.
+    pub valid_for: Duration,
+    /// Grows with every change that the source hears of; lets it recognise verdicts from before a change.
+    pub generation: u64,
+}
+
+impl Verdict {
+    /// The person may do `level`, as the forge said at `observed_at`; reliable for one minute.
+    pub fn new(level: Level, observed_at: Timestamp) -> Self {
+        Self { level, observed_at, valid_for: Duration::from_secs(60), generation: 0 }
+    }
+
+    /// Replaces how long the answer may be relied on.
+    pub fn with_valid_for(mut self, valid_for: Duration) -> Self {
+        self.valid_for = valid_for;
+        self
+    }
+
+    /// Marks which state of the source the answer belongs to.
+    pub fn with_generation(mut self, generation: u64) -> Self {
+        self.generation = generation;
+        self
+    }
+}
+
+/// A person who has signed in.
+#[derive(Clone, Debug)]
+pub struct Session {
+    user: UserId,
+    signed_in_at: Timestamp,
+    until: Deadline,
+}
+
+impl Session {
+    /// Who it is.
+    pub fn user(&self) -> &UserId {
+        &self.user
+    }
+
+    /// When the person signed in.
+    pub fn signed_in_at(&self) -> Timestamp {
+        self.signed_in_at
+    }
+
+    /// The session of somebody who started a job earlier, to ask again what they may do. It grants nothing.
+    pub(crate) fn recalled(user: UserId, signed_in_at: Timestamp, clock: &dyn Clock) -> Self {
+        Self { user, signed_in_at, until: Deadline::after(clock, Duration::ZERO) }
+    }
+}
+
+/// A level as a type: [`Read`], [`Write`] or [`Admin`].
+pub trait Access: sealed::Sealed + Send + Sync + 'static {
+    /// The level.
+    const LEVEL: Level;
+}
+
+/// That a level includes another: `Admin` covers `Write` covers `Read`, and each covers itself.
+pub trait Covers<B: Access>: Access {}
+
+macro_rules! levels {
+    ($($(#[$doc:meta])* $name:ident covers $($below:ident)+;)+) => { $(
+        $(#[$doc])*
+        #[derive(Debug)]
+        pub enum $name {}
+
+        impl sealed::Sealed for $name {}
+
+        impl Access for $name {
+            const LEVEL: Level = Level::$name;
+        }
+
+        $(impl Covers<$below> for $name {})+
+    )+ };
+}
+
+levels! {
+    /// To read code, runs, logs and artifacts.
+    Read covers Read;
+    /// To push code, start jobs and set secrets.
+    Write covers Read Write;
+    /// To change who may do what.
+    Admin covers Read Write Admin;
+}
+
+mod sealed {
+    pub trait Sealed {}
+}
+
+/// Turns what forges say into sessions and grants. There is no other way to either.
+#[derive(Clone, Debug)]
+pub struct Authority {
+    source: Arc<dyn PermissionSource>,
+    clock: Arc<dyn Clock>,
+    options: AuthorityOptions,
+}
+
+/// How long sessions and grants last.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct AuthorityOptions {
+    /// How long a person stays signed in: 12 hours.
+    pub session: Duration,
+    /// How long a grant holds at most, whatever the source says: 1 minute.
+    pub grant: Duration,
+}
+
+impl Default for AuthorityOptions {
+    fn default() -> Self {
+        Self { session: Duration::from_secs(12 * 60 * 60), grant: Duration::from_secs(60) }
+    }
+}
+
+impl AuthorityOptions {
+    /// Replaces how long a person stays signed in.
+    pub fn with_session(mut self, session: Duration) -> Self {
+        self.session = session;
+        self
+    }
+
+    /// Replaces how long a grant holds at most.
+    pub fn with_grant(mut self, grant: Duration) -> Self {
+        self.grant = grant;
+        self
+    }
+}
+
+impl Authority {
+    /// An authority that believes `source`.
+    pub fn new(source: Arc<dyn PermissionSource>, clock: Arc<dyn Clock>) -> Self {
+        Self { source, clock, options: AuthorityOptions::default() }
+    }
+
+    /// Replaces how long sessions and grants last.
+    pub fn with_options(mut self, options: AuthorityOptions) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// Signs a person in: `answer` is what came back for `challenge`.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Denied`] when the answer is wrong; [`ErrorKind::Unavailable`] when the forge cannot be asked.
+    pub async fn sign_in(&self, how: &dyn SignIn, challenge: &Challenge, answer: SecretString) -> Result<Session> {
+        let signed_in_at = self.clock.now();
+        let until = Deadline::after(self.clock.as_ref(), self.options.session);
+        let user = how.complete(challenge, answer).await?;
+        Ok(Session { user, signed_in_at, until })
+    }
+
+    /// A fresh permission of a person for one repository.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Denied`] when they may not, or there is no such repository: the two are not told apart;
+    /// [`ErrorKind::Unavailable`] when the forge cannot be asked.
+    pub async fn grant<A: Access>(&self, who: &Session, repository: &RepositoryId) -> Result<Grant<A>> {
+        let denied = || Error::new(ErrorKind::Denied, "ask for a permission").with("repository", repository);
+        if who.until.has_passed(self.clock.as_ref()) {
+            return Err(denied().because("the session is over; sign in again"));
+        }
+        // Counted from before the question, so that a slow answer does not last longer.
+        let asked = Deadline::after(self.clock.as_ref(), Duration::ZERO);
+        let longest = Deadline::after(self.clock.as_ref(), self.options.grant);
+        let verdict = self.source.permission(who, repository).await?;
+        if verdict.level < A::LEVEL {
+            return Err(denied().because("there is no such repository, or you lack the permission"));
+        }
+        let until = longest.within(asked, verdict.valid_for);
+        Ok(Grant(
+            Arc::new(Granted {
+                session: who.clone(),
+                repository: repository.clone(),
+                verdict,
+                until,
+                source: self.source.clone(),
+                clock: self.clock.clone(),
+            }),
+            PhantomData,
+        ))
+    }
+
+    /// Refuses when somebody who triggered a job may no longer do so.
+    pub(crate) async fn recheck(&self, user: &UserId, signed_in_at: Timestamp, repository: &RepositoryId) -> Result<()> {
+        let who = Session::recalled(user.clone(), signed_in_at, self.clock.as_ref());
+        if self.source.permission(&who, repository).await?.level < Level::Write {
+            return Err(Error::new(ErrorKind::Denied, "start a job")
+                .because("whoever started it may no longer write to the repository")
+                .with("repository", repository));
+        }
+        Ok(())
+    }
+}
+
+/// A person's fresh permission for one repository.
+///
+/// A grant of one level cannot be made into a higher one, and cannot be made at all but by [`Authority`]:
+///
+/// ```compile_fail
+/// # use ci_core::access::{Admin, Grant, Read};
+/// fn raise(grant: Grant<Read>) -> Grant<Admin> {
+///     grant.lower() // `Read` does not cover `Admin`
+/// }
+/// ```
+pub struct Grant<A: Access>(Arc<Granted>, PhantomData<fn() -> A>);
+
+struct Granted {
+    session: Session,
+    repository: RepositoryId,
+    verdict: Verdict,
+    until: Deadline,
+    source: Arc<dyn PermissionSource>,
+    clock: Arc<dyn Clock>,
+}
+
+impl<A: Access> Grant<A> {
+    /// The repository, while the permission holds.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Denied`] when the permission has expired or was withdrawn; ask the [`Authority`] again.
+    pub fn scope(&self) -> Result<Scope<'_>> {
+        let granted = &*self.0;
+        let over = granted.until.has_passed(granted.clock.as_ref())
+            || granted.source.withdrawn(&granted.session, &granted.repository, &granted.verdict);
+        if over {
+            return Err(Error::new(ErrorKind::Denied, "use a permission")
+                .because("it has expired or was withdrawn; ask for it again")
+                .with("repository", &granted.repository));
+        }
+        Ok(Scope { repository: &granted.repository })
+    }
+
+    /// The same permission at a lower level.
+    pub fn lower<B: Access>(&self) -> Grant<B>
+    where
+        A: Covers<B>,
+    {
+        Grant(self.0.clone(), PhantomData)
+    }
+
+    /// Refuses when the person signed in longer than `age` ago, for operations that ask for a fresh sign-in.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Denied`] when it was longer ago, or in the future.
+    pub fn signed_in_within(&self, age: Duration) -> Result<()> {
+        let since = self.0.session.signed_in_at.until(self.0.clock.now());
+        if since.is_some_and(|since| since <= age) {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Denied, "use a permission")
+            .because("this needs a recent sign-in; sign in again")
+            .with("repository", &self.0.repository))
+    }
+
+    /// Whose permission it is.
+    pub fn user(&self) -> &UserId {
+        self.0.session.user()
+    }
+
+    /// When that person signed in.
+    pub fn signed_in_at(&self) -> Timestamp {
+        self.0.session.signed_in_at
+    }
+
+    /// When the forge said so.
+    pub fn observed_at(&self) -> Timestamp {
+        self.0.verdict.observed_at
+    }
+
+    /// The same person's permission as it is now, for work that outlasts one grant.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Authority::grant`].
+    pub async fn renew(&self, authority: &Authority) -> Result<Self> {
+        authority.grant(&self.0.session, &self.0.repository).await
+    }
+}
+
+impl<A: Access> fmt::Debug for Grant<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Grant")
+            .field("level", &A::LEVEL)
+            .field("user", self.user())
+            .field("repository", &self.0.repository)
+            .finish_non_exhaustive()
+    }
+}
+
+/// That somebody has just shown a right to this repository: a person by a [`Grant`], or a job by a
+/// [`Claim`](crate::queue::Claim).
+#[derive(Clone, Copy, Debug)]
+pub struct Scope<'a> {
+    repository: &'a RepositoryId,
+}
+
+impl<'a> Scope<'a> {
+    pub(crate) fn new(repository: &'a RepositoryId) -> Self {
+        Self { repository }
+    }
+
+    /// The repository.
+    pub fn repository(&self) -> &'a RepositoryId {
+        self.repository
+    }
+}

@@ -1,0 +1,493 @@
+//! What the SDK asks of a forge, in small ports: who somebody is ([`SignIn`]), what happened ([`Hooks`]), how a
+//! job went ([`Checks`]), and the code itself ([`Source`]). What somebody may do is
+//! [`PermissionSource`](crate::access::PermissionSource).
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use secrecy::SecretString;
+use serde::{Deserialize, Serialize};
+
+use crate::access::Scope;
+use crate::clock::{Clock, Timestamp};
+use crate::error::{Error, ErrorKind, Result};
+use crate::external::External;
+use crate::id::{CommitId, Digest, ForgeId, NativeId, RepositoryId, UserId};
+use crate::operator::Act;
+use crate::queue::Claim;
+use crate::records::{Batch, Condition, Key, Records};
+use crate::sandbox::{Sandbox, Sandboxes};
+use crate::trust::{Origin, Provenance};
+
+/// Finds out who somebody is. [`Authority::sign_in`](crate::access::Authority::sign_in) makes the session.
+#[async_trait]
+pub trait SignIn: fmt::Debug + Send + Sync + 'static {
+    /// What the person has to answer.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unavailable`] when the forge cannot be asked.
+    async fn begin(&self) -> Result<Challenge>;
+
+    /// Who answered `challenge` with `answer`.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Denied`] when the answer is wrong or late; [`ErrorKind::Unavailable`] when the forge cannot be
+    /// asked.
+    async fn complete(&self, challenge: &Challenge, answer: SecretString) -> Result<UserId>;
+}
+
+/// What somebody who signs in has to answer.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Challenge {
+    /// A credential of their own, a token for instance.
+    Credential,
+    /// The code that the forge sends back after the person has agreed there (RFC 6749, section 4.1).
+    Redirect {
+        /// Where to send the person's browser.
+        url: String,
+        /// What must come back with the code, bound to the person's browser and used once.
+        state: SecretString,
+    },
+}
+
+/// Recognises webhook deliveries of one forge.
+///
+/// An implementor verifies bytes and reads them; [`Inbox`] makes sure that nothing is read before it is
+/// verified.
+pub trait Hooks: fmt::Debug + Send + Sync + 'static {
+    /// For whom the sender of `raw` may speak. It must look at nothing in the body but its bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Denied`] when the signature is missing or wrong, or the delivery is too old.
+    fn authenticate(&self, raw: &RawDelivery, now: Timestamp) -> Result<HookScope>;
+
+    /// What the delivery says. It is called only for authenticated ones.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Invalid`] when the body is not what this forge sends.
+    fn parse(&self, raw: &RawDelivery) -> Result<Occurrence>;
+}
+
+/// For whom a webhook speaks: what it was registered for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum HookScope {
+    /// One repository.
+    Repository(RepositoryId),
+    /// All repositories of one organisation, group or installation of an app.
+    Owner(ForgeId, NativeId),
+    /// All repositories of a forge.
+    Forge(ForgeId),
+}
+
+impl HookScope {
+    fn covers(&self, occurrence: &Occurrence) -> bool {
+        match self {
+            Self::Repository(repository) => *repository == occurrence.repository,
+            Self::Owner(forge, owner) => {
+                forge == occurrence.repository.forge() && Some(owner) == occurrence.owner.as_ref()
+            }
+            Self::Forge(forge) => forge == occurrence.repository.forge(),
+        }
+    }
+}
+
+/// A webhook delivery as it arrived: nobody knows yet who sent it.
+#[derive(Clone, Debug)]
+pub struct RawDelivery {
+    headers: Vec<(String, Bytes)>,
+    body: Bytes,
+}
+
+impl RawDelivery {
+    /// How many bytes a body may have: what the large forges send at most.
+    pub const MOST: usize = 25 * 1024 * 1024;
+
+    /// Takes the headers and the raw body of a request.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::LimitExceeded`] for a body of more than [`MOST`](Self::MOST) bytes.
+    pub fn new<N: AsRef<str>, V: Into<Bytes>>(headers: impl IntoIterator<Item = (N, V)>, body: Bytes) -> Result<Self> {
+        if body.len() > Self::MOST {
+            return Err(Error::new(ErrorKind::LimitExceeded, "receive a webhook").with("bytes", body.len()));
+        }
+        let lower = |(name, value): (N, V)| (name.as_ref().to_ascii_lowercase(), value.into());
+        Ok(Self { headers: headers.into_iter().map(lower).collect(), body })
+    }
+
+    /// The value of a header, if it was sent exactly once: two values are as good as none.
+    pub fn header(&self, name: &str) -> Option<&[u8]> {
+        let mut values = self.headers.iter().filter(|(given, _)| given.eq_ignore_ascii_case(name));
+        let first = values.next()?;
+        values.next().is_none().then_some(&first.1)
+    }
+
+    /// The raw body.
+    pub fn body(&self) -> &Bytes {
+        &self.body
+    }
+}
+
+/// What a delivery says, as a [`Hooks`] read it.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Occurrence {
+    /// Which repository it is about.
+    pub repository: RepositoryId,
+    /// The organisation, group or installation that the repository belongs to, as the body says.
+    pub owner: Option<NativeId>,
+    /// Who caused it.
+    pub actor: Option<Actor>,
+    /// What happened.
+    pub kind: EventKind,
+    /// The code it is about.
+    pub revision: Option<Revision>,
+}
+
+impl Occurrence {
+    /// Something of `kind` happened to `repository`.
+    pub fn new(repository: RepositoryId, kind: EventKind) -> Self {
+        Self { repository, owner: None, actor: None, kind, revision: None }
+    }
+
+    /// Says which organisation, group or installation the repository belongs to.
+    pub fn with_owner(mut self, owner: NativeId) -> Self {
+        self.owner = Some(owner);
+        self
+    }
+
+    /// Says who caused it.
+    pub fn with_actor(mut self, actor: Actor) -> Self {
+        self.actor = Some(actor);
+        self
+    }
+
+    /// Says which code it is about.
+    pub fn with_revision(mut self, revision: Revision) -> Self {
+        self.revision = Some(revision);
+        self
+    }
+}
+
+/// Receives webhook deliveries: verified before they are read, and each of them once.
+#[derive(Clone, Debug)]
+pub struct Inbox {
+    hooks: Arc<dyn Hooks>,
+    records: Arc<dyn Records>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Inbox {
+    /// An inbox for the deliveries that `hooks` recognises; it remembers in `records` which it has seen.
+    pub fn new(hooks: Arc<dyn Hooks>, records: Arc<dyn Records>, clock: Arc<dyn Clock>) -> Self {
+        Self { hooks, records, clock }
+    }
+
+    /// Verifies a delivery.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Denied`] when its sender cannot be believed; [`ErrorKind::Conflict`] when a delivery with the
+    /// same content was received before; [`ErrorKind::Unavailable`] when the records cannot be reached: ask the
+    /// forge to send it again.
+    pub async fn receive(&self, raw: RawDelivery) -> Result<VerifiedDelivery> {
+        let now = self.clock.now();
+        let scope = self.hooks.authenticate(&raw, now)?;
+        // The delivery's id is a header that most forges do not sign; its content is what cannot be changed.
+        let key = Self::seen().part(Digest::of(&raw.body).as_str());
+        let batch = Batch::new().require(Condition::Absent(key.clone())).put(key, now.unix_millis().to_string());
+        match self.records.commit(batch).await {
+            Ok(_) => Ok(VerifiedDelivery { raw, scope, hooks: self.hooks.clone() }),
+            Err(error) if error.kind() == ErrorKind::Conflict => {
+                Err(Error::new(ErrorKind::Conflict, "receive a webhook").because("it was received before"))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Forgets which deliveries were seen longer than `age` ago, and returns how many those were. A delivery
+    /// could be replayed after that, unless its forge signs the time.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unavailable`] when the records cannot be reached.
+    pub async fn forget(&self, _act: &Act<'_>, age: Duration) -> Result<usize> {
+        const PAGE: usize = 500;
+        let (now, mut after, mut forgotten) = (self.clock.now(), None, 0);
+        loop {
+            let page = self.records.list(&Self::seen(), after.as_ref(), PAGE).await?;
+            let Some(last) = page.last() else { return Ok(forgotten) };
+            after = Some(last.key.clone());
+            let seen_at = |value: &[u8]| std::str::from_utf8(value).ok()?.parse().ok();
+            let is_old = |value: &[u8]| {
+                let at = Timestamp::from_unix_millis(seen_at(value).unwrap_or_default());
+                at.until(now).is_some_and(|since| since > age)
+            };
+            let old: Vec<Key> = page.into_iter().filter(|r| is_old(&r.value)).map(|r| r.key).collect();
+            forgotten += old.len();
+            self.records.commit(old.into_iter().fold(Batch::new(), Batch::delete)).await?;
+        }
+    }
+
+    fn seen() -> Key {
+        Key::new("inbox")
+    }
+}
+
+/// A delivery whose sender has been verified.
+#[derive(Debug)]
+pub struct VerifiedDelivery {
+    raw: RawDelivery,
+    scope: HookScope,
+    hooks: Arc<dyn Hooks>,
+}
+
+impl VerifiedDelivery {
+    /// Reads it.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Invalid`] when the body is not what the forge sends; [`ErrorKind::Denied`] when it speaks
+    /// about a repository that its hook was not registered for.
+    pub fn parse(self) -> Result<Event> {
+        let occurrence = self.hooks.parse(&self.raw)?;
+        if !self.scope.covers(&occurrence) {
+            return Err(Error::new(ErrorKind::Denied, "read a webhook")
+                .because("it speaks about a repository that the hook was not registered for"));
+        }
+        let Occurrence { repository, owner: _, actor, kind, revision } = occurrence;
+        let code = revision.map(|revision| Provenance::new(repository.clone(), revision));
+        Ok(Event { repository, actor, kind, code })
+    }
+}
+
+/// Something that happened at the forge, for sure.
+#[derive(Clone, Debug)]
+pub struct Event {
+    repository: RepositoryId,
+    actor: Option<Actor>,
+    kind: EventKind,
+    code: Option<Provenance>,
+}
+
+impl Event {
+    /// Which repository it is about.
+    pub fn repository(&self) -> &RepositoryId {
+        &self.repository
+    }
+
+    /// Who caused it.
+    pub fn actor(&self) -> Option<&Actor> {
+        self.actor.as_ref()
+    }
+
+    /// What happened.
+    pub fn kind(&self) -> &EventKind {
+        &self.kind
+    }
+
+    /// The code it is about.
+    pub fn code(&self) -> Option<&Provenance> {
+        self.code.as_ref()
+    }
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum EventKind {
+    /// A branch or tag moved.
+    Push,
+    /// A pull request was opened or changed.
+    PullRequest {
+        /// Its number.
+        number: u64,
+        /// Who opened it.
+        author: PullRequestAuthor,
+    },
+    /// Somebody's permission changed, or everybody's.
+    PermissionsChanged(Option<UserId>),
+    /// The repository was deleted or disconnected.
+    Gone,
+    /// Something that the SDK has no use for.
+    Other,
+}
+
+/// Who caused an event. It need not be who wrote the code.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Actor(pub UserId);
+
+/// Who opened a pull request. It need not be who pushed to it last.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PullRequestAuthor(pub UserId);
+
+/// Who a commit says wrote it. Anybody can write anything there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CommitAuthor {
+    /// The name.
+    pub name: External,
+    /// The address.
+    pub email: External,
+}
+
+/// Tells the forge how a job goes.
+#[async_trait]
+pub trait Checks: fmt::Debug + Send + Sync + 'static {
+    /// Reports the state of the claim's commit.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Fenced`] when the claim is over; [`ErrorKind::Unavailable`] when the forge cannot be reached.
+    async fn report(&self, claim: &Claim, state: CheckState, description: &str) -> Result<()>;
+}
+
+/// How a job goes, as forges show it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum CheckState {
+    /// It runs.
+    Running,
+    /// It succeeded.
+    Succeeded,
+    /// It failed.
+    Failed,
+    /// It could not be run, or was stopped.
+    Errored,
+}
+
+/// Gets code from a forge.
+///
+/// The forge's content is hostile: an implementor looks at it only inside of a helper sandbox, on the operator's
+/// image, where neither host nor job nor key can be reached.
+#[async_trait]
+pub trait Source: fmt::Debug + Send + Sync + 'static {
+    /// The exact commit that `name` means now, and where it was found. [`resolve`] makes a provenance of it.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`] when there is no such repository, branch, tag or commit;
+    /// [`ErrorKind::Unavailable`] when the forge cannot be reached.
+    async fn resolve(&self, scope: Scope<'_>, helpers: &Sandboxes, name: &RevisionName) -> Result<Revision>;
+
+    /// Puts the files of the claim's exact commit into [`SandboxPath::work`](crate::sandbox::SandboxPath::work)
+    /// of the job's sandbox.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`] when the commit is gone; [`ErrorKind::Fenced`] when the claim is over;
+    /// [`ErrorKind::LimitExceeded`] when the files do not fit; [`ErrorKind::Unavailable`] when the forge cannot
+    /// be reached.
+    async fn checkout(&self, claim: &Claim, helpers: &Sandboxes, into: &Sandbox) -> Result<()>;
+}
+
+/// What a [`Source`] found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Revision {
+    /// The exact commit.
+    pub commit: CommitId,
+    /// Where it was found.
+    pub origin: Origin,
+    /// The branch or tag it was found by.
+    pub reference: Option<External>,
+}
+
+impl Revision {
+    /// The commit `commit`, found in `origin`.
+    pub fn new(commit: CommitId, origin: Origin) -> Self {
+        Self { commit, origin, reference: None }
+    }
+
+    /// Says by which branch or tag it was found.
+    pub fn with_reference(mut self, reference: External) -> Self {
+        self.reference = Some(reference);
+        self
+    }
+}
+
+/// Where the code that `name` means now comes from.
+///
+/// # Errors
+///
+/// As for [`Source::resolve`].
+pub async fn resolve(
+    source: &dyn Source,
+    scope: Scope<'_>,
+    helpers: &Sandboxes,
+    name: &RevisionName,
+) -> Result<Provenance> {
+    let revision = source.resolve(scope, helpers, name).await?;
+    Ok(Provenance::new(scope.repository().clone(), revision))
+}
+
+/// A branch, a tag, `HEAD` or a commit, as a person named it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct RevisionName(String);
+
+impl RevisionName {
+    /// Checks and takes a name by git's rules for references (git-check-ref-format(1)).
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Invalid`] for a name that no reference can have, and for any that a program could take for
+    /// an option.
+    pub fn parse(text: &str) -> Result<Self> {
+        let is_part = |part: &str| !part.is_empty() && !part.starts_with('.') && !part.ends_with(".lock");
+        let is_bad = |c: char| c.is_control() || " ~^:?*[\\".contains(c);
+        let good = (1..=255).contains(&text.len())
+            && text.split('/').all(is_part)
+            && !text.starts_with('-')
+            && !text.ends_with('.')
+            && text != "@"
+            && !text.contains("..")
+            && !text.contains("@{")
+            && !text.contains(is_bad);
+        if good {
+            return Ok(Self(text.to_owned()));
+        }
+        Err(Error::new(ErrorKind::Invalid, "parse a branch, tag or commit")
+            .because("git allows no such name")
+            .with("given", format_args!("{:?}", crate::external::shortened(text))))
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_revision_is_never_an_option_or_an_expression() {
+        let bad = [
+            "", "-x", "--upload-pack=id", "a..b", "a b", "HEAD~1", "HEAD^", "a:b", "@{u}", "@", "a//b", "/a", "a/",
+            ".a", "a/.b", "a.lock", "a.", "a\n", "a*", "refs/heads/[", "a\\b", "a\u{0}",
+        ];
+        for text in bad {
+            assert!(RevisionName::parse(text).is_err(), "{text:?}");
+        }
+        for text in ["main", "HEAD", "v1.2", "feature/x-1", "refs/heads/main", "0123abc"] {
+            assert!(RevisionName::parse(text).is_ok(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_header_that_was_sent_twice_is_none() {
+        let headers = [("X-Sig", "a"), ("x-sig", "b"), ("X-One", "1")];
+        let raw = RawDelivery::new(headers, Bytes::new()).expect("small");
+        assert_eq!(raw.header("x-sig"), None);
+        assert_eq!(raw.header("x-one"), Some(&b"1"[..]));
+    }
+}

@@ -1,0 +1,476 @@
+//! What a job is: an image, steps, and everything it may have, all of it declared before it starts.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::external::External;
+use crate::id::{ArtifactName, CacheKey, ImageName, Label, SecretName, StepName, VariableName};
+use crate::network::NetworkPolicy;
+use crate::sandbox::{Guarantee, SandboxPath};
+use crate::units::ByteSize;
+
+/// A job as its author wrote it: what to run, on what, with what.
+///
+/// It is plain data. It becomes work only as a [`NewJob`](crate::queue::NewJob), which adds where the code
+/// comes from.
+///
+/// # Example
+///
+/// ```
+/// use ci_core::id::{ImageName, StepName};
+/// use ci_core::job::{JobSpec, Script, Step};
+///
+/// let job = JobSpec::new(ImageName::parse("host")?)
+///     .with_step(Step::script(StepName::parse("test")?, Script::literal("cargo test")));
+/// assert_eq!(job.steps.len(), 1);
+/// # Ok::<(), ci_core::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct JobSpec {
+    /// The image whose files the job sees.
+    pub image: ImageName,
+    /// What runs, in this order; the first failure ends the job.
+    pub steps: Vec<Step>,
+    /// Variables of every step.
+    pub environment: Environment,
+    /// Secrets that are leased for this job; a step sees those that it names.
+    pub secrets: Vec<SecretName>,
+    /// Folders that are restored before the first step and saved after the last one succeeded.
+    pub caches: Vec<CacheSpec>,
+    /// Files that are kept when all steps have run, whether or not they succeeded.
+    pub artifacts: Vec<ArtifactSpec>,
+    /// How much it may use.
+    pub limits: Limits,
+    /// Where it may connect to.
+    pub network: NetworkPolicy,
+    /// How long it may take.
+    pub timeouts: Timeouts,
+    /// What a machine must offer to be given this job.
+    pub labels: Vec<Label>,
+    /// Whether submodules are checked out too.
+    pub submodules: Submodules,
+    /// What the sandbox must guarantee; the job is refused where it cannot.
+    pub minimum: Vec<Guarantee>,
+}
+
+impl JobSpec {
+    /// A job on `image` without steps, secrets, network, caches or artifacts, within the default limits.
+    pub fn new(image: ImageName) -> Self {
+        Self {
+            image,
+            steps: Vec::new(),
+            environment: Environment::default(),
+            secrets: Vec::new(),
+            caches: Vec::new(),
+            artifacts: Vec::new(),
+            limits: Limits::default(),
+            network: NetworkPolicy::None,
+            timeouts: Timeouts::default(),
+            labels: Vec::new(),
+            submodules: Submodules::Ignored,
+            minimum: Vec::new(),
+        }
+    }
+
+    /// Adds a step.
+    pub fn with_step(mut self, step: Step) -> Self {
+        self.steps.push(step);
+        self
+    }
+
+    /// Asks for a secret.
+    pub fn with_secret(mut self, name: SecretName) -> Self {
+        self.secrets.push(name);
+        self
+    }
+
+    /// Keeps a file or folder.
+    pub fn with_artifact(mut self, name: ArtifactName, path: SandboxPath) -> Self {
+        self.artifacts.push(ArtifactSpec { name, path });
+        self
+    }
+
+    /// Uses a cache.
+    pub fn with_cache(mut self, key: CacheKey, path: SandboxPath) -> Self {
+        self.caches.push(CacheSpec { key, path });
+        self
+    }
+
+    /// Replaces the limits.
+    pub fn with_limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Replaces the timeouts.
+    pub fn with_timeouts(mut self, timeouts: Timeouts) -> Self {
+        self.timeouts = timeouts;
+        self
+    }
+
+    /// Demands a guarantee of the sandbox.
+    pub fn with_minimum(mut self, guarantee: Guarantee) -> Self {
+        self.minimum.push(guarantee);
+        self
+    }
+
+    /// Refuses a job that could not run as it is written: no steps, too many parts, or a step that names a
+    /// secret which the job does not ask for.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Invalid`], naming the part.
+    pub fn check(&self) -> Result<()> {
+        const MOST_PARTS: usize = 1_000;
+        let invalid = |reason: &'static str| Error::new(ErrorKind::Invalid, "check the job").because(reason);
+        if self.steps.is_empty() {
+            return Err(invalid("a job needs at least one step"));
+        }
+        let parts = [self.steps.len(), self.secrets.len(), self.caches.len(), self.artifacts.len()];
+        if parts.iter().any(|part| *part > MOST_PARTS) {
+            return Err(invalid("a job has at most 1000 steps, secrets, caches or artifacts each"));
+        }
+        for step in &self.steps {
+            if let Some(name) = step.secrets.iter().find(|name| !self.secrets.contains(name)) {
+                return Err(invalid("a step names a secret that the job does not ask for; add it to the job")
+                    .with("step", &step.name)
+                    .with("secret", name));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One command or script of a job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Step {
+    /// What people call it.
+    pub name: StepName,
+    /// What runs.
+    pub run: Run,
+    /// Variables of this step, on top of the job's.
+    pub environment: Environment,
+    /// Which of the job's secrets it sees, each as the variable of the same name.
+    pub secrets: Vec<SecretName>,
+    /// Where it runs; the checked-out source by default.
+    pub directory: Option<SandboxPath>,
+    /// How long it may take; the job's bound by default.
+    pub timeout: Option<Duration>,
+}
+
+impl Step {
+    /// A step that runs a shell script.
+    pub fn script(name: StepName, script: Script) -> Self {
+        Self::new(name, Run::Script(script))
+    }
+
+    /// A step that runs one program without a shell.
+    pub fn command(name: StepName, program: Arg, arguments: impl IntoIterator<Item = Arg>) -> Self {
+        Self::new(name, Run::Command { program, arguments: arguments.into_iter().collect() })
+    }
+
+    fn new(name: StepName, run: Run) -> Self {
+        Self { name, run, environment: Environment::default(), secrets: Vec::new(), directory: None, timeout: None }
+    }
+
+    /// Lets the step see a secret of the job.
+    pub fn with_secret(mut self, name: SecretName) -> Self {
+        self.secrets.push(name);
+        self
+    }
+
+    /// Sets a variable.
+    pub fn with_variable(mut self, name: VariableName, value: impl Into<Value>) -> Self {
+        self.environment.set(name, value);
+        self
+    }
+
+    /// Bounds the step's time.
+    pub fn with_timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// Runs the step in another folder.
+    pub fn with_directory(mut self, directory: SandboxPath) -> Self {
+        self.directory = Some(directory);
+        self
+    }
+}
+
+/// What a step runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum Run {
+    /// A script for `/bin/sh -e`.
+    Script(Script),
+    /// A program and its arguments, without a shell.
+    Command {
+        /// The program: a path, or a name that is looked up in the step's `PATH`.
+        program: Arg,
+        /// Its arguments.
+        arguments: Vec<Arg>,
+    },
+}
+
+/// The text of a shell script, as the pipeline's author wrote it.
+///
+/// It comes from a literal, from deserialising the pipeline's own file, or from [`authored`](Self::authored).
+/// Text from outside ([`External`]) has no way in: hand it over as a variable and write `"$NAME"`.
+///
+/// ```compile_fail
+/// use ci_core::{External, job::Script};
+/// let branch = External::new("main; id");
+/// let script = Script::authored(branch); // not a script
+/// ```
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Script(String);
+
+impl Script {
+    /// A script that stands in the program's own source.
+    pub fn literal(text: &'static str) -> Self {
+        Self(text.to_owned())
+    }
+
+    /// A script that the pipeline's author wrote, read from the commit that the job runs.
+    ///
+    /// Never build `text` with `format!`: whatever an outsider put into it would run.
+    pub fn authored(text: String) -> Self {
+        Self(text)
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Script {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Script({:?})", self.0)
+    }
+}
+
+/// One argument of a program.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Arg(String);
+
+impl Arg {
+    /// An argument that the pipeline's author or the SDK wrote.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Invalid`] when it holds a zero byte, which no argument can.
+    pub fn new(text: impl Into<String>) -> Result<Self> {
+        let text = text.into();
+        if text.contains('\0') {
+            return Err(Error::new(ErrorKind::Invalid, "take an argument").because("it holds a zero byte"));
+        }
+        Ok(Self(text))
+    }
+
+    /// An argument that an outsider chose, for a place where the program expects an operand.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Invalid`] when it is empty, holds a zero byte, or starts with `-`, so that a program could
+    /// take it for an option.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use ci_core::{External, job::Arg};
+    ///
+    /// assert!(Arg::operand(&External::new("main")).is_ok());
+    /// assert!(Arg::operand(&External::new("--upload-pack=id")).is_err());
+    /// ```
+    pub fn operand(text: &External) -> Result<Self> {
+        let data = text.as_data();
+        if data.is_empty() || data.starts_with('-') {
+            return Err(Error::new(ErrorKind::Invalid, "take an argument from outside")
+                .because("it is empty or a program could take it for an option")
+                .with("given", crate::external::shortened(&text.to_string())));
+        }
+        Self::new(data)
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Variables of a process. A sandbox passes on no others.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Environment(BTreeMap<VariableName, Value>);
+
+impl Environment {
+    /// Sets a variable, in place of an earlier one of that name.
+    pub fn set(&mut self, name: VariableName, value: impl Into<Value>) {
+        self.0.insert(name, value.into());
+    }
+
+    /// Takes over every variable of `other`, in place of earlier ones of the same name.
+    pub fn extend(&mut self, other: &Self) {
+        self.0.extend(other.0.iter().map(|(name, value)| (name.clone(), value.clone())));
+    }
+
+    /// Names and values, by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&VariableName, &str)> {
+        self.0.iter().map(|(name, value)| (name, value.0.as_str()))
+    }
+}
+
+/// The value of a variable: a place where text from outside is data.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Value(String);
+
+impl From<&str> for Value {
+    fn from(text: &str) -> Self {
+        Self(text.replace('\0', ""))
+    }
+}
+
+impl From<&External> for Value {
+    fn from(text: &External) -> Self {
+        Self::from(text.as_data())
+    }
+}
+
+/// A folder that is kept from one job of a repository to the next.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CacheSpec {
+    /// What the cache is called.
+    pub key: CacheKey,
+    /// The folder.
+    pub path: SandboxPath,
+}
+
+/// A file or folder that outlives the job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ArtifactSpec {
+    /// What the artifact is called.
+    pub name: ArtifactName,
+    /// The file or folder; it is kept as a tar archive.
+    pub path: SandboxPath,
+}
+
+/// How much a job may use. A backend that cannot hold one of them says so in its
+/// [`IsolationReport`](crate::sandbox::IsolationReport).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Limits {
+    /// Memory of all processes together, files in memory included.
+    pub memory: ByteSize,
+    /// Processor time, in thousandths of one core.
+    pub cpu_millis: u32,
+    /// Processes and threads at one time.
+    pub processes: u32,
+    /// Files that the job writes, all of them in memory.
+    pub disk: ByteSize,
+    /// Console output that is kept; the job ends when it prints more.
+    pub output: ByteSize,
+    /// The size of one artifact or cache.
+    pub artifact: ByteSize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            memory: ByteSize::gib(4),
+            cpu_millis: 2_000,
+            processes: 2_048,
+            disk: ByteSize::gib(2),
+            output: ByteSize::mib(64),
+            artifact: ByteSize::gib(1),
+        }
+    }
+}
+
+impl Limits {
+    /// Replaces the bound on memory.
+    pub fn with_memory(mut self, memory: ByteSize) -> Self {
+        self.memory = memory;
+        self
+    }
+
+    /// Replaces the bound on processor time, in thousandths of one core.
+    pub fn with_cpu_millis(mut self, cpu_millis: u32) -> Self {
+        self.cpu_millis = cpu_millis;
+        self
+    }
+
+    /// Replaces the bound on processes.
+    pub fn with_processes(mut self, processes: u32) -> Self {
+        self.processes = processes;
+        self
+    }
+
+    /// Replaces the bound on files.
+    pub fn with_disk(mut self, disk: ByteSize) -> Self {
+        self.disk = disk;
+        self
+    }
+
+    /// Replaces the bound on console output.
+    pub fn with_output(mut self, output: ByteSize) -> Self {
+        self.output = output;
+        self
+    }
+
+    /// Replaces the bound on one artifact or cache.
+    pub fn with_artifact(mut self, artifact: ByteSize) -> Self {
+        self.artifact = artifact;
+        self
+    }
+}
+
+/// How long a job may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Timeouts {
+    /// From the lease of the secrets to the end of the last step.
+    pub job: Duration,
+    /// Without any output of the running step.
+    pub silence: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self { job: Duration::from_secs(60 * 60), silence: Duration::from_secs(10 * 60) }
+    }
+}
+
+impl Timeouts {
+    /// Replaces the bound on the whole job.
+    pub fn with_job(mut self, job: Duration) -> Self {
+        self.job = job;
+        self
+    }
+
+    /// Replaces the bound on silence.
+    pub fn with_silence(mut self, silence: Duration) -> Self {
+        self.silence = silence;
+        self
+    }
+}
+
+/// Whether submodules are checked out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Submodules {
+    /// Their folders stay empty.
+    #[default]
+    Ignored,
+    /// They are checked out at every depth, under the same rules as the repository itself.
+    CheckedOut,
+}

@@ -1,0 +1,45 @@
+//! The operator's power: sweeping, rotation, reaping, erasure, schedules.
+
+use crate::audit::{Audit, Entry};
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::TenantId;
+
+/// Whoever runs the service. There is one for an audit log, made where the service is put together.
+///
+/// It can do nothing by itself: every use of its power is an [`Act`], and an act exists only when the audit log
+/// holds the entry for it.
+#[derive(Debug)]
+pub struct Operator {
+    audit: Audit,
+}
+
+impl Operator {
+    /// The operator of the service whose uses of power `audit` records.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Conflict`] when this audit log has an operator already.
+    pub fn new(audit: &Audit) -> Result<Self> {
+        if audit.take_operator() {
+            return Ok(Self { audit: audit.clone() });
+        }
+        Err(Error::new(ErrorKind::Conflict, "make the operator")
+            .because("this audit log has one; pass it on from where the service is put together"))
+    }
+
+    /// Records one use of power over what belongs to `tenant`, and then allows it.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Audit::record`]: nothing is allowed that cannot be recorded.
+    pub async fn act(&self, tenant: &TenantId, action: &str) -> Result<Act<'_>> {
+        self.audit.record(tenant, Entry::new(action, "operator")).await?;
+        Ok(Act { _operator: self })
+    }
+}
+
+/// One recorded use of the operator's power.
+#[derive(Debug)]
+pub struct Act<'a> {
+    _operator: &'a Operator,
+}

@@ -1,0 +1,1 @@
+//! Runs one job, from its claim to its outcome, over the ports.

@@ -1,0 +1,391 @@
+//! Secrets: how they are kept, leased to one job, and kept out of its output.
+//!
+//! A [`SecretLease`] is the only form in which values reach a sandbox, and it makes the [`Mask`] that output
+//! goes through: what can be injected is masked. A log store takes nothing but [`Masked`] bytes.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use secrecy::{ExposeSecret as _, SecretBox};
+use serde::{Deserialize, Serialize};
+
+use crate::access::{Grant, Read, Scope, Write};
+use crate::clock::Timestamp;
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::{ArtifactName, CacheKey, JobId, KeyId, SecretName};
+use crate::queue::{Claim, Tenure, TrustedClaim};
+use crate::seal::{Context, DataKey};
+
+/// The value of a secret. It has no `Display` and no `Serialize`, shows nothing in `Debug`, and is wiped when it
+/// is dropped.
+pub struct SecretValue(SecretBox<Vec<u8>>);
+
+impl SecretValue {
+    /// Takes a value.
+    pub fn new(value: impl Into<Vec<u8>>) -> Self {
+        Self(SecretBox::new(Box::new(value.into())))
+    }
+
+    /// Shows the value. Whoever calls this answers for where it goes.
+    pub fn expose(&self) -> &[u8] {
+        self.0.expose_secret()
+    }
+}
+
+impl fmt::Debug for SecretValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SecretValue(..)")
+    }
+}
+
+/// What people may see of a secret.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SecretInfo {
+    /// Its name.
+    pub name: SecretName,
+    /// How often it has been set.
+    pub version: u64,
+    /// When it was set last.
+    pub set_at: Timestamp,
+}
+
+/// Where secrets are kept. People write them; only trusted jobs read them.
+#[async_trait]
+pub trait SecretStore: fmt::Debug + Send + Sync + 'static {
+    /// Opens the named secrets for one job, all or none. They are released if and only if the audit log holds
+    /// the entry that says so.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`] when one of them does not exist; [`ErrorKind::Tampered`] when a row is not what
+    /// was stored; [`ErrorKind::Fenced`] when the claim is over; [`ErrorKind::Unavailable`] when a key or the
+    /// audit log cannot be reached.
+    async fn lease(&self, claim: TrustedClaim<'_>, names: &[SecretName]) -> Result<SecretLease>;
+
+    /// Sets a secret, in place of an earlier value.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Denied`] when the grant is over; [`ErrorKind::Invalid`] when the value is empty or too large;
+    /// [`ErrorKind::Unavailable`] when the store or a key cannot be reached.
+    async fn put(&self, grant: &Grant<Write>, name: &SecretName, value: SecretValue) -> Result<SecretInfo>;
+
+    /// The secrets of a repository by name, without their values.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Denied`] when the grant is over; [`ErrorKind::Unavailable`] when the store cannot be reached.
+    async fn list(&self, grant: &Grant<Read>) -> Result<Vec<SecretInfo>>;
+
+    /// Deletes a secret.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`] when there is none of that name; [`ErrorKind::Denied`] when the grant is over;
+    /// [`ErrorKind::Unavailable`] when the store cannot be reached.
+    async fn delete(&self, grant: &Grant<Write>, name: &SecretName) -> Result<()>;
+
+    /// A masker that knows no value yet, for one job.
+    fn masker(&self) -> Arc<dyn Masker>;
+}
+
+/// What hides the secrets of one job. It is shared by all of the job's streams.
+pub trait Masker: fmt::Debug + Send + Sync + 'static {
+    /// Adds a value. From now on it is hidden in every stream, bytes that a redactor still holds included.
+    fn learn(&self, value: &SecretValue) -> Learned;
+
+    /// A filter for one stream.
+    fn redactor(&self) -> Box<dyn Redactor>;
+}
+
+/// Whether a masker can hide a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Learned {
+    /// It is hidden from now on.
+    Hidden,
+    /// It is so short that hiding it would hide ordinary text; it is *not* hidden.
+    TooShort,
+}
+
+/// A filter over one stream: bytes in, bytes without secrets out.
+///
+/// However the input is split into calls, the concatenated output is the same.
+pub trait Redactor: fmt::Debug + Send {
+    /// Takes more of the stream and adds to `out` what is safe to show.
+    fn push(&mut self, bytes: &[u8], out: &mut Vec<u8>);
+
+    /// The stream has ended: adds what was held back.
+    fn finish(&mut self, out: &mut Vec<u8>);
+}
+
+/// The secrets of one job, while it runs.
+///
+/// It ends with the claim: a worker that lost its lease can no longer read a value. Values are wiped when it is
+/// dropped.
+pub struct SecretLease {
+    values: BTreeMap<SecretName, SecretValue>,
+    unmasked: Vec<SecretName>,
+    masker: Arc<dyn Masker>,
+    tenure: Option<Arc<Tenure>>,
+}
+
+impl SecretLease {
+    /// A lease of `values`; the masker learns all of them.
+    ///
+    /// This is for implementors of [`SecretStore`]. A claim that is not trusted enough cannot be passed:
+    ///
+    /// ```compile_fail
+    /// # use ci_core::{queue::Claim, secret::{SecretLease, Masker}};
+    /// fn lease(claim: &Claim, masker: std::sync::Arc<dyn Masker>) -> SecretLease {
+    ///     SecretLease::new(claim, Vec::new(), masker) // a `Claim` is no `TrustedClaim`
+    /// }
+    /// ```
+    pub fn new(
+        claim: TrustedClaim<'_>,
+        values: impl IntoIterator<Item = (SecretName, SecretValue)>,
+        masker: Arc<dyn Masker>,
+    ) -> Self {
+        let values: BTreeMap<_, _> = values.into_iter().collect();
+        let too_short = |value| masker.learn(value) == Learned::TooShort;
+        let unmasked = values.iter().filter(|(_, value)| too_short(value)).map(|(name, _)| name.clone()).collect();
+        Self { values, unmasked, masker, tenure: Some(claim.tenure()) }
+    }
+
+    /// A lease without secrets: for a job that asks for none, or may have none.
+    pub fn empty(claim: &Claim, masker: Arc<dyn Masker>) -> Self {
+        Self { values: BTreeMap::new(), unmasked: Vec::new(), masker, tenure: Some(claim.tenure()) }
+    }
+
+    /// A lease without secrets for a helper sandbox, which belongs to no claim.
+    pub fn for_helper(masker: Arc<dyn Masker>) -> Self {
+        Self { values: BTreeMap::new(), unmasked: Vec::new(), masker, tenure: None }
+    }
+
+    /// A value of this lease, for a backend that injects it.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`] when the lease has none of that name; [`ErrorKind::Fenced`] when the claim is
+    /// over.
+    pub fn value(&self, name: &SecretName) -> Result<&SecretValue> {
+        if let Some(tenure) = &self.tenure {
+            tenure.check("read a leased secret")?;
+        }
+        self.values.get(name).ok_or_else(|| {
+            Error::new(ErrorKind::NotFound, "read a leased secret")
+                .because("the job did not ask for it")
+                .with("secret", name)
+        })
+    }
+
+    /// Adds a credential that was made after the lease (a checkout token, say) to what is hidden.
+    pub fn teach(&self, value: &SecretValue) -> Learned {
+        self.masker.learn(value)
+    }
+
+    /// The secrets that are too short to be hidden; tell their owner.
+    pub fn unmasked(&self) -> &[SecretName] {
+        &self.unmasked
+    }
+
+    /// A mask for one stream of output.
+    pub fn mask(&self) -> Mask {
+        Mask { redactor: self.masker.redactor() }
+    }
+
+    /// A whole text without secrets: an error message, a status description.
+    pub fn mask_text(&self, text: &str) -> String {
+        let mut mask = self.mask();
+        let mut masked = mask.push(text.as_bytes()).into_bytes().to_vec();
+        masked.extend_from_slice(&mask.finish().into_bytes());
+        String::from_utf8_lossy(&masked).into_owned()
+    }
+}
+
+impl fmt::Debug for SecretLease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SecretLease").field("names", &self.values.keys()).finish_non_exhaustive()
+    }
+}
+
+/// Turns one stream of raw output into bytes that may be shown.
+#[derive(Debug)]
+pub struct Mask {
+    redactor: Box<dyn Redactor>,
+}
+
+impl Mask {
+    /// Takes more output and returns what is safe to show so far.
+    pub fn push(&mut self, bytes: &[u8]) -> Masked {
+        let mut out = Vec::with_capacity(bytes.len());
+        self.redactor.push(bytes, &mut out);
+        Masked(out.into())
+    }
+
+    /// The stream has ended: returns the rest.
+    pub fn finish(mut self) -> Masked {
+        let mut out = Vec::new();
+        self.redactor.finish(&mut out);
+        Masked(out.into())
+    }
+}
+
+/// Bytes that went through a [`Mask`]. There is no other way to make them.
+///
+/// ```compile_fail
+/// let unmasked = ci_core::secret::Masked(bytes::Bytes::from_static(b"raw")); // the field is private
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Masked(Bytes);
+
+impl Masked {
+    /// The bytes.
+    pub fn as_bytes(&self) -> &Bytes {
+        &self.0
+    }
+
+    /// The bytes.
+    pub fn into_bytes(self) -> Bytes {
+        self.0
+    }
+
+    /// How many bytes they are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// These bytes, then `next`.
+    pub(crate) fn append(&mut self, next: &Self) {
+        if self.is_empty() {
+            *self = next.clone();
+        } else if !next.is_empty() {
+            self.0 = [self.0.as_ref(), next.0.as_ref()].concat().into();
+        }
+    }
+}
+
+/// Keys for what is stored on behalf of a repository. No key serves two repositories.
+#[async_trait]
+pub trait KeyRing: fmt::Debug + Send + Sync + 'static {
+    /// Seals `plain` for `scope` and `purpose`.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unavailable`] when the key cannot be had now; [`ErrorKind::Tampered`] when the stored key
+    /// is not what was stored.
+    async fn seal(&self, scope: Scope<'_>, purpose: &Purpose, plain: &[u8]) -> Result<Bytes> {
+        Ok(self.data_key(scope, purpose, None).await?.seal(purpose.context(), plain))
+    }
+
+    /// Opens what was sealed for the same scope and purpose.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Tampered`] for anything else; [`ErrorKind::NotFound`] when the key has been destroyed;
+    /// [`ErrorKind::Unavailable`] when it cannot be had now.
+    async fn open(&self, scope: Scope<'_>, purpose: &Purpose, sealed: &[u8]) -> Result<Bytes> {
+        let id = crate::seal::key_id(sealed)?;
+        let key = self.data_key(scope, purpose, Some(&id)).await?;
+        Ok(Bytes::from(key.open(purpose.context(), sealed)?.to_vec()))
+    }
+
+    /// The key for `scope` and the kind of `purpose`: the current one, or the one with `id`.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`] when there is no key with that id, or it has been destroyed;
+    /// [`ErrorKind::Unavailable`] when it cannot be had now; [`ErrorKind::Tampered`] when the stored key is
+    /// not what was stored.
+    async fn data_key(&self, scope: Scope<'_>, purpose: &Purpose, id: Option<&KeyId>) -> Result<Arc<DataKey>>;
+}
+
+/// What something is sealed for. Things sealed for different purposes have different keys, and content that is
+/// moved to another place within its purpose does not open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Purpose {
+    kind: &'static str,
+    context: Context,
+}
+
+impl Purpose {
+    /// The ticket of a job.
+    pub fn ticket(job: &JobId) -> Self {
+        Self::of("ticket", &[job.as_str().as_bytes()])
+    }
+
+    /// One chunk of a job's log.
+    pub fn log(job: &JobId, seq: u64) -> Self {
+        Self::of("log", &[job.as_str().as_bytes(), &seq.to_be_bytes()])
+    }
+
+    /// One artifact of a job.
+    pub fn artifact(job: &JobId, name: &ArtifactName) -> Self {
+        Self::of("artifact", &[job.as_str().as_bytes(), name.as_str().as_bytes()])
+    }
+
+    /// One cache, in the namespace of one trust level.
+    pub fn cache(namespace: &str, key: &CacheKey) -> Self {
+        Self::of("cache", &[namespace.as_bytes(), key.as_str().as_bytes()])
+    }
+
+    fn of(kind: &'static str, fields: &[&[u8]]) -> Self {
+        let context = fields.iter().fold(Context::new(kind), |context, field| context.field(field));
+        Self { kind, context }
+    }
+
+    /// The kind of thing: what a key is for.
+    pub fn kind(&self) -> &'static str {
+        self.kind
+    }
+
+    /// The exact place: what content is bound to.
+    pub fn context(&self) -> &Context {
+        &self.context
+    }
+}
+
+/// Signs with a repository's SSH key, which never leaves the signer.
+#[async_trait]
+pub trait SshSigner: fmt::Debug + Send + Sync + 'static {
+    /// The public key in OpenSSH's format (RFC 4253, section 6.6; RFC 8709), to be installed at the forge.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Denied`] when the grant is over; [`ErrorKind::Unavailable`] when the key cannot be had now.
+    async fn public_key(&self, grant: &Grant<Read>) -> Result<String>;
+
+    /// Signs `data` for the checkout of one job, and returns the 64 bytes of an Ed25519 signature (RFC 8032).
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Fenced`] when the claim is over; [`ErrorKind::Unavailable`] when the key cannot be had now.
+    async fn sign(&self, claim: &Claim, data: &[u8]) -> Result<[u8; 64]>;
+}
+
+/// A place outside of the database that remembers how far it had come, so that putting back an old copy of the
+/// whole database is noticed.
+#[async_trait]
+pub trait FreshnessAnchor: fmt::Debug + Send + Sync + 'static {
+    /// The latest value, or `None` before the first.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unavailable`] when it cannot be read now.
+    async fn latest(&self) -> Result<Option<u64>>;
+
+    /// Remembers `value` if and only if it is larger than the latest one.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Conflict`] when it is not larger; [`ErrorKind::Unavailable`] when it cannot be written now.
+    async fn advance(&self, value: u64) -> Result<()>;
+}

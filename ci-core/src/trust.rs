@@ -1,0 +1,106 @@
+//! How far code is trusted. It follows from where the code comes from, and from nothing else.
+
+use serde::{Deserialize, Serialize};
+
+use crate::access::{Grant, Write};
+use crate::error::Result;
+use crate::external::External;
+use crate::forge::Revision;
+use crate::id::{CommitId, RepositoryId, UserId};
+
+/// How far a job's code is trusted. There is no way to raise it: who presses the button does not matter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Trust {
+    /// Anybody may have written it: a fork. No secrets, and nothing it leaves is seen by trusted jobs.
+    Untrusted,
+    /// Somebody who can write to the repository pushed it.
+    Trusted,
+    /// It lies on a branch or tag that the forge protects.
+    Protected,
+}
+
+/// Where a commit was found, as the forge says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum Origin {
+    /// In another repository, or in none that is known.
+    Fork,
+    /// In the repository itself, on a branch or tag that any writer can move.
+    Repository,
+    /// In the repository itself, on a branch or tag that the forge protects.
+    Protected,
+}
+
+/// Which exact code, and where it comes from.
+///
+/// This crate makes it, from what a forge reports: [`forge::resolve`](crate::forge::resolve) for a branch, tag
+/// or commit, and a verified webhook delivery for an event.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Provenance {
+    repository: RepositoryId,
+    commit: CommitId,
+    origin: Origin,
+    reference: Option<External>,
+}
+
+impl Provenance {
+    pub(crate) fn new(repository: RepositoryId, revision: Revision) -> Self {
+        let Revision { commit, origin, reference } = revision;
+        Self { repository, commit, origin, reference }
+    }
+
+    /// The repository on whose behalf the code runs.
+    pub fn repository(&self) -> &RepositoryId {
+        &self.repository
+    }
+
+    /// The exact commit.
+    pub fn commit(&self) -> &CommitId {
+        &self.commit
+    }
+
+    /// The branch or tag it was found by, if any.
+    pub fn reference(&self) -> Option<&External> {
+        self.reference.as_ref()
+    }
+
+    /// How far the code is trusted.
+    pub fn trust(&self) -> Trust {
+        match self.origin {
+            Origin::Fork => Trust::Untrusted,
+            Origin::Repository => Trust::Trusted,
+            Origin::Protected => Trust::Protected,
+        }
+    }
+}
+
+/// A person's word that one exact commit of a fork may run. It raises no trust, and says nothing about the next
+/// commit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Approval {
+    repository: RepositoryId,
+    commit: CommitId,
+    by: UserId,
+}
+
+impl Approval {
+    /// The word of the person who holds `grant` for `commit`.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Denied`](crate::ErrorKind::Denied) when the grant is over.
+    pub fn new(grant: &Grant<Write>, commit: CommitId) -> Result<Self> {
+        let repository = grant.scope()?.repository().clone();
+        Ok(Self { repository, commit, by: grant.user().clone() })
+    }
+
+    /// Whether it is about exactly this code.
+    pub fn covers(&self, code: &Provenance) -> bool {
+        self.repository == code.repository && self.commit == code.commit
+    }
+
+    /// Who gave it.
+    pub fn by(&self) -> &UserId {
+        &self.by
+    }
+}

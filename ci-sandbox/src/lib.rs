@@ -1,0 +1,1 @@
+//! Fresh, isolated, provably destroyed sandboxes for CI jobs.

@@ -1,0 +1,1 @@
+//! Forges for an embeddable CI SDK: permissions, provenance, checkout.

@@ -1,0 +1,1 @@
+//! Sealed secrets, key hierarchy, leases and log masking for CI jobs.

@@ -1,0 +1,1 @@
+//! Records, queue, logs, artifacts and caches for CI jobs.
