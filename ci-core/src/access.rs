@@ -58,7 +58,7 @@ pub struct Verdict {
     pub level: Level,
     /// When the forge said so.
     pub observed_at: Timestamp,
-    /// How long the answer may be relied on, from now.
+    /// How long the answer may be relied on, counted from the question.
     pub valid_for: Duration,
     /// Grows with every change that the source hears of; lets it recognise verdicts from before a change.
     pub generation: u64,
@@ -67,7 +67,7 @@ pub struct Verdict {
 impl Verdict {
     /// The person may do `level`, as the forge said at `observed_at`; reliable for one minute.
     pub fn new(level: Level, observed_at: Timestamp) -> Self {
-        Self { level, observed_at, valid_for: Duration::from_secs(60), generation: 0 }
+        Self { level, observed_at, valid_for: Duration::from_mins(1), generation: 0 }
     }
 
     /// Replaces how long the answer may be relied on.
@@ -166,7 +166,7 @@ pub struct AuthorityOptions {
 
 impl Default for AuthorityOptions {
     fn default() -> Self {
-        Self { session: Duration::from_secs(12 * 60 * 60), grant: Duration::from_secs(60) }
+        Self { session: Duration::from_hours(12), grant: Duration::from_mins(1) }
     }
 }
 
@@ -201,7 +201,12 @@ impl Authority {
     /// # Errors
     ///
     /// [`ErrorKind::Denied`] when the answer is wrong; [`ErrorKind::Unavailable`] when the forge cannot be asked.
-    pub async fn sign_in(&self, how: &dyn SignIn, challenge: &Challenge, answer: SecretString) -> Result<Session> {
+    pub async fn sign_in(
+        &self,
+        how: &dyn SignIn,
+        challenge: &Challenge,
+        answer: SecretString,
+    ) -> Result<Session> {
         let signed_in_at = self.clock.now();
         let until = Deadline::after(self.clock.as_ref(), self.options.session);
         let user = how.complete(challenge, answer).await?;
@@ -241,7 +246,12 @@ impl Authority {
     }
 
     /// Refuses when somebody who triggered a job may no longer do so.
-    pub(crate) async fn recheck(&self, user: &UserId, signed_in_at: Timestamp, repository: &RepositoryId) -> Result<()> {
+    pub(crate) async fn recheck(
+        &self,
+        user: &UserId,
+        signed_in_at: Timestamp,
+        repository: &RepositoryId,
+    ) -> Result<()> {
         let who = Session::recalled(user.clone(), signed_in_at, self.clock.as_ref());
         if self.source.permission(&who, repository).await?.level < Level::Write {
             return Err(Error::new(ErrorKind::Denied, "start a job")

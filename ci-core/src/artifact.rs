@@ -15,12 +15,13 @@ use crate::units::ByteSize;
 /// Where artifacts are kept: written once by the job that is leased, read by whoever may read its repository.
 #[async_trait]
 pub trait ArtifactStore: fmt::Debug + Send + Sync + 'static {
-    /// Keeps `content`. It becomes visible if and only if all of it is stored.
+    /// Keeps `content`. It becomes visible if and only if all of it is stored. What an earlier lease of the job
+    /// kept under that name is replaced.
     ///
     /// # Errors
     ///
-    /// The stream's own error; [`ErrorKind::Conflict`](crate::ErrorKind::Conflict) when the job has an artifact
-    /// of that name; [`ErrorKind::Fenced`](crate::ErrorKind::Fenced) when the claim is over;
+    /// The stream's own error; [`ErrorKind::Conflict`](crate::ErrorKind::Conflict) when this lease has kept an
+    /// artifact of that name; [`ErrorKind::Fenced`](crate::ErrorKind::Fenced) when the claim is over;
     /// [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable) when the store cannot be reached.
     ///
     /// # Cancel safety
@@ -45,7 +46,8 @@ pub trait ArtifactStore: fmt::Debug + Send + Sync + 'static {
     /// [`ErrorKind::Denied`](crate::ErrorKind::Denied) when the grant is over;
     /// [`ErrorKind::Tampered`](crate::ErrorKind::Tampered), also in the stream, when what is stored is not what
     /// was kept; [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable) when the store cannot be reached.
-    async fn get(&self, grant: &Grant<Read>, job: &JobId, name: &ArtifactName) -> Result<ByteStream<'static>>;
+    async fn get(&self, grant: &Grant<Read>, job: &JobId, name: &ArtifactName)
+    -> Result<ByteStream<'static>>;
 
     /// Deletes an artifact.
     ///

@@ -84,7 +84,7 @@ impl Audit {
     /// [`ErrorKind::Unavailable`] when it cannot be written: do not do then what it was to record;
     /// [`ErrorKind::Tampered`] when the chain's head cannot be read.
     pub async fn record(&self, tenant: &TenantId, entry: Entry) -> Result<()> {
-        self.attempt(tenant, entry, async |batch| self.records.commit(batch).await.map(|_| ())).await
+        self.attempt(tenant, entry, |batch| async { self.records.commit(batch).await.map(drop) }).await
     }
 
     /// Adds an entry in the same transaction as something else: `commit` gets the batch that adds it, and is
@@ -93,9 +93,9 @@ impl Audit {
     /// # Errors
     ///
     /// What `commit` returns; as for [`record`](Self::record).
-    pub async fn attempt<F>(&self, tenant: &TenantId, entry: Entry, commit: F) -> Result<()>
+    pub async fn attempt<F>(&self, tenant: &TenantId, entry: Entry, commit: impl Fn(Batch) -> F) -> Result<()>
     where
-        F: AsyncFn(Batch) -> Result<()>,
+        F: Future<Output = Result<()>>,
     {
         // Many jobs of a tenant may end at once; each round one of them succeeds.
         const MOST_ROUNDS: usize = 1_000;
@@ -105,7 +105,8 @@ impl Audit {
                 done => return done,
             }
         }
-        Err(Error::new(ErrorKind::Unavailable, "write to the audit log").because("too many others write to it"))
+        Err(Error::new(ErrorKind::Unavailable, "write to the audit log")
+            .because("too many others write to it"))
     }
 
     async fn prepare(&self, tenant: &TenantId, entry: &Entry) -> Result<Batch> {
@@ -114,7 +115,8 @@ impl Audit {
             None => (Head::start(), Condition::Absent(key.clone())),
             Some(record) => (read(&record)?, Condition::Is(key.clone(), record.version)),
         };
-        let logged = Logged { number: head.count, at: self.clock.now(), previous: head.hash, entry: entry.clone() };
+        let logged =
+            Logged { number: head.count, at: self.clock.now(), previous: head.hash, entry: entry.clone() };
         let value = write(&logged)?;
         let next = Head { count: head.count + 1, hash: Digest::of(&value) };
         let place = entries_key(tenant).number(logged.number);

@@ -90,7 +90,19 @@ mod tests {
 
     #[test]
     fn what_is_shown_is_one_inert_word() {
-        for hostile in ["$(id)", "`id`", "a;id", "a\nid", "a|id", "a&id", "--upload-pack=id", "\u{1b}[2J", "\u{202e}x", "~", "*"] {
+        for hostile in [
+            "$(id)",
+            "`id`",
+            "a;id",
+            "a\nid",
+            "a|id",
+            "a&id",
+            "--upload-pack=id",
+            "\u{1b}[2J",
+            "\u{202e}x",
+            "~",
+            "*",
+        ] {
             let shown = External::new(hostile).to_string();
             assert!(!shown.starts_with('-'), "{shown}");
             assert!(

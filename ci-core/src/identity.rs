@@ -1,4 +1,4 @@
-//! Tokens by which a job proves to others who it is, without a stored secret (OpenID Connect Core 1.0).
+//! Tokens by which a job proves to others who it is, without a stored secret (`OpenID` Connect Core 1.0).
 
 use std::fmt;
 use std::time::Duration;
@@ -21,7 +21,13 @@ pub trait TokenIssuer: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     ///
     /// [`ErrorKind::Fenced`] when the claim is over; [`ErrorKind::Unavailable`] when the key cannot be had now.
-    async fn token(&self, claim: &Claim, step: &StepName, audience: &Audience, ttl: Duration) -> Result<SecretValue>;
+    async fn token(
+        &self,
+        claim: &Claim,
+        step: &StepName,
+        audience: &Audience,
+        ttl: Duration,
+    ) -> Result<SecretValue>;
 
     /// The public keys as a JSON Web Key Set (RFC 7517), for the integrator to publish.
     ///
@@ -32,7 +38,7 @@ pub trait TokenIssuer: fmt::Debug + Send + Sync + 'static {
 }
 
 /// How long a token lives at most.
-pub const MOST_TTL: Duration = Duration::from_secs(10 * 60);
+pub const MOST_TTL: Duration = Duration::from_mins(10);
 
 /// For whom a token is meant.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

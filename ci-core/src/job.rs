@@ -137,9 +137,11 @@ impl JobSpec {
         }
         for step in &self.steps {
             if let Some(name) = step.secrets.iter().find(|name| !self.secrets.contains(name)) {
-                return Err(invalid("a step names a secret that the job does not ask for; add it to the job")
-                    .with("step", &step.name)
-                    .with("secret", name));
+                return Err(invalid(
+                    "a step names a secret that the job does not ask for; add it to the job",
+                )
+                .with("step", &step.name)
+                .with("secret", name));
             }
         }
         Ok(())
@@ -176,7 +178,14 @@ impl Step {
     }
 
     fn new(name: StepName, run: Run) -> Self {
-        Self { name, run, environment: Environment::default(), secrets: Vec::new(), directory: None, timeout: None }
+        Self {
+            name,
+            run,
+            environment: Environment::default(),
+            secrets: Vec::new(),
+            directory: None,
+            timeout: None,
+        }
     }
 
     /// Lets the step see a secret of the job.
@@ -447,7 +456,7 @@ pub struct Timeouts {
 
 impl Default for Timeouts {
     fn default() -> Self {
-        Self { job: Duration::from_secs(60 * 60), silence: Duration::from_secs(10 * 60) }
+        Self { job: Duration::from_hours(1), silence: Duration::from_mins(10) }
     }
 }
 

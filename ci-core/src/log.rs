@@ -24,6 +24,9 @@ pub trait LogStore: fmt::Debug + Send + Sync + 'static {
     /// Appends chunk number `seq`, counted from 0. The chunk is durable if and only if the answer is
     /// [`Appended::Stored`] or [`Appended::Repeated`], so a call that failed is made again with the same number.
     ///
+    /// Chunks are counted through all leases of a job. A number that an earlier lease has used is answered with
+    /// [`Appended::Gap`], which says where to go on. A chunk may be empty.
+    ///
     /// Only masked bytes can be appended:
     ///
     /// ```compile_fail
@@ -36,12 +39,13 @@ pub trait LogStore: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     ///
     /// [`ErrorKind::Fenced`](crate::ErrorKind::Fenced) when the claim is over;
-    /// [`ErrorKind::Conflict`](crate::ErrorKind::Conflict) when the log is closed, or chunk `seq` was stored with
-    /// other bytes; [`ErrorKind::LimitExceeded`](crate::ErrorKind::LimitExceeded) for more than [`MOST_CHUNK`]
+    /// [`ErrorKind::Conflict`](crate::ErrorKind::Conflict) when this lease has closed the log, or stored chunk
+    /// `seq` with other bytes; [`ErrorKind::LimitExceeded`](crate::ErrorKind::LimitExceeded) for more than [`MOST_CHUNK`]
     /// bytes; [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable) when the store cannot be reached.
     async fn append(&self, claim: &Claim, seq: u64, chunk: Masked) -> Result<Appended>;
 
-    /// Closes the log: readers then know that nothing follows. Idempotent.
+    /// Closes the log: readers then know that nothing follows. Idempotent. A later lease of the job, if there is
+    /// one, finds it open.
     ///
     /// # Errors
     ///
@@ -50,7 +54,7 @@ pub trait LogStore: fmt::Debug + Send + Sync + 'static {
     async fn close(&self, claim: &Claim) -> Result<()>;
 
     /// At most `limit` bytes (and at least one chunk, if there is one) from `from` on. A job that has written
-    /// nothing has an empty page.
+    /// nothing has an empty page. The log of a job that has ended is at its end where its chunks are, closed or not.
     ///
     /// # Errors
     ///
@@ -76,7 +80,7 @@ pub enum Appended {
     Stored,
     /// It had been stored before, with the same bytes.
     Repeated,
-    /// It is not stored, because chunk `expected` is missing before it.
+    /// It is not stored: chunk `expected` is missing before it, or its number belongs to an earlier lease.
     Gap {
         /// The number to go on with.
         expected: u64,
@@ -106,11 +110,23 @@ pub trait LogStoreExt: LogStore {
     ///
     /// The `authority` is asked again whenever the grant has expired: the stream ends with
     /// [`ErrorKind::Denied`](crate::ErrorKind::Denied) when the person may no longer read.
-    fn follow(self: Arc<Self>, grant: Grant<Read>, authority: Authority, job: JobId, from: Cursor) -> ByteStream<'static>;
+    fn follow(
+        self: Arc<Self>,
+        grant: Grant<Read>,
+        authority: Authority,
+        job: JobId,
+        from: Cursor,
+    ) -> ByteStream<'static>;
 }
 
 impl<T: LogStore + ?Sized> LogStoreExt for T {
-    fn follow(self: Arc<Self>, grant: Grant<Read>, authority: Authority, job: JobId, from: Cursor) -> ByteStream<'static> {
+    fn follow(
+        self: Arc<Self>,
+        grant: Grant<Read>,
+        authority: Authority,
+        job: JobId,
+        from: Cursor,
+    ) -> ByteStream<'static> {
         let start = Follow { log: self, grant, authority, job, cursor: from, end: false };
         Box::pin(stream::try_unfold(start, |mut follow| async move {
             let page = follow.next().await?;

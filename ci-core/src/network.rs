@@ -56,7 +56,8 @@ impl HostName {
                 && !label.starts_with('-')
                 && !label.ends_with('-')
         };
-        let numeric_end = text.rsplit('.').next().is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()));
+        let numeric_end =
+            text.rsplit('.').next().is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()));
         if text.len() <= 253 && text.split('.').all(is_label) && !numeric_end {
             return Ok(Self(text.to_ascii_lowercase()));
         }
@@ -155,7 +156,8 @@ mod tests {
     #[test]
     fn hosts_are_names_and_not_addresses() {
         assert_eq!(HostName::parse("Crates.IO").expect("a host").as_str(), "crates.io");
-        for bad in ["", ".", "a..b", "-a.b", "a-.b", "a_b", "10.0.0.1", "2130706433", "a b", "*.example.org"] {
+        for bad in ["", ".", "a..b", "-a.b", "a-.b", "a_b", "10.0.0.1", "2130706433", "a b", "*.example.org"]
+        {
             assert!(HostName::parse(bad).is_err(), "{bad:?}");
         }
     }

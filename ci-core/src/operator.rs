@@ -4,7 +4,7 @@ use crate::audit::{Audit, Entry};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::TenantId;
 
-/// Whoever runs the service. There is one for an audit log, made where the service is put together.
+/// Whoever runs the service. There is one for an [`Audit`] and its clones, made where the service is put together.
 ///
 /// It can do nothing by itself: every use of its power is an [`Act`], and an act exists only when the audit log
 /// holds the entry for it.

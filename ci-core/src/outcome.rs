@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::artifact::Artifact;
 use crate::error::Error;
 use crate::id::StepName;
+use crate::log::Cursor;
 use crate::sandbox::{ExitStatus, IsolationReport, Usage};
 
 /// How a job ended, and what it did until then.
@@ -107,6 +108,6 @@ pub struct StepOutcome {
     pub duration: Duration,
     /// What it used.
     pub usage: Usage,
-    /// Which bytes of the job's log it wrote.
-    pub output: Range<u64>,
+    /// Which part of the job's log it wrote.
+    pub output: Range<Cursor>,
 }

@@ -7,13 +7,13 @@
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 use crate::access::{Authority, Grant, Read, Scope, Write};
 use crate::clock::{Clock, Deadline, Timestamp};
@@ -196,6 +196,7 @@ impl fmt::Debug for Ticket {
 #[derive(Debug, Serialize, Deserialize)]
 struct Slip {
     job: JobId,
+    #[serde(with = "crate::trust::InTicket")]
     code: Provenance,
     trigger: Trigger,
     spec: JobSpec,
@@ -352,8 +353,13 @@ impl Dispatcher {
 
     async fn admit(&self, leased: Leased, until: Deadline) -> Result<Claim> {
         let Leased { fence, repository, ticket, attempt } = leased;
-        let plain = self.ring.open(Scope::new(&repository), &Purpose::ticket(&fence.job), ticket.as_bytes()).await?;
         let forged = || Error::new(ErrorKind::Tampered, "open a ticket").with("job", &fence.job);
+        let purpose = Purpose::ticket(&fence.job);
+        let plain = match self.ring.open(Scope::new(&repository), &purpose, ticket.as_bytes()).await {
+            // A row that was moved names a key that its new repository does not have.
+            Err(error) if error.kind() == ErrorKind::NotFound => return Err(forged().caused_by(error)),
+            plain => plain?,
+        };
         let slip: Slip = serde_json::from_slice(&plain).map_err(|error| forged().caused_by(error))?;
         if slip.job != fence.job || *slip.code.repository() != repository {
             return Err(forged());
@@ -365,8 +371,7 @@ impl Dispatcher {
             tenure: Arc::new(Tenure {
                 fence,
                 until: Mutex::new(until),
-                over: AtomicBool::new(false),
-                cancelled: AtomicBool::new(false),
+                standing: watch::Sender::new(Standing::Held),
                 clock: self.clock.clone(),
             }),
             slip,
@@ -490,11 +495,10 @@ impl Claim {
         self.attempt
     }
 
-    /// Keeps the lease until somebody asks for the job to stop ([`ErrorKind::Cancelled`]) or the lease is lost
-    /// ([`ErrorKind::Fenced`]); it never returns otherwise.
+    /// Keeps the lease with heartbeats, until it is lost: then it returns [`ErrorKind::Fenced`].
     ///
     /// It gives up while a quarter of the lease is left, so that the sandbox is gone before another worker can
-    /// be given the job.
+    /// be given the job. Go on with it until the outcome is recorded, the sandbox's end included.
     ///
     /// # Cancel safety
     ///
@@ -506,14 +510,11 @@ impl Claim {
                 let margin = self.ttl / 4;
                 let left = tenure.left();
                 if left <= margin {
-                    tenure.over.store(true, Ordering::Release);
+                    tenure.comes_to(Standing::Over);
                     return tenure.fenced("keep a job");
                 }
                 tenure.clock.sleep((self.ttl / 3).min(left.saturating_sub(margin))).await;
                 match self.heartbeat().await {
-                    Ok(()) if tenure.cancelled.load(Ordering::Acquire) => {
-                        return Error::new(ErrorKind::Cancelled, "run a job").with("job", self.job());
-                    }
                     Ok(()) => {}
                     Err(error) if error.is_retryable() => {
                         tracing::warn!(job = %self.job(), %error, "heartbeat failed");
@@ -524,21 +525,61 @@ impl Claim {
         }
     }
 
+    /// Returns when a heartbeat has learned that the job must stop: [`ErrorKind::Cancelled`] when somebody asked
+    /// for it, [`ErrorKind::Fenced`] when the lease is lost.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future has no effect.
+    pub fn stopped(&self) -> impl Future<Output = Error> + Send + '_ {
+        let mut standing = self.tenure.standing.subscribe();
+        async move {
+            let stopped = standing.wait_for(|standing| *standing != Standing::Held).await;
+            match stopped.as_deref() {
+                Ok(Standing::Cancelled) => {
+                    Error::new(ErrorKind::Cancelled, "run a job").with("job", self.job())
+                }
+                _ => self.tenure.fenced("run a job"),
+            }
+        }
+    }
+
     async fn heartbeat(&self) -> Result<()> {
         let clock = self.tenure.clock.as_ref();
         let asked = Deadline::after(clock, Duration::ZERO);
         let longest = Deadline::after(clock, self.ttl);
         match self.queue.extend(&self.tenure.fence, self.ttl).await {
             Ok(Extended { ttl, cancelled }) => {
-                *self.tenure.until.lock().unwrap_or_else(PoisonError::into_inner) = longest.within(asked, ttl);
-                self.tenure.cancelled.fetch_or(cancelled, Ordering::AcqRel);
+                *self.tenure.until.lock().unwrap_or_else(PoisonError::into_inner) =
+                    longest.within(asked, ttl);
+                if cancelled {
+                    self.tenure.comes_to(Standing::Cancelled);
+                }
                 Ok(())
             }
             Err(error) => {
                 if error.kind() == ErrorKind::Fenced {
-                    self.tenure.over.store(true, Ordering::Release);
+                    self.tenure.comes_to(Standing::Over);
                 }
                 Err(error)
+            }
+        }
+    }
+
+    /// Makes a call that can be repeated again and again, as long as that may help and the lease lasts.
+    pub(crate) async fn retried<'a, T, F>(&'a self, call: impl Fn() -> F) -> Result<T>
+    where
+        F: Future<Output = Result<T>> + 'a,
+    {
+        const LONGEST_WAIT: Duration = Duration::from_secs(5);
+        let mut wait = Duration::from_millis(100);
+        loop {
+            match call().await {
+                Err(error) if error.is_retryable() && self.fence().is_ok() => {
+                    self.tenure.clock.sleep(error.retry_after().unwrap_or(wait)).await;
+                    wait = (wait * 2).min(LONGEST_WAIT);
+                }
+                done => return done,
             }
         }
     }
@@ -550,7 +591,7 @@ impl Claim {
     /// As for [`Queue::release`].
     pub async fn release(self, why: Released) -> Result<()> {
         let done = self.queue.release(&self.tenure.fence, why).await;
-        self.tenure.over.store(true, Ordering::Release);
+        self.tenure.comes_to(Standing::Over);
         done
     }
 
@@ -567,7 +608,7 @@ impl Claim {
 impl Drop for Claim {
     /// What was leased for the claim ends with it.
     fn drop(&mut self) {
-        self.tenure.over.store(true, Ordering::Release);
+        self.tenure.comes_to(Standing::Over);
     }
 }
 
@@ -581,7 +622,7 @@ impl<'a> TrustedClaim<'a> {
         self.0
     }
 
-    pub(crate) fn tenure(&self) -> Arc<Tenure> {
+    pub(crate) fn tenure(self) -> Arc<Tenure> {
         self.0.tenure()
     }
 }
@@ -591,17 +632,32 @@ impl<'a> TrustedClaim<'a> {
 pub(crate) struct Tenure {
     fence: Fence,
     until: Mutex<Deadline>,
-    over: AtomicBool,
-    cancelled: AtomicBool,
+    standing: watch::Sender<Standing>,
     clock: Arc<dyn Clock>,
+}
+
+/// How a claim stands. It only ever gets worse.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Standing {
+    Held,
+    Cancelled,
+    Over,
 }
 
 impl Tenure {
     pub(crate) fn check(&self, operation: &'static str) -> Result<()> {
-        if self.over.load(Ordering::Acquire) || self.left().is_zero() {
+        if *self.standing.borrow() == Standing::Over || self.left().is_zero() {
             return Err(self.fenced(operation));
         }
         Ok(())
+    }
+
+    fn comes_to(&self, worse: Standing) {
+        self.standing.send_if_modified(|standing| {
+            let is_worse = worse > *standing;
+            *standing = worse.max(*standing);
+            is_worse
+        });
     }
 
     fn left(&self) -> Duration {

@@ -31,7 +31,8 @@ pub trait Records: fmt::Debug + Send + Sync + 'static {
     async fn list(&self, prefix: &Key, after: Option<&Key>, limit: usize) -> Result<Vec<Record>>;
 
     /// Does everything in `batch`, durably, if and only if all of its conditions hold; returns the version that
-    /// every record it wrote now has. Versions only grow.
+    /// every record it wrote now has. Versions only grow. Deletes come before puts, and fences are looked at
+    /// before keys.
     ///
     /// # Errors
     ///
@@ -107,9 +108,8 @@ impl Key {
     ///
     /// [`ErrorKind::Tampered`] when no key has this text.
     pub fn from_stored(text: String) -> Result<Self> {
-        let is_part = |part: &str| {
-            !part.is_empty() && part.bytes().all(|byte| is_plain(byte) || byte == b'%')
-        };
+        let is_part =
+            |part: &str| !part.is_empty() && part.bytes().all(|byte| is_plain(byte) || byte == b'%');
         if text.split('/').all(is_part) {
             return Ok(Self(text));
         }

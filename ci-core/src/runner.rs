@@ -1,1 +1,547 @@
 //! Runs one job, from its claim to its outcome, over the ports.
+//!
+//! What was taken is given back in reverse order whatever happens: output is closed, the sandbox is destroyed
+//! and proven gone, the lease of secrets ends, and the outcome is recorded in the same transaction as the audit
+//! entry. If the runner itself is dropped or killed, the sandbox is abandoned, the claim lapses, and another
+//! worker gets the job.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::{self, Either};
+
+use crate::artifact::{Artifact, ArtifactStore};
+use crate::audit::{Audit, Entry};
+use crate::cache::CacheStore;
+use crate::clock::Clock;
+use crate::console::Console;
+use crate::error::{Error, ErrorKind, Result};
+use crate::forge::{CheckState, Checks, Source};
+use crate::id::{JobId, SecretName, StepName};
+use crate::job::{Arg, Environment, Run, Step};
+use crate::log::{Cursor, LogStore};
+use crate::outcome::{Conclusion, Outcome, StepOutcome};
+use crate::queue::{Claim, Released};
+use crate::sandbox::{
+    Command, Exit, ExitStatus, IsolationReport, OutputStream, ProcessEvent, Sandbox, SandboxPath, Sandboxes,
+    Spec, Usage,
+};
+use crate::secret::{Masked, SecretLease, SecretStore};
+use crate::stream;
+
+/// Where a [`Runner`] gets and leaves things.
+#[derive(Clone, Debug)]
+pub struct Parts {
+    /// Secrets.
+    pub secrets: Arc<dyn SecretStore>,
+    /// Sandboxes for jobs and helpers.
+    pub sandboxes: Sandboxes,
+    /// Code.
+    pub source: Arc<dyn Source>,
+    /// Console output.
+    pub logs: Arc<dyn LogStore>,
+    /// Files that are kept.
+    pub artifacts: Arc<dyn ArtifactStore>,
+    /// Folders that are kept from job to job.
+    pub caches: Arc<dyn CacheStore>,
+    /// The forge that is told how it goes, where there is one.
+    pub checks: Option<Arc<dyn Checks>>,
+    /// The audit log.
+    pub audit: Audit,
+    /// Who watches.
+    pub observer: Arc<dyn Observer>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// Watches jobs as they run: for progress, metrics, traces. It must not block.
+pub trait Observer: fmt::Debug + Send + Sync + 'static {
+    /// Something happened in `job`.
+    fn observe(&self, job: &JobId, event: &Event<'_>);
+}
+
+/// What happens in a job.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Event<'a> {
+    /// Some of its secrets are too short to be hidden in its output.
+    Unmasked(&'a [SecretName]),
+    /// Its sandbox is there.
+    SandboxCreated(&'a IsolationReport),
+    /// Its code is in the sandbox.
+    CheckedOut,
+    /// A step begins.
+    StepStarted {
+        /// Its number, from 0.
+        index: usize,
+        /// How many there are.
+        count: usize,
+        /// Its name.
+        name: &'a StepName,
+    },
+    /// The running step wrote something.
+    Output {
+        /// Where to.
+        stream: OutputStream,
+        /// What, with secrets hidden.
+        bytes: &'a Masked,
+    },
+    /// A step has ended.
+    StepFinished {
+        /// Its number, from 0.
+        index: usize,
+        /// How.
+        outcome: &'a StepOutcome,
+    },
+    /// A file was kept.
+    ArtifactKept(&'a Artifact),
+    /// Its sandbox is proven gone.
+    SandboxDestroyed,
+    /// It has ended.
+    Finished(&'a Outcome),
+}
+
+/// Runs jobs.
+///
+/// # Example
+///
+/// With the ports in memory (feature `memory`); `examples/quickstart.rs` in the repository does the same with
+/// real backends.
+///
+/// ```
+/// # use ci_core::queue::Claim;
+/// # use ci_core::runner::{Parts, Runner};
+/// # async fn work(parts: Parts, claim: Claim) -> ci_core::Result<()> {
+/// let runner = Runner::new(parts);
+/// let outcome = runner.run(claim, std::future::pending()).await?;
+/// println!("{:?}", outcome.conclusion);
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Runner {
+    parts: Parts,
+}
+
+impl Runner {
+    /// A runner over `parts`.
+    pub fn new(parts: Parts) -> Self {
+        Self { parts }
+    }
+
+    /// Runs the claimed job to its end, or until `cancel` is ready, somebody asks for it to stop, its time is
+    /// over, or its lease is lost.
+    ///
+    /// A job that fails is an [`Outcome`], not an error. When the infrastructure fails instead, the job is given
+    /// back for another try.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Fenced`] when the lease was lost: another worker has the job; what the ports report when they
+    /// fail in a way that may pass; [`ErrorKind::Internal`] when something of the sandbox is left.
+    ///
+    /// # Cancel safety
+    ///
+    /// When the future is dropped the sandbox is abandoned and the claim ends; another worker gets the job when
+    /// the lease runs out. Pass `cancel` to end a job in order.
+    pub async fn run(&self, claim: Claim, cancel: impl Future<Output = ()> + Send) -> Result<Outcome> {
+        // Heartbeats go on to the very end: what is given back slowly must not cost the job its outcome.
+        let kept = async {
+            claim.keep().await;
+            future::pending::<Infallible>().await
+        };
+        let ended = match future::select(pin!(self.run_to_end(&claim, cancel)), pin!(kept)).await {
+            Either::Left((ended, _)) => ended,
+            Either::Right((never, _)) => match never {},
+        };
+        match ended {
+            Ok((outcome, torn_down)) => torn_down.map(|()| outcome),
+            Err(error) if error.kind() == ErrorKind::Fenced => Err(error),
+            Err(error) => {
+                claim.release(Released::InfrastructureFailed).await?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Runs the job and records its outcome. An error says that it has none, and can be tried again; the inner
+    /// result, whether the sandbox is proven gone.
+    async fn run_to_end(
+        &self,
+        claim: &Claim,
+        cancel: impl Future<Output = ()> + Send,
+    ) -> Result<(Outcome, Result<()>)> {
+        let start = self.parts.clock.elapsed();
+        let mut outcome = Outcome::new(Conclusion::Succeeded);
+        let torn_down = match self.work(claim, cancel, &mut outcome).await {
+            Err(error) if !passes(&error) => {
+                let reason = error.to_string();
+                conclude(&mut outcome, &error, reason);
+                Ok(())
+            }
+            worked => worked?,
+        };
+        outcome.duration = self.parts.clock.elapsed().saturating_sub(start);
+        claim.retried(|| self.parts.logs.close(claim)).await?;
+        claim.retried(|| self.finish(claim, &outcome)).await?;
+        self.observe(claim, &Event::Finished(&outcome));
+        Ok((outcome, torn_down))
+    }
+
+    /// Everything that holds something: returns only when it has been given back. The inner result says whether
+    /// the sandbox is proven gone; the job has had its result even where it is not.
+    async fn work(
+        &self,
+        claim: &Claim,
+        cancel: impl Future<Output = ()> + Send,
+        outcome: &mut Outcome,
+    ) -> Result<Result<()>> {
+        let mut stop = pin!(self.stop(claim, cancel));
+        until(stop.as_mut(), self.open(claim)).await?;
+        let lease = until(stop.as_mut(), self.lease(claim)).await?;
+        if !lease.unmasked().is_empty() {
+            self.observe(claim, &Event::Unmasked(lease.unmasked()));
+        }
+        let spec = claim.spec();
+        let sandbox_spec = Spec::new(spec.image.clone())
+            .with_limits(spec.limits)
+            .with_network(spec.network.clone())
+            .with_minimum(spec.minimum.iter().copied());
+        let sandbox = until(stop.as_mut(), self.parts.sandboxes.create(claim, &sandbox_spec)).await?;
+        self.observe(claim, &Event::SandboxCreated(sandbox.isolation()));
+        outcome.isolation = Some(sandbox.isolation().clone());
+
+        let mut console = Console::new(claim, &self.parts, &lease);
+        let ran = until(stop.as_mut(), self.run_in(claim, &sandbox, &mut console, outcome)).await;
+        // First of all: a log that cannot be reached must not keep the sandbox alive past its lease.
+        let torn_down = sandbox.destroy().await.map(drop);
+        if torn_down.is_ok() {
+            self.observe(claim, &Event::SandboxDestroyed);
+        }
+        let told = self.end_stopped_step(claim, &mut console, outcome).await;
+        match ran.and(told) {
+            Ok(()) => Ok(torn_down),
+            Err(error) if passes(&error) => Err(error),
+            Err(error) => {
+                conclude(outcome, &error, lease.mask_text(&error.to_string()));
+                Ok(torn_down)
+            }
+        }
+    }
+
+    async fn run_in(
+        &self,
+        claim: &Claim,
+        sandbox: &Sandbox,
+        console: &mut Console<'_>,
+        outcome: &mut Outcome,
+    ) -> Result<()> {
+        self.parts.source.checkout(claim, &self.parts.sandboxes, sandbox).await?;
+        self.observe(claim, &Event::CheckedOut);
+        self.restore_caches(claim, sandbox).await?;
+        console.open().await?;
+        let steps = &claim.spec().steps;
+        for (index, step) in steps.iter().enumerate() {
+            self.observe(claim, &Event::StepStarted { index, count: steps.len(), name: &step.name });
+            outcome.steps.push(StepOutcome::started(step.name.clone(), console.begin_step()));
+            let exit = self.step(claim, step, sandbox, console).await?;
+            self.end_step(claim, console, outcome, Some(&exit)).await?;
+            if !exit.status.is_success() {
+                outcome.conclusion = match exit.status {
+                    ExitStatus::OutOfMemory => Conclusion::LimitExceeded,
+                    _ => Conclusion::Failed,
+                };
+                break;
+            }
+        }
+        self.keep_artifacts(claim, sandbox, outcome).await?;
+        if outcome.conclusion == Conclusion::Succeeded {
+            self.save_caches(claim, sandbox).await;
+        }
+        Ok(())
+    }
+
+    /// Runs one step to its end or its timeout.
+    async fn step(
+        &self,
+        claim: &Claim,
+        step: &Step,
+        sandbox: &Sandbox,
+        console: &mut Console<'_>,
+    ) -> Result<Exit> {
+        let Some(timeout) = step.timeout else {
+            return self.exec(claim, step, sandbox, console).await;
+        };
+        let late = async {
+            self.parts.clock.sleep(timeout).await;
+            Error::new(ErrorKind::TimedOut, "run a step")
+                .with("step", &step.name)
+                .with("seconds", timeout.as_secs())
+        };
+        until(pin!(late), self.exec(claim, step, sandbox, console)).await
+    }
+
+    async fn end_step(
+        &self,
+        claim: &Claim,
+        console: &mut Console<'_>,
+        outcome: &mut Outcome,
+        exit: Option<&Exit>,
+    ) -> Result<()> {
+        let told = console.end_step().await;
+        if let Some((step, before)) = outcome.steps.split_last_mut() {
+            step.end(exit, console.step_took(), console.cursor());
+            self.observe(claim, &Event::StepFinished { index: before.len(), outcome: step });
+        }
+        told
+    }
+
+    /// Ends the step that was running when the job was stopped, if one was.
+    async fn end_stopped_step(
+        &self,
+        claim: &Claim,
+        console: &mut Console<'_>,
+        outcome: &mut Outcome,
+    ) -> Result<()> {
+        match outcome.steps.last() {
+            Some(step) if step.status.is_none() => self.end_step(claim, console, outcome, None).await,
+            _ => Ok(()),
+        }
+    }
+
+    async fn exec(
+        &self,
+        claim: &Claim,
+        step: &Step,
+        sandbox: &Sandbox,
+        console: &mut Console<'_>,
+    ) -> Result<Exit> {
+        let command = command(claim, step)?;
+        let silence = claim.spec().timeouts.silence;
+        let mut process = sandbox.exec(&command, console.lease()).await?;
+        let mut last_output = self.parts.clock.elapsed();
+        loop {
+            let silent_for = self.parts.clock.elapsed().saturating_sub(last_output);
+            let wait = console.flush_within().min(silence.saturating_sub(silent_for));
+            // Dropping `next` loses nothing, so it can be asked again after every flush.
+            match future::select(process.next(), self.parts.clock.sleep(wait)).await {
+                Either::Left((event, _)) => match event? {
+                    ProcessEvent::Output(stream, bytes) => {
+                        last_output = self.parts.clock.elapsed();
+                        console.write(stream, &bytes).await?;
+                    }
+                    ProcessEvent::Exited(exit) => return Ok(exit),
+                },
+                Either::Right(_) => console.flush().await?,
+            }
+            if self.parts.clock.elapsed().saturating_sub(last_output) >= silence {
+                return Err(Error::new(ErrorKind::TimedOut, "run a step")
+                    .because("it wrote nothing for too long")
+                    .with("step", &step.name)
+                    .with("seconds", silence.as_secs()));
+            }
+        }
+    }
+
+    async fn keep_artifacts(&self, claim: &Claim, sandbox: &Sandbox, outcome: &mut Outcome) -> Result<()> {
+        for wanted in &claim.spec().artifacts {
+            let content = stream::limited(sandbox.download(&wanted.path), claim.spec().limits.artifact);
+            match self.parts.artifacts.put(claim, &wanted.name, content).await {
+                Ok(artifact) => {
+                    self.observe(claim, &Event::ArtifactKept(&artifact));
+                    outcome.artifacts.push(artifact);
+                }
+                // A job that failed may not have come to the point where it makes the file.
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    if outcome.conclusion == Conclusion::Succeeded {
+                        outcome.conclusion = Conclusion::Failed;
+                        outcome.reason =
+                            Some(format!("there is no {} to keep as {}", wanted.path, wanted.name));
+                    }
+                }
+                Err(error) => return Err(error.with("artifact", &wanted.name)),
+            }
+        }
+        Ok(())
+    }
+
+    async fn restore_caches(&self, claim: &Claim, sandbox: &Sandbox) -> Result<()> {
+        for cache in &claim.spec().caches {
+            if let Some(content) = self.parts.caches.restore(claim, &cache.key).await? {
+                sandbox.upload(&parent(&cache.path), content).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A cache that cannot be saved makes the next job slower; it does not make this one fail.
+    async fn save_caches(&self, claim: &Claim, sandbox: &Sandbox) {
+        for cache in &claim.spec().caches {
+            let content = stream::limited(sandbox.download(&cache.path), claim.spec().limits.artifact);
+            if let Err(error) = self.parts.caches.save(claim, &cache.key, content).await {
+                tracing::warn!(job = %claim.job(), %error, "cache not saved");
+            }
+        }
+    }
+
+    async fn open(&self, claim: &Claim) -> Result<()> {
+        let entry = Entry::new("job.opened", "job")
+            .about("job", claim.job())
+            .about("repository", claim.scope()?.repository())
+            .about("commit", claim.code().commit())
+            .about("attempt", claim.attempt());
+        self.parts.audit.record(claim.scope()?.repository().tenant(), entry).await?;
+        self.tell(claim, CheckState::Running, "running").await;
+        Ok(())
+    }
+
+    async fn lease(&self, claim: &Claim) -> Result<SecretLease> {
+        let names = &claim.spec().secrets;
+        if names.is_empty() {
+            return Ok(SecretLease::empty(claim, self.parts.secrets.masker()));
+        }
+        self.parts.secrets.lease(claim.trusted()?, names).await
+    }
+
+    async fn finish(&self, claim: &Claim, outcome: &Outcome) -> Result<()> {
+        let entry = Entry::new("job.finished", "job")
+            .about("job", claim.job())
+            .about("conclusion", format_args!("{:?}", outcome.conclusion));
+        let tenant = claim.code().repository().tenant();
+        let state = match outcome.conclusion {
+            Conclusion::Succeeded => CheckState::Succeeded,
+            Conclusion::Failed | Conclusion::LimitExceeded | Conclusion::TimedOut => CheckState::Failed,
+            _ => CheckState::Errored,
+        };
+        self.tell(claim, state, outcome.reason.as_deref().unwrap_or("done")).await;
+        self.parts.audit.attempt(tenant, entry, |batch| claim.finish(outcome, batch)).await
+    }
+
+    /// A forge that cannot be told does not stop a job.
+    async fn tell(&self, claim: &Claim, state: CheckState, description: &str) {
+        if let Some(checks) = &self.parts.checks
+            && let Err(error) = checks.report(claim, state, description).await
+        {
+            tracing::warn!(job = %claim.job(), %error, "status not reported");
+        }
+    }
+
+    /// Returns why the job must stop, when it must.
+    async fn stop(&self, claim: &Claim, cancel: impl Future<Output = ()> + Send) -> Error {
+        let whole = claim.spec().timeouts.job;
+        let cancelled = async {
+            cancel.await;
+            Error::new(ErrorKind::Cancelled, "run a job").with("job", claim.job())
+        };
+        let late = async {
+            self.parts.clock.sleep(whole).await;
+            Error::new(ErrorKind::TimedOut, "run a job")
+                .with("job", claim.job())
+                .with("seconds", whole.as_secs())
+        };
+        tokio::select! {
+            error = claim.stopped() => error,
+            error = cancelled => error,
+            error = late => error,
+        }
+    }
+
+    fn observe(&self, claim: &Claim, event: &Event<'_>) {
+        self.parts.observer.observe(claim.job(), event);
+    }
+}
+
+/// The result of `work`, unless `stop` is ready first.
+async fn until<T>(
+    stop: Pin<&mut (impl Future<Output = Error> + ?Sized)>,
+    work: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    match future::select(stop, pin!(work)).await {
+        Either::Left((error, _)) => Err(error),
+        Either::Right((done, _)) => done,
+    }
+}
+
+/// Whether the fault is not the job's, so that another try may do better.
+fn passes(error: &Error) -> bool {
+    error.is_retryable() || matches!(error.kind(), ErrorKind::Fenced | ErrorKind::Internal)
+}
+
+fn conclude(outcome: &mut Outcome, error: &Error, reason: String) {
+    outcome.conclusion = match error.kind() {
+        ErrorKind::Cancelled => Conclusion::Cancelled,
+        ErrorKind::TimedOut => Conclusion::TimedOut,
+        ErrorKind::LimitExceeded => Conclusion::LimitExceeded,
+        ErrorKind::Denied => Conclusion::Refused,
+        _ => Conclusion::Errored,
+    };
+    outcome.reason = Some(reason);
+}
+
+/// What a step runs, with the variables that every step has.
+fn command(claim: &Claim, step: &Step) -> Result<Command> {
+    let (program, arguments) = match &step.run {
+        Run::Script(script) => {
+            let arguments = [Arg::new("-e")?, Arg::new("-c")?, Arg::new(script.as_str())?];
+            (Arg::new("/bin/sh")?, Vec::from(arguments))
+        }
+        Run::Command { program, arguments } => (program.clone(), arguments.clone()),
+    };
+    let mut environment = Environment::default();
+    let base = [
+        ("CI", "true"),
+        ("CI_COMMIT", claim.code().commit().as_str()),
+        ("CI_JOB", claim.job().as_str()),
+        ("HOME", "/tmp"),
+        ("LANG", "C.UTF-8"),
+        ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
+    ];
+    for (name, value) in base {
+        environment.set(name.parse()?, value);
+    }
+    if let Some(reference) = claim.code().reference() {
+        environment.set("CI_REF".parse()?, reference);
+    }
+    environment.extend(&claim.spec().environment);
+    environment.extend(&step.environment);
+    let directory = step.directory.clone().unwrap_or_else(SandboxPath::work);
+    Ok(Command::new(program, arguments)
+        .with_environment(&environment)
+        .with_secrets(&step.secrets)
+        .with_directory(directory))
+}
+
+/// A download's entries are relative to the folder around it, so that is where they go back to.
+fn parent(path: &SandboxPath) -> SandboxPath {
+    let above = path.as_str().rsplit_once('/').map_or("/", |(above, _)| above);
+    SandboxPath::parse(if above.is_empty() { "/" } else { above }).unwrap_or_else(|_| SandboxPath::work())
+}
+
+impl StepOutcome {
+    fn started(name: StepName, at: Cursor) -> Self {
+        Self { name, status: None, duration: Duration::ZERO, usage: Usage::default(), output: at..at }
+    }
+
+    fn end(&mut self, exit: Option<&Exit>, duration: Duration, at: Cursor) {
+        self.duration = duration;
+        self.output.end = at;
+        if let Some(exit) = exit {
+            self.status = Some(exit.status);
+            self.usage = exit.usage;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_running_job_can_move_between_threads() {
+        fn is_send<T: Send>(_: impl FnOnce(Runner, Claim) -> T) {}
+        is_send(|runner, claim| async move { runner.run(claim, std::future::pending()).await });
+    }
+}

@@ -490,9 +490,8 @@ impl Capabilities {
     ///
     /// [`ErrorKind::Unsupported`], naming what is missing.
     pub fn require(&self, spec: &Spec) -> Result<()> {
-        let unsupported = |what: &'static str| {
-            Err(Error::new(ErrorKind::Unsupported, "create a sandbox").because(what))
-        };
+        let unsupported =
+            |what: &'static str| Err(Error::new(ErrorKind::Unsupported, "create a sandbox").because(what));
         if !spec.binds.is_empty() && !self.host_folders {
             return unsupported("this backend cannot show a folder of the host to a sandbox");
         }
@@ -724,7 +723,10 @@ mod tests {
         }
         assert_eq!(SandboxPath::work().join("a/b").expect("a path").as_str(), "/work/a/b");
         assert!(SandboxPath::work().join("../etc").is_err());
-        assert_eq!(SandboxPath::parse("/").and_then(|root| root.join("etc")).expect("a path").as_str(), "/etc");
+        assert_eq!(
+            SandboxPath::parse("/").and_then(|root| root.join("etc")).expect("a path").as_str(),
+            "/etc"
+        );
     }
 
     #[test]

@@ -135,7 +135,13 @@ impl DataKey {
         prefix
     }
 
-    fn derive_checked(&self, prefix: &[u8], salt: &[u8], commitment: &[u8], context: &Context) -> Result<Derived> {
+    fn derive_checked(
+        &self,
+        prefix: &[u8],
+        salt: &[u8],
+        commitment: &[u8],
+        context: &Context,
+    ) -> Result<Derived> {
         if prefix != self.prefix() {
             return Err(tampered());
         }
@@ -291,7 +297,12 @@ fn encrypt(cipher: &XChaCha20Poly1305, nonce: &[u8; NONCE], aad: &[u8], buffer: 
     sealed.expect("a buffer in memory is far below the cipher's bound of 256 GiB")
 }
 
-fn decrypt(cipher: &XChaCha20Poly1305, nonce: &[u8; NONCE], aad: &[u8], sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>> {
+fn decrypt(
+    cipher: &XChaCha20Poly1305,
+    nonce: &[u8; NONCE],
+    aad: &[u8],
+    sealed: &[u8],
+) -> Result<Zeroizing<Vec<u8>>> {
     let (body, tag) = sealed.split_last_chunk::<TAG>().ok_or_else(tampered)?;
     let mut plain = Zeroizing::new(body.to_vec());
     let tag = Tag::from(*tag);

@@ -151,7 +151,8 @@ impl SecretLease {
     ) -> Self {
         let values: BTreeMap<_, _> = values.into_iter().collect();
         let too_short = |value| masker.learn(value) == Learned::TooShort;
-        let unmasked = values.iter().filter(|(_, value)| too_short(value)).map(|(name, _)| name.clone()).collect();
+        let unmasked =
+            values.iter().filter(|(_, value)| too_short(value)).map(|(name, _)| name.clone()).collect();
         Self { values, unmasked, masker, tenure: Some(claim.tenure()) }
     }
 
@@ -208,7 +209,7 @@ impl SecretLease {
 
 impl fmt::Debug for SecretLease {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SecretLease").field("names", &self.values.keys()).finish_non_exhaustive()
+        f.debug_struct("SecretLease").field("values", &self.values.len()).finish_non_exhaustive()
     }
 }
 
@@ -305,7 +306,8 @@ pub trait KeyRing: fmt::Debug + Send + Sync + 'static {
     /// [`ErrorKind::NotFound`] when there is no key with that id, or it has been destroyed;
     /// [`ErrorKind::Unavailable`] when it cannot be had now; [`ErrorKind::Tampered`] when the stored key is
     /// not what was stored.
-    async fn data_key(&self, scope: Scope<'_>, purpose: &Purpose, id: Option<&KeyId>) -> Result<Arc<DataKey>>;
+    async fn data_key(&self, scope: Scope<'_>, purpose: &Purpose, id: Option<&KeyId>)
+    -> Result<Arc<DataKey>>;
 }
 
 /// What something is sealed for. Things sealed for different purposes have different keys, and content that is
@@ -338,7 +340,7 @@ impl Purpose {
     }
 
     fn of(kind: &'static str, fields: &[&[u8]]) -> Self {
-        let context = fields.iter().fold(Context::new(kind), |context, field| context.field(field));
+        let context = fields.iter().fold(Context::new(kind), Context::field);
         Self { kind, context }
     }
 
@@ -388,4 +390,64 @@ pub trait FreshnessAnchor: fmt::Debug + Send + Sync + 'static {
     ///
     /// [`ErrorKind::Conflict`] when it is not larger; [`ErrorKind::Unavailable`] when it cannot be written now.
     async fn advance(&self, value: u64) -> Result<()>;
+}
+
+#[cfg(test)]
+#[cfg(target_os = "linux")]
+mod tests {
+    use std::fs::{self, File};
+    use std::os::unix::fs::FileExt as _;
+
+    use super::*;
+    use crate::id::random_bytes;
+
+    /// How often the bytes whose complement is `complement` lie in this process's writable memory. The bytes
+    /// themselves are never put together, lest they be found here.
+    fn copies_in_memory(complement: &[u8; 32]) -> usize {
+        let memory = File::open("/proc/self/mem").expect("our own memory");
+        let maps = fs::read_to_string("/proc/self/maps").expect("our own maps");
+        let mut copies = 0;
+        for line in maps.lines().filter(|line| line.contains(" rw")) {
+            let range = line.split(' ').next().and_then(|range| range.split_once('-')).expect("a range");
+            let address = |text| u64::from_str_radix(text, 16).expect("an address");
+            let (start, end) = (address(range.0), address(range.1));
+            let mut page = [0; 4096];
+            let mut before = [0; 32];
+            for at in (start..end).step_by(page.len()) {
+                if memory.read_exact_at(&mut page, at).is_err() {
+                    break;
+                }
+                // In place, so that the copy that was just read does not count.
+                for byte in &mut page {
+                    *byte = !*byte;
+                }
+                copies += page.windows(32).filter(|window| *window == complement).count();
+                let across = [&before[..], &page[..32]].concat();
+                copies += across.windows(32).skip(1).take(31).filter(|window| *window == complement).count();
+                before.copy_from_slice(&page[page.len() - 32..]);
+            }
+        }
+        copies
+    }
+
+    #[test]
+    fn a_value_is_wiped() {
+        let mut bytes: Vec<u8> = random_bytes::<32>().to_vec();
+        let mut complement = [0; 32];
+        for (place, byte) in complement.iter_mut().zip(&bytes) {
+            *place = !*byte;
+        }
+        bytes.shrink_to_fit();
+        let value = SecretValue::new(bytes);
+        let alive = copies_in_memory(&complement);
+        assert!(alive > 0, "the search finds a value that is there");
+        drop(value);
+        assert!(copies_in_memory(&complement) < alive, "the value's memory still holds it");
+    }
+
+    #[test]
+    fn nothing_shows_a_value() {
+        let value = SecretValue::new("hunter2hunter2");
+        assert_eq!(format!("{value:?}"), "SecretValue(..)");
+    }
 }

@@ -35,8 +35,18 @@ pub enum Origin {
 ///
 /// This crate makes it, from what a forge reports: [`forge::resolve`](crate::forge::resolve) for a branch, tag
 /// or commit, and a verified webhook delivery for an event.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Provenance {
+    repository: RepositoryId,
+    commit: CommitId,
+    origin: Origin,
+    reference: Option<External>,
+}
+
+/// How a ticket holds a [`Provenance`]. Were that itself `Deserialize`, anybody could make one of any trust.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Provenance")]
+pub(crate) struct InTicket {
     repository: RepositoryId,
     commit: CommitId,
     origin: Origin,
@@ -76,7 +86,7 @@ impl Provenance {
 
 /// A person's word that one exact commit of a fork may run. It raises no trust, and says nothing about the next
 /// commit.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Approval {
     repository: RepositoryId,
     commit: CommitId,

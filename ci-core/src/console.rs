@@ -1,0 +1,151 @@
+//! A job's output on its way: masked, bounded, numbered, and stored exactly once.
+
+use std::mem;
+use std::time::Duration;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::log::{Appended, Cursor};
+use crate::queue::Claim;
+use crate::runner::{Event, Parts};
+use crate::sandbox::OutputStream;
+use crate::secret::{Mask, Masked, SecretLease};
+use crate::units::ByteSize;
+
+/// A chunk is stored when it has this many bytes,
+const FULL: usize = 64 * 1024;
+/// or when its first byte has waited this long, so that live readers see it.
+const LONGEST_WAIT: Duration = Duration::from_millis(250);
+
+/// Where the output of one job goes.
+#[derive(Debug)]
+pub(crate) struct Console<'a> {
+    claim: &'a Claim,
+    parts: &'a Parts,
+    lease: &'a SecretLease,
+    // One mask per stream: what is split over two writes of one stream is still found.
+    masks: Option<(Mask, Mask)>,
+    pending: Masked,
+    since: Option<Duration>,
+    seq: u64,
+    written: u64,
+    step_started: Duration,
+}
+
+impl<'a> Console<'a> {
+    pub(crate) fn new(claim: &'a Claim, parts: &'a Parts, lease: &'a SecretLease) -> Self {
+        Self {
+            claim,
+            parts,
+            lease,
+            masks: None,
+            pending: Masked::default(),
+            since: None,
+            seq: 0,
+            written: 0,
+            step_started: Duration::ZERO,
+        }
+    }
+
+    pub(crate) fn lease(&self) -> &'a SecretLease {
+        self.lease
+    }
+
+    /// Learns where to go on: earlier attempts of the job may have written.
+    pub(crate) async fn open(&mut self) -> Result<()> {
+        if self.claim.attempt() > 1 {
+            let (parts, claim) = (self.parts, self.claim);
+            match claim.retried(|| parts.logs.append(claim, 0, Masked::default())).await? {
+                Appended::Stored | Appended::Repeated => self.seq = 1,
+                Appended::Gap { expected } => self.seq = expected,
+            }
+        }
+        Ok(())
+    }
+
+    /// A step begins, here.
+    pub(crate) fn begin_step(&mut self) -> Cursor {
+        self.step_started = self.parts.clock.elapsed();
+        self.cursor()
+    }
+
+    /// How long the step has run.
+    pub(crate) fn step_took(&self) -> Duration {
+        self.parts.clock.elapsed().saturating_sub(self.step_started)
+    }
+
+    /// Behind everything that is stored.
+    pub(crate) fn cursor(&self) -> Cursor {
+        Cursor(self.seq)
+    }
+
+    /// After how long something must be flushed.
+    pub(crate) fn flush_within(&self) -> Duration {
+        match self.since {
+            Some(since) => LONGEST_WAIT.saturating_sub(self.parts.clock.elapsed().saturating_sub(since)),
+            None => Duration::MAX,
+        }
+    }
+
+    /// Takes raw output of the running step.
+    pub(crate) async fn write(&mut self, stream: OutputStream, bytes: &[u8]) -> Result<()> {
+        let (stdout, stderr) = self.masks.get_or_insert_with(|| (self.lease.mask(), self.lease.mask()));
+        let mask = match stream {
+            OutputStream::Stdout => stdout,
+            OutputStream::Stderr => stderr,
+        };
+        let masked = mask.push(bytes);
+        self.take(stream, &masked).await
+    }
+
+    /// The step has ended: what its masks held back comes out.
+    pub(crate) async fn end_step(&mut self) -> Result<()> {
+        if let Some((stdout, stderr)) = self.masks.take() {
+            self.take(OutputStream::Stdout, &stdout.finish()).await?;
+            self.take(OutputStream::Stderr, &stderr.finish()).await?;
+        }
+        self.flush().await
+    }
+
+    async fn take(&mut self, stream: OutputStream, masked: &Masked) -> Result<()> {
+        if masked.is_empty() {
+            return Ok(());
+        }
+        let limit = self.claim.spec().limits.output;
+        self.written += masked.len() as u64;
+        if self.written > limit.as_u64() {
+            self.written -= masked.len() as u64;
+            return Err(too_much(limit));
+        }
+        self.parts.observer.observe(self.claim.job(), &Event::Output { stream, bytes: masked });
+        self.since.get_or_insert_with(|| self.parts.clock.elapsed());
+        self.pending.append(masked);
+        if self.pending.len() >= FULL { self.flush().await } else { Ok(()) }
+    }
+
+    /// Stores what is pending.
+    pub(crate) async fn flush(&mut self) -> Result<()> {
+        while !self.pending.is_empty() {
+            let (parts, claim, seq, chunk) = (self.parts, self.claim, self.seq, &self.pending);
+            let appended = claim.retried(|| parts.logs.append(claim, seq, chunk.clone())).await?;
+            match appended {
+                Appended::Stored | Appended::Repeated => {
+                    self.seq += 1;
+                    mem::take(&mut self.pending);
+                }
+                Appended::Gap { expected } => {
+                    return Err(Error::new(ErrorKind::Internal, "store output")
+                        .because("the log lost a chunk")
+                        .with("expected", expected));
+                }
+            }
+        }
+        self.since = None;
+        Ok(())
+    }
+}
+
+fn too_much(limit: ByteSize) -> Error {
+    Error::new(ErrorKind::LimitExceeded, "store output")
+        .because("the job printed more than it may; raise its limit or print less")
+        .with("limit", limit)
+}

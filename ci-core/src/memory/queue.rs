@@ -1,0 +1,149 @@
+//! The rows of a queue, and what becomes of them.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::clock::{Clock, Deadline};
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::{JobId, Label, RepositoryId};
+use crate::outcome::Outcome;
+use crate::queue::{Extended, Leased, MOST_ATTEMPTS, NewRow, Row, State, Ticket};
+use crate::records::Fence;
+
+/// All rows of a queue.
+#[derive(Debug, Default)]
+pub(super) struct Rows {
+    rows: BTreeMap<JobId, Work>,
+    pushed: u64,
+}
+
+/// One row.
+#[derive(Debug)]
+struct Work {
+    /// Which one was pushed first.
+    age: u64,
+    repository: RepositoryId,
+    labels: Vec<Label>,
+    ticket: Ticket,
+    /// How often it was handed out; every time with the next token.
+    attempts: u32,
+    is_cancelled: bool,
+    stage: Stage,
+}
+
+#[derive(Debug)]
+enum Stage {
+    Waiting,
+    Leased(Deadline),
+    Finished(Outcome),
+}
+
+impl Rows {
+    pub(super) fn push(&mut self, row: NewRow) -> Result<()> {
+        let NewRow { job, repository, labels, ticket } = row;
+        if self.rows.contains_key(&job) {
+            return Err(Error::new(ErrorKind::Conflict, "add a job to the queue").with("job", &job));
+        }
+        self.pushed += 1;
+        let stage = Stage::Waiting;
+        let work =
+            Work { age: self.pushed, repository, labels, ticket, attempts: 0, is_cancelled: false, stage };
+        self.rows.insert(job, work);
+        Ok(())
+    }
+
+    pub(super) fn lease(&mut self, labels: &[Label], ttl: Duration, clock: &dyn Clock) -> Option<Leased> {
+        self.lapse(clock);
+        loop {
+            let fits = |work: &Work| {
+                matches!(work.stage, Stage::Waiting) && work.labels.iter().all(|label| labels.contains(label))
+            };
+            let waiting = self.rows.iter_mut().filter(|(_, work)| fits(work));
+            let (job, work) = waiting.min_by_key(|(_, work)| work.age)?;
+            if work.attempts >= MOST_ATTEMPTS {
+                work.stage = Stage::Finished(Outcome::gave_up());
+                continue;
+            }
+            work.attempts += 1;
+            work.stage = Stage::Leased(Deadline::after(clock, ttl));
+            return Some(Leased {
+                fence: Fence { job: job.clone(), token: work.token() },
+                repository: work.repository.clone(),
+                ticket: work.ticket.clone(),
+                attempt: work.attempts,
+            });
+        }
+    }
+
+    pub(super) fn extend(&mut self, fence: &Fence, ttl: Duration, clock: &dyn Clock) -> Result<Extended> {
+        let work = self.held(fence, clock)?;
+        work.stage = Stage::Leased(Deadline::after(clock, ttl));
+        Ok(Extended { ttl, cancelled: work.is_cancelled })
+    }
+
+    pub(super) fn release(&mut self, fence: &Fence, clock: &dyn Clock) -> Result<()> {
+        self.held(fence, clock)?.wait_again();
+        Ok(())
+    }
+
+    pub(super) fn finish(&mut self, fence: &Fence, outcome: &Outcome, clock: &dyn Clock) -> Result<()> {
+        self.held(fence, clock)?.stage = Stage::Finished(outcome.clone());
+        Ok(())
+    }
+
+    pub(super) fn cancel(&mut self, job: &JobId, clock: &dyn Clock) -> Result<()> {
+        self.lapse(clock);
+        let missing = || Error::new(ErrorKind::NotFound, "cancel a job").with("job", job);
+        let work = self.rows.get_mut(job).ok_or_else(missing)?;
+        work.is_cancelled = true;
+        if matches!(work.stage, Stage::Waiting) {
+            work.wait_again();
+        }
+        Ok(())
+    }
+
+    pub(super) fn row(&mut self, job: &JobId, clock: &dyn Clock) -> Option<Row> {
+        self.lapse(clock);
+        let work = self.rows.get(job)?;
+        let state = match &work.stage {
+            Stage::Waiting => State::Waiting,
+            Stage::Leased(_) => State::Running,
+            Stage::Finished(outcome) => State::Finished(outcome.clone()),
+        };
+        Some(Row::new(work.repository.clone(), state))
+    }
+
+    /// Refuses a lease that is not the latest one of its job, or has run out.
+    pub(super) fn check(&mut self, fence: &Fence, clock: &dyn Clock) -> Result<()> {
+        self.held(fence, clock).map(|_| ())
+    }
+
+    pub(super) fn tickets(&self) -> impl Iterator<Item = &[u8]> {
+        self.rows.values().map(|work| work.ticket.as_bytes())
+    }
+
+    fn held(&mut self, fence: &Fence, clock: &dyn Clock) -> Result<&mut Work> {
+        self.lapse(clock);
+        let held = self.rows.get_mut(&fence.job);
+        held.filter(|work| work.token() == fence.token && matches!(work.stage, Stage::Leased(_)))
+            .ok_or_else(|| Error::new(ErrorKind::Fenced, "use a lease").with("job", &fence.job))
+    }
+
+    /// Lets the rows wait again whose lease has run out.
+    fn lapse(&mut self, clock: &dyn Clock) {
+        let is_over =
+            |work: &&mut Work| matches!(work.stage, Stage::Leased(until) if until.has_passed(clock));
+        self.rows.values_mut().filter(is_over).for_each(Work::wait_again);
+    }
+}
+
+impl Work {
+    fn token(&self) -> u64 {
+        self.attempts.into()
+    }
+
+    /// Waits, unless somebody asked for the job to stop: nobody is left then who could be told.
+    fn wait_again(&mut self) {
+        self.stage = if self.is_cancelled { Stage::Finished(Outcome::cancelled()) } else { Stage::Waiting };
+    }
+}

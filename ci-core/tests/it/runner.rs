@@ -1,0 +1,261 @@
+//! The runner over the ports in memory: what a job sees, leaves, and gives back.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use ci_core::access::Read;
+use ci_core::forge::{CheckState, Revision, RevisionName};
+use ci_core::id::{ArtifactName, CommitId, SecretName, StepName};
+use ci_core::job::{JobSpec, Script, Step, Timeouts};
+use ci_core::log::{Cursor, LogStore as _};
+use ci_core::memory::{Artifacts, Caches, Logs, Recorder, Reply, Rig, Secrets};
+use ci_core::outcome::Conclusion;
+use ci_core::queue::{Claim, NewJob, Released, State};
+use ci_core::runner::{Parts, Runner};
+use ci_core::sandbox::{Residue, SandboxPath};
+use ci_core::secret::{SecretStore as _, SecretValue};
+use ci_core::trust::Origin;
+use ci_core::{ErrorKind, Result};
+use futures_util::poll;
+
+use crate::{ours, refused, writer};
+
+struct Service {
+    rig: Rig,
+    secrets: Arc<Secrets>,
+    logs: Arc<Logs>,
+    seen: Arc<Recorder>,
+    runner: Runner,
+}
+
+impl Service {
+    fn new() -> Result<Self> {
+        let rig = Rig::new()?;
+        let secrets = Arc::new(Secrets::new(rig.audit.clone(), rig.clock.clone()));
+        let logs = Arc::new(Logs::new(rig.database.clone(), rig.clock.clone()));
+        let seen = Arc::new(Recorder::new());
+        let runner = Runner::new(Parts {
+            secrets: secrets.clone(),
+            sandboxes: rig.sandboxes.clone(),
+            source: rig.forge.clone(),
+            logs: logs.clone(),
+            artifacts: Arc::new(Artifacts::new(rig.records())),
+            caches: Arc::new(Caches::new(rig.records())),
+            checks: Some(rig.forge.clone()),
+            audit: rig.audit.clone(),
+            observer: seen.clone(),
+            clock: rig.clock.clone(),
+        });
+        Ok(Self { rig, secrets, logs, seen, runner })
+    }
+
+    /// Claims a job whose commit holds `main.rs`.
+    async fn claim(&self, spec: JobSpec) -> Result<Claim> {
+        let commit = CommitId::parse("0123456789abcdef0123456789abcdef01234567")?;
+        let revision = Revision::new(commit, Origin::Repository);
+        self.rig.forge.add_commit(&ours(), revision, [("main.rs", "fn main() {}")])?;
+        let grant = writer(&self.rig, &ours()).await?;
+        let (forge, sandboxes) = (self.rig.forge.as_ref(), &self.rig.sandboxes);
+        let code =
+            ci_core::forge::resolve(forge, grant.scope()?, sandboxes, &RevisionName::parse("HEAD")?).await?;
+        self.rig.dispatcher.enqueue(NewJob::requested(&grant, code, spec)?).await?;
+        Ok(self.rig.dispatcher.next(&[]).await?.expect("the job"))
+    }
+
+    async fn output(&self, job: &ci_core::id::JobId) -> Result<String> {
+        let grant = writer(&self.rig, &ours()).await?.lower::<Read>();
+        let page = self.logs.read(&grant, job, Cursor(0), 1 << 20).await?;
+        Ok(String::from_utf8_lossy(&page.bytes).into_owned())
+    }
+}
+
+fn never() -> impl Future<Output = ()> + Send {
+    std::future::pending()
+}
+
+#[tokio::test]
+async fn a_job_sees_its_code_and_leaves_what_it_may() -> Result<()> {
+    let service = Service::new()?;
+    let token = SecretName::parse("TOKEN")?;
+    let grant = writer(&service.rig, &ours()).await?;
+    service.secrets.put(&grant, &token, SecretValue::new("hunter2")).await?;
+    service.rig.backend.on("sh", |call| {
+        let code = SandboxPath::work().join("main.rs").ok().and_then(|path| call.files().read(&path));
+        let token = call.variable("TOKEN").unwrap_or_default().to_vec();
+        let report = SandboxPath::work().join("report");
+        let written = report.and_then(|path| call.files().write(&path, "fine"));
+        let said = [code.as_deref().unwrap_or_default(), b" with ", &token].concat();
+        Reply::exit(u8::from(written.is_err())).stdout(said)
+    });
+    let step = Step::script(StepName::parse("build")?, Script::literal("build")).with_secret(token.clone());
+    let spec = JobSpec::new(Rig::spec().image)
+        .with_step(step)
+        .with_secret(token)
+        .with_artifact(ArtifactName::parse("report")?, SandboxPath::work().join("report")?);
+    let claim = service.claim(spec).await?;
+    let job = claim.job().clone();
+
+    let outcome = service.runner.run(claim, never()).await?;
+    assert_eq!(outcome.conclusion, Conclusion::Succeeded);
+    assert_eq!(outcome.artifacts.len(), 1);
+    assert_eq!(service.output(&job).await?, "fn main() {} with ***");
+    assert_eq!(service.rig.backend.living(), []);
+    let reported: Vec<_> = service.rig.forge.reports().into_iter().map(|report| report.state).collect();
+    assert_eq!(reported, [CheckState::Running, CheckState::Succeeded]);
+    let grant = writer(&service.rig, &ours()).await?.lower();
+    assert_eq!(service.rig.dispatcher.state(&grant, &job).await?, State::Finished(outcome));
+    let events: Vec<String> = service.seen.events(&job);
+    let names: Vec<&str> =
+        events.iter().map(|event| event.split([' ', '(']).next().unwrap_or_default()).collect();
+    assert_eq!(
+        names,
+        [
+            "SandboxCreated",
+            "CheckedOut",
+            "StepStarted",
+            "Output",
+            "StepFinished",
+            "ArtifactKept",
+            "SandboxDestroyed",
+            "Finished",
+        ]
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_first_step_that_fails_ends_the_job() -> Result<()> {
+    let service = Service::new()?;
+    service.rig.backend.on("sh", |_| Reply::exit(3).stderr("no"));
+    let step = |name| Ok::<_, ci_core::Error>(Step::script(StepName::parse(name)?, Script::literal("x")));
+    let spec = JobSpec::new(Rig::spec().image).with_step(step("one")?).with_step(step("two")?);
+    let outcome = service.runner.run(service.claim(spec).await?, never()).await?;
+    assert_eq!((outcome.conclusion, outcome.exit_code(), outcome.steps.len()), (Conclusion::Failed, 3, 1));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_job_that_was_given_back_goes_on_in_the_same_log() -> Result<()> {
+    let service = Service::new()?;
+    let (failed, backend) = (AtomicBool::new(false), service.rig.backend.clone());
+    service.rig.backend.on("sh", move |_| {
+        if !failed.swap(true, Ordering::Relaxed) {
+            // The machine is lost after this.
+            backend.restart();
+            return Reply::exit(0).stdout("first ");
+        }
+        Reply::exit(0).stdout("second")
+    });
+    let claim = service.claim(Rig::spec()).await?;
+    let job = claim.job().clone();
+    let error = service.runner.run(claim, never()).await.expect_err("the machine is lost");
+    assert!(matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Internal), "{error}");
+    let again = service.rig.dispatcher.next(&[]).await?.expect("the job waits again");
+    let outcome = service.runner.run(again, never()).await?;
+    assert_eq!(outcome.conclusion, Conclusion::Succeeded, "{outcome:?}");
+    assert!(service.output(&job).await?.ends_with("second"));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_job_has_its_result_even_where_something_is_left() -> Result<()> {
+    let service = Service::new()?;
+    service.rig.backend.on("sh", |_| Reply::exit(0));
+    let claim = service.claim(Rig::spec()).await?;
+    let job = claim.job().clone();
+    let mut residue = Residue::default();
+    residue.mounts = 1;
+    service.rig.backend.leave_residue(residue);
+    assert_eq!(refused(service.runner.run(claim, never()).await), ErrorKind::Internal);
+    let grant = writer(&service.rig, &ours()).await?.lower();
+    assert!(matches!(service.rig.dispatcher.state(&grant, &job).await?, State::Finished(_)));
+    assert_eq!(service.rig.sandboxes.reap().await?, 1);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_fork_that_asks_for_secrets_does_not_run() -> Result<()> {
+    let service = Service::new()?;
+    service.rig.backend.on("sh", |_| Reply::exit(0));
+    let spec = Rig::spec().with_secret(SecretName::parse("TOKEN")?);
+    let claim = service.rig.claim(&ours(), Origin::Fork, spec).await?;
+    let job = claim.job().clone();
+    let outcome = service.runner.run(claim, never()).await?;
+    assert_eq!(outcome.conclusion, Conclusion::Refused);
+    assert!(service.seen.events(&job).iter().all(|event| !event.starts_with("SandboxCreated")));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_stopped_job_leaves_no_sandbox() -> Result<()> {
+    let service = Service::new()?;
+    service.rig.backend.on("sh", |_| Reply::hang());
+    let outcome = service.runner.run(service.claim(Rig::spec()).await?, std::future::ready(())).await?;
+    assert_eq!(outcome.conclusion, Conclusion::Cancelled, "by whoever runs the worker");
+    assert_eq!(service.rig.backend.living(), []);
+
+    let claim = service.claim(Rig::spec()).await?;
+    let job = claim.job().clone();
+    let mut run = pin!(service.runner.run(claim, never()));
+    assert!(poll!(&mut run).is_pending());
+    assert_eq!(service.rig.backend.living().len(), 1);
+    service.rig.dispatcher.cancel(&writer(&service.rig, &ours()).await?, &job).await?;
+    service.rig.clock.advance(Duration::from_secs(10));
+    assert_eq!(run.await?.conclusion, Conclusion::Cancelled, "by whoever may");
+    assert_eq!(service.rig.backend.living(), []);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_step_that_says_nothing_for_too_long_is_stopped() -> Result<()> {
+    let service = Service::new()?;
+    service.rig.backend.on("sh", |_| Reply::hang().stdout("last words"));
+    let spec = Rig::spec().with_timeouts(Timeouts::default().with_silence(Duration::from_mins(1)));
+    let claim = service.claim(spec).await?;
+    let job = claim.job().clone();
+    let mut run = pin!(service.runner.run(claim, never()));
+    for _ in 0..6 {
+        assert!(poll!(&mut run).is_pending());
+        service.rig.clock.advance(Duration::from_secs(10));
+    }
+    let outcome = run.await?;
+    assert_eq!((outcome.conclusion, outcome.exit_code()), (Conclusion::TimedOut, 124));
+    assert_eq!(service.output(&job).await?, "last words");
+    assert_eq!(service.rig.backend.living(), []);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_worker_that_lost_its_lease_stops_and_says_nothing() -> Result<()> {
+    let service = Service::new()?;
+    service.rig.backend.on("sh", |_| Reply::hang());
+    let claim = service.claim(Rig::spec()).await?;
+    let (job, fence) = (claim.job().clone(), claim.fence()?.clone());
+    let mut run = pin!(service.runner.run(claim, never()));
+    assert!(poll!(&mut run).is_pending());
+    service.rig.database.release(&fence, Released::InfrastructureFailed).await?;
+    service.rig.clock.advance(Duration::from_secs(10));
+    assert_eq!(refused(run.await), ErrorKind::Fenced);
+    assert_eq!(service.rig.backend.living(), []);
+    assert_eq!(service.rig.dispatcher.next(&[]).await?.expect("the job waits again").job(), &job);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_runner_that_is_dropped_abandons_its_sandbox() -> Result<()> {
+    let service = Service::new()?;
+    service.rig.backend.on("sh", |_| Reply::hang());
+    let claim = service.claim(Rig::spec()).await?;
+    {
+        let mut run = pin!(service.runner.run(claim, never()));
+        assert!(poll!(&mut run).is_pending());
+        assert_eq!(service.rig.backend.living().len(), 1);
+    }
+    assert_eq!(service.rig.backend.living(), []);
+    assert_eq!(service.rig.backend.abandoned().len(), 1);
+    service.rig.clock.advance(Duration::from_secs(30));
+    assert!(service.rig.dispatcher.next(&[]).await?.is_some());
+    Ok(())
+}

@@ -1,0 +1,151 @@
+//! Secrets: who gets them, and for how long.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ci_core::access::Read;
+use ci_core::audit::Audit;
+use ci_core::id::{JobId, SecretName};
+use ci_core::memory::{Rig, Ring, Secrets};
+use ci_core::operator::Operator;
+use ci_core::secret::{KeyRing as _, Purpose, SecretLease, SecretStore, SecretValue};
+use ci_core::trust::Origin;
+use ci_core::{ErrorKind, Result};
+
+use crate::hostile::Down;
+use crate::{ours, refused, theirs, writer};
+
+async fn with_token(rig: &Rig) -> Result<(Secrets, SecretName)> {
+    let (secrets, token) = (Secrets::new(rig.audit.clone(), rig.clock.clone()), SecretName::parse("TOKEN")?);
+    secrets.put(&writer(rig, &ours()).await?, &token, SecretValue::new("hunter2")).await?;
+    Ok((secrets, token))
+}
+
+#[tokio::test]
+async fn a_lease_of_secrets_ends_with_the_claim() -> Result<()> {
+    let rig = Rig::new()?;
+    let (secrets, token) = with_token(&rig).await?;
+    let lapsed = rig.claim(&ours(), Origin::Repository, Rig::spec()).await?;
+    let lease = secrets.lease(lapsed.trusted()?, std::slice::from_ref(&token)).await?;
+    assert_eq!(lease.value(&token)?.expose(), b"hunter2");
+    rig.clock.advance(Duration::from_secs(30));
+    assert_eq!(refused(lease.value(&token)), ErrorKind::Fenced);
+    assert_eq!(lease.mask_text("hunter2"), "***", "what was shown before stays hidden");
+
+    let dropped = rig.dispatcher.next(&[]).await?.expect("the job waits again");
+    let lease = secrets.lease(dropped.trusted()?, std::slice::from_ref(&token)).await?;
+    drop(dropped);
+    assert_eq!(refused(lease.value(&token)), ErrorKind::Fenced);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_job_gets_all_secrets_that_it_names_or_none() -> Result<()> {
+    let rig = Rig::new()?;
+    let (secrets, token) = with_token(&rig).await?;
+    let claim = rig.claim(&ours(), Origin::Repository, Rig::spec()).await?;
+    let names = [token.clone(), SecretName::parse("MISSING")?];
+    assert_eq!(refused(secrets.lease(claim.trusted()?, &names).await), ErrorKind::NotFound);
+    let none = secrets.lease(claim.trusted()?, &[]).await?;
+    assert_eq!(refused(none.value(&token)), ErrorKind::NotFound);
+    let elsewhere = rig.claim(&theirs(), Origin::Repository, Rig::spec()).await?;
+    assert_eq!(refused(secrets.lease(elsewhere.trusted()?, &[token]).await), ErrorKind::NotFound);
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_cannot_be_recorded_is_not_released() -> Result<()> {
+    let rig = Rig::new()?;
+    let audit = Audit::new(Arc::new(Down), rig.clock.clone());
+    let secrets = Secrets::new(audit.clone(), rig.clock.clone());
+    let token = SecretName::parse("TOKEN")?;
+    let put = secrets.put(&writer(&rig, &ours()).await?, &token, SecretValue::new("hunter2")).await;
+    assert_eq!(refused(put), ErrorKind::Unavailable);
+    assert_eq!(secrets.list(&writer(&rig, &ours()).await?.lower()).await?, []);
+    let claim = rig.claim(&ours(), Origin::Repository, Rig::spec()).await?;
+    assert_eq!(refused(secrets.lease(claim.trusted()?, &[]).await), ErrorKind::Unavailable);
+    let operator = Operator::new(&audit)?;
+    assert_eq!(refused(operator.act(ours().tenant(), "key.rotated").await), ErrorKind::Unavailable);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_lease_is_in_the_audit_log() -> Result<()> {
+    let rig = Rig::new()?;
+    let (secrets, token) = with_token(&rig).await?;
+    let claim = rig.claim(&ours(), Origin::Repository, Rig::spec()).await?;
+    secrets.lease(claim.trusted()?, &[token]).await?;
+    let act = rig.operator.act(ours().tenant(), "audit.read").await?;
+    let entries = rig.audit.entries(&act, ours().tenant(), 0).await?;
+    let actions: Vec<_> = entries.iter().map(|logged| logged.entry.action.as_str()).collect();
+    assert_eq!(actions, ["secret.set", "secret.leased", "audit.read"]);
+    let text = format!("{entries:?}");
+    assert!(text.contains(claim.job().as_str()));
+    assert!(!text.contains("hunter2"));
+    Ok(())
+}
+
+#[tokio::test]
+async fn people_see_names_and_never_values() -> Result<()> {
+    let rig = Rig::new()?;
+    let (secrets, token) = with_token(&rig).await?;
+    let grant = writer(&rig, &ours()).await?;
+    let info = secrets.put(&grant, &token, SecretValue::new("hunter3")).await?;
+    assert_eq!(info.version, 2);
+    assert_eq!(secrets.list(&grant.lower()).await?, [info]);
+    assert_eq!(secrets.list(&writer(&rig, &theirs()).await?.lower::<Read>()).await?, []);
+    for bad in [Vec::new(), vec![b'x'; 64 * 1024 + 1]] {
+        assert_eq!(refused(secrets.put(&grant, &token, SecretValue::new(bad)).await), ErrorKind::Invalid);
+    }
+    secrets.delete(&grant, &token).await?;
+    assert_eq!(refused(secrets.delete(&grant, &token).await), ErrorKind::NotFound);
+    rig.clock.advance(Duration::from_mins(1));
+    assert_eq!(refused(secrets.list(&grant.lower()).await), ErrorKind::Denied);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_secret_that_is_too_short_is_named() -> Result<()> {
+    let rig = Rig::new()?;
+    let (secrets, _) = with_token(&rig).await?;
+    let pin = SecretName::parse("PIN")?;
+    secrets.put(&writer(&rig, &ours()).await?, &pin, SecretValue::new("123")).await?;
+    let claim = rig.claim(&ours(), Origin::Repository, Rig::spec()).await?;
+    let lease = secrets.lease(claim.trusted()?, std::slice::from_ref(&pin)).await?;
+    assert_eq!(lease.unmasked(), [pin]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_lease_shows_no_value() -> Result<()> {
+    let rig = Rig::new()?;
+    let (secrets, token) = with_token(&rig).await?;
+    let claim = rig.claim(&ours(), Origin::Repository, Rig::spec()).await?;
+    let lease: SecretLease = secrets.lease(claim.trusted()?, std::slice::from_ref(&token)).await?;
+    let text = format!("{lease:?} {:?} {secrets:?} {:?}", lease.value(&token)?, lease.mask());
+    assert!(text.contains("TOKEN"));
+    assert!(!text.contains("hunter2"));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_key_serves_one_repository_and_opens_until_it_is_destroyed() -> Result<()> {
+    let rig = Rig::new()?;
+    let (keys, purpose) = (Ring::new(), Purpose::ticket(&JobId::random()));
+    let (us, them) = (writer(&rig, &ours()).await?, writer(&rig, &theirs()).await?);
+    let sealed = keys.seal(us.scope()?, &purpose, b"content").await?;
+    assert!(keys.open(them.scope()?, &purpose, &sealed).await.is_err());
+    let elsewhere = Purpose::ticket(&JobId::random());
+    assert_eq!(refused(keys.open(us.scope()?, &elsewhere, &sealed).await), ErrorKind::Tampered);
+
+    let act = rig.operator.act(ours().tenant(), "key.rotated").await?;
+    keys.rotate(&act, &ours());
+    let again = keys.seal(us.scope()?, &purpose, b"content").await?;
+    assert_ne!(ci_core::seal::key_id(&sealed)?, ci_core::seal::key_id(&again)?);
+    for sealed in [&sealed, &again] {
+        assert_eq!(keys.open(us.scope()?, &purpose, sealed).await?, "content");
+    }
+    keys.destroy(&act, &ours());
+    assert_eq!(refused(keys.open(us.scope()?, &purpose, &sealed).await), ErrorKind::NotFound);
+    Ok(())
+}
