@@ -1,0 +1,85 @@
+//! The init: process 1 of the sandbox, from its first step to its service.
+
+use crate::failure::{At, Failure};
+use crate::filter;
+use crate::launch::{Binds, CONTROL};
+use crate::packets;
+use crate::root;
+use crate::serve;
+use crate::sys::{self, Fd};
+use crate::task;
+use crate::wire::{Configuration, Report, Stage, fact};
+
+/// What the launcher hands to its copy.
+pub(crate) struct Inherited {
+    pub(crate) memory_files: Option<Fd>,
+    pub(crate) binds: Binds,
+    /// A byte when the launcher is done, and an end when it is gone.
+    pub(crate) launcher: Fd,
+    pub(crate) facts: u32,
+}
+
+/// The rest of process 1's life.
+pub(crate) fn run(configuration: &Configuration<'_>, inherited: Inherited) -> ! {
+    // The lifeline is the launcher's alone. Reading from nothing is what is left in its place.
+    let _ = sys::duplicate(sys::Raw(2), 0);
+    let Inherited { memory_files, mut binds, launcher, mut facts } = inherited;
+    let mut built = take_identity(configuration, &launcher);
+    if built.is_ok() {
+        built = root::build(configuration, memory_files, &mut binds, &mut facts);
+    }
+    drop(binds);
+    let ready = built.and_then(|()| settle(configuration, &mut facts));
+    let report = match ready {
+        Ok(()) => Report::Ready { facts },
+        Err(failure) => failure.report(),
+    };
+    if packets::send(CONTROL, &report.encode(), None).is_err() || ready.is_err() {
+        task::exit(1);
+    }
+    serve::run(&launcher, configuration.range)
+}
+
+fn take_identity(configuration: &Configuration<'_>, launcher: &Fd) -> Result<(), Failure> {
+    let mut go = [0];
+    task::die_with_parent().at(Stage::Identity)?;
+    if sys::read_full(**launcher, &mut go) != Ok(1) {
+        task::exit(1);
+    }
+    if configuration.range {
+        task::become_user(0).at(Stage::Identity)?;
+        // Taking other ids undid it. Should the launcher have died in between, its pipe will say so.
+        task::die_with_parent().at(Stage::Identity)?;
+    }
+    // Only now, inside of its control group, so that the group is what the sandbox sees as its root.
+    task::unshare(task::NEW_CGROUP).at(Stage::Clone)
+}
+
+/// The last steps before strangers' code runs.
+fn settle(configuration: &Configuration<'_>, facts: &mut u32) -> Result<(), Failure> {
+    task::set_hostname(configuration.hostname).at(Stage::Identity)?;
+    bring_loopback_up().at(Stage::Network)?;
+    task::new_keyring();
+    task::forgo_capabilities().at(Stage::Privileges)?;
+    task::no_new_privileges().at(Stage::Privileges)?;
+    if filter::install().is_ok() {
+        *facts |= fact::FILTERED;
+    }
+    task::hide_memory().at(Stage::Privileges)?;
+    task::keep_capabilities(if configuration.range { CHANGE_USER_AND_KILL } else { 0 }).at(Stage::Privileges)
+}
+
+/// `CAP_KILL`, `CAP_SETGID` and `CAP_SETUID`: all that starting and signalling the job's processes takes.
+const CHANGE_USER_AND_KILL: u64 = 1 << 5 | 1 << 6 | 1 << 7;
+
+/// `lo` is the first interface of every network namespace, and down.
+fn bring_loopback_up() -> sys::Result<()> {
+    const SET_FLAGS: usize = 0x8914;
+    const UP_AND_RUNNING: u8 = 0x41;
+    // `struct ifreq`: sixteen bytes of name, then the flags.
+    let mut request = [0; 40];
+    request[..2].copy_from_slice(b"lo");
+    request[16] = UP_AND_RUNNING;
+    let socket = sys::socket()?;
+    sys::ioctl(*socket, SET_FLAGS, &mut request)
+}

@@ -1,0 +1,302 @@
+//! The launcher: on the host, it makes the namespaces around the init, watches both ends, and kills.
+
+use core::ffi::CStr;
+
+use crate::failure::{At, Failure};
+use crate::init::{self, Inherited};
+use crate::mem::Pages;
+use crate::mounts::{self, Configuring};
+use crate::packets;
+use crate::sys::{self, CWD, Errno, Fd, O_WRONLY, Poll, Raw};
+use crate::task;
+use crate::wire::{CONFIG_LIMIT, Configuration, Report, Stage, fact, mount};
+
+/// To the supervisor: its configuration comes in, reports go out, its end means death.
+const LIFELINE: Raw = Raw(0);
+/// From the supervisor to the init.
+pub(crate) const CONTROL: Raw = Raw(1);
+
+/// The most paths that can be attached to a sandbox's root.
+pub(crate) const MOST_MOUNTS: usize = 256;
+
+/// The mounts that were prepared outside, by their place in the configuration.
+pub(crate) type Binds = [Option<Fd>; MOST_MOUNTS];
+
+/// Everything from the configuration to the sandbox's death.
+pub(crate) fn run() -> ! {
+    // Whatever the program that embeds the SDK leaked into its children ends here.
+    sys::close_from(3);
+    task::default_signals();
+    match launch() {
+        Ok(pidfd) => watch(&pidfd),
+        Err(failure) => {
+            let _ = packets::send(LIFELINE, &failure.report().encode(), None);
+            task::exit(1)
+        }
+    }
+}
+
+fn launch() -> Result<Fd, Failure> {
+    task::block_signals(0).at(Stage::Configuration)?;
+    sys::change_directory(c"/").at(Stage::Configuration)?;
+    let mut packet = Pages::zeroed(CONFIG_LIMIT).at(Stage::Configuration)?;
+    let length = packets::receive(LIFELINE, packet.bytes(), &mut [const { None }; packets::MOST_FILES])
+        .at(Stage::Configuration)?;
+    let malformed = Failure::new(Stage::Configuration, Errno::EBADMSG);
+    let configuration = Configuration::decode(&packet.bytes()[..length]).ok_or(malformed)?;
+    if configuration.mounts.count as usize > MOST_MOUNTS {
+        return Err(malformed);
+    }
+    task::limit_at_most(task::RLIMIT_CORE, 0).at(Stage::Limits)?;
+
+    let mut facts = 0;
+    let mut binds = [const { None }; MOST_MOUNTS];
+    let mut memory_files = None;
+    if configuration.range {
+        facts |= fact::ID_RANGE;
+        memory_files = Some(make_memory_files(&configuration, &mut facts)?);
+        open_binds(&configuration, &mut binds)?;
+    }
+    let (go, hold) = sys::pipe().at(Stage::Clone)?;
+    let namespaces =
+        task::NEW_USER | task::NEW_NS | task::NEW_PID | task::NEW_IPC | task::NEW_UTS | task::NEW_NET;
+    let Some((pid, pidfd)) = task::clone_into(namespaces).at(Stage::Clone)? else {
+        drop(hold);
+        init::run(&configuration, Inherited { memory_files, binds, launcher: go, facts })
+    };
+    drop(go);
+    let process = ProcessPaths::new(pid);
+    prepare(&configuration, &process, &binds, &mut facts)?;
+    let launched = Report::Launched { pid, facts };
+    let namespace = process.user_namespace().at(Stage::Clone)?;
+    packets::send(LIFELINE, &launched.encode(), Some([*pidfd, *namespace])).at(Stage::Clone)?;
+    // The byte says go. The pipe stays open for life: its end tells the init that the launcher is gone.
+    sys::write_all(*hold, &[1]).at(Stage::Clone)?;
+    core::mem::forget(hold);
+    Ok(pidfd)
+}
+
+/// The tmpfs is made here, outside of the user namespace, for only here it can be kept from being swapped out.
+fn make_memory_files(configuration: &Configuration<'_>, facts: &mut u32) -> Result<Fd, Failure> {
+    let mut make = || {
+        let files = Configuring::open(c"tmpfs")?;
+        let owner = configuration.owner;
+        for (key, value) in [
+            (c"size", configuration.size),
+            (c"nr_inodes", configuration.inodes),
+            (c"mode", c"0755"),
+            (c"uid", owner),
+            (c"gid", owner),
+        ] {
+            files.set(key, value)?;
+        }
+        // Linux 6.4 and later.
+        if files.flag(c"noswap").is_ok() {
+            *facts |= fact::NOSWAP;
+        }
+        files.mount(mounts::NOSUID | mounts::NODEV)
+    };
+    make().at(Stage::MemoryFiles)
+}
+
+/// Opens the sources of all binds. As root this is done on the host, for the sandbox's own root may not enter
+/// the folders that lead to them.
+pub(crate) fn open_binds(configuration: &Configuration<'_>, binds: &mut Binds) -> Result<(), Failure> {
+    let mut records = configuration.mounts.records;
+    for (item, place) in (0..configuration.mounts.count).zip(binds) {
+        let (kind, source, _) = mount_record(&mut records)?;
+        if kind != mount::SYMLINK {
+            *place = Some(open_bind(source).at_item(Stage::OpenBind, item)?);
+        }
+    }
+    Ok(())
+}
+
+/// A read-only mount of what lies at `source`, attached nowhere yet.
+fn open_bind(source: &CStr) -> sys::Result<Fd> {
+    let bind = mounts::clone_tree(CWD, source)?;
+    mounts::restrict(*bind, mounts::RDONLY | mounts::NOSUID | mounts::NODEV)?;
+    Ok(bind)
+}
+
+/// One record of the configuration's mounts: kind, source, target.
+pub(crate) fn mount_record<'a>(
+    records: &mut crate::wire::Reader<'a>,
+) -> Result<(u32, &'a CStr, &'a CStr), Failure> {
+    let read =
+        |records: &mut crate::wire::Reader<'a>| Some((records.u32()?, records.text()?, records.text()?));
+    read(records).ok_or(Failure::new(Stage::Configuration, Errno::EBADMSG))
+}
+
+/// What must hold before the init may take its first step.
+fn prepare(
+    configuration: &Configuration<'_>,
+    process: &ProcessPaths,
+    binds: &Binds,
+    facts: &mut u32,
+) -> Result<(), Failure> {
+    if !configuration.range {
+        // An ordinary user may map its own group only after it has given up changing groups (user_namespaces(7)).
+        process.write(b"setgroups", b"deny").at(Stage::MapIds)?;
+    }
+    process.write(b"uid_map", configuration.uid_map.to_bytes()).at(Stage::MapIds)?;
+    process.write(b"gid_map", configuration.gid_map.to_bytes()).at(Stage::MapIds)?;
+
+    // The job is the first to go when memory runs out, whatever was set for the program that embeds the SDK. Set
+    // from here it also holds: the kernel remembers the value as the lowest that the job can choose.
+    let _ = process.write(b"oom_score_adj", b"0");
+
+    let mut groups = configuration.groups.records;
+    for item in 0..configuration.groups.count {
+        let malformed = Failure::new(Stage::Configuration, Errno::EBADMSG);
+        let group = groups.text().ok_or(malformed)?;
+        write_file(group, process.digits()).at_item(Stage::JoinGroup, item)?;
+    }
+    map_binds(configuration, binds, facts)
+}
+
+fn map_binds(configuration: &Configuration<'_>, binds: &Binds, facts: &mut u32) -> Result<(), Failure> {
+    let mut records = configuration.mounts.records;
+    for (item, bind) in (0..configuration.mounts.count).zip(binds) {
+        let (kind, ..) = mount_record(&mut records)?;
+        if let (mount::BIND_MAPPED, Some(bind)) = (kind, bind) {
+            let namespace = owner_to_job(bind, configuration.job).at_item(Stage::OpenBind, item)?;
+            // Not every file system can.
+            if mounts::map_owners(**bind, *namespace).is_err() {
+                *facts |= fact::PLAIN_BIND;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A user namespace, without a process, in which the owner of `bind` is the job's user: what the owner alone
+/// may read, the job can then read too, and nothing else of the host's.
+fn owner_to_job(bind: &Fd, job: &CStr) -> sys::Result<Fd> {
+    let stat = sys::stat(**bind, c"")?;
+    let Some((pid, pidfd)) = task::clone_into(task::NEW_USER)? else {
+        // It only has to exist, and to be gone should the launcher be.
+        let _ = task::die_with_parent();
+        loop {
+            sys::poll(&mut []);
+        }
+    };
+    let process = ProcessPaths::new(pid);
+    let namespace = process
+        .write(b"uid_map", Line::new([Digits::of(stat.uid).get(), job.to_bytes(), b"1"]).get())
+        .and_then(|()| {
+            process.write(b"gid_map", Line::new([Digits::of(stat.gid).get(), job.to_bytes(), b"1"]).get())
+        })
+        .and_then(|()| process.user_namespace());
+    task::signal_by_fd(*pidfd, task::SIGKILL)?;
+    task::wait_by_fd(*pidfd);
+    namespace
+}
+
+fn write_file(path: &CStr, content: &[u8]) -> sys::Result<()> {
+    let file = sys::open(CWD, path, O_WRONLY, 0)?;
+    sys::write_all(*file, content)
+}
+
+/// Waits for the first end there is, and leaves nothing behind it.
+fn watch(pidfd: &Fd) -> ! {
+    // Only the init may hold these: its death must be seen at the other ends.
+    let _ = sys::duplicate(Raw(2), CONTROL.0);
+    loop {
+        let mut polls = [Poll::readable(LIFELINE), Poll::readable(**pidfd)];
+        sys::poll(&mut polls);
+        let [lifeline, init] = polls;
+        // Anything from the supervisor means the same, be it a word or its end.
+        if lifeline.is_ready() {
+            let _ = task::signal_by_fd(**pidfd, task::SIGKILL);
+        }
+        if lifeline.is_ready() || init.is_ready() {
+            break;
+        }
+    }
+    // When process 1 of a namespace has been reaped, no process is left in it (pid_namespaces(7)).
+    if let Some((_, ended)) = task::wait_by_fd(**pidfd) {
+        let _ = packets::send(LIFELINE, &Report::Ended(ended).encode(), None);
+    }
+    task::exit(0)
+}
+
+/// The files of a process below `/proc`.
+struct ProcessPaths(Digits);
+
+impl ProcessPaths {
+    fn new(pid: u32) -> Self {
+        Self(Digits::of(pid))
+    }
+
+    fn digits(&self) -> &[u8] {
+        self.0.get()
+    }
+
+    fn write(&self, name: &[u8], content: &[u8]) -> sys::Result<()> {
+        write_file(self.path(name).as_c_str(), content)
+    }
+
+    fn user_namespace(&self) -> sys::Result<Fd> {
+        sys::open(CWD, self.path(b"ns/user").as_c_str(), 0, 0)
+    }
+
+    fn path(&self, name: &[u8]) -> Line {
+        let mut path = Line([0; 64]);
+        path.fill(b"/proc/".iter().chain(self.digits()).chain(b"/").chain(name));
+        path
+    }
+}
+
+/// A short text with its NUL.
+struct Line([u8; 64]);
+
+impl Line {
+    /// Words with spaces between them.
+    fn new(words: [&[u8]; 3]) -> Self {
+        let [first, second, third] = words;
+        let mut line = Self([0; 64]);
+        line.fill(first.iter().chain(b" ").chain(second).chain(b" ").chain(third));
+        line
+    }
+
+    fn fill<'a>(&mut self, bytes: impl Iterator<Item = &'a u8>) {
+        let last = self.0.len() - 1;
+        for (place, byte) in self.0[..last].iter_mut().zip(bytes) {
+            *place = *byte;
+        }
+    }
+
+    fn as_c_str(&self) -> &CStr {
+        CStr::from_bytes_until_nul(&self.0).unwrap_or(c"")
+    }
+
+    fn get(&self) -> &[u8] {
+        self.as_c_str().to_bytes()
+    }
+}
+
+/// A number in decimal.
+struct Digits {
+    bytes: [u8; 10],
+    start: usize,
+}
+
+impl Digits {
+    fn of(mut number: u32) -> Self {
+        let mut bytes = [0; 10];
+        let mut start = bytes.len();
+        loop {
+            start -= 1;
+            bytes[start] = b'0' + (number % 10) as u8;
+            number /= 10;
+            if number == 0 {
+                return Self { bytes, start };
+            }
+        }
+    }
+
+    fn get(&self) -> &[u8] {
+        &self.bytes[self.start..]
+    }
+}

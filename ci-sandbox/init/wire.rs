@@ -1,0 +1,371 @@
+//! What the supervisor and the programs inside a sandbox say to each other.
+//!
+//! The format is private to one build: both ends are compiled from this file, so there are no versions.
+//! Numbers are little-endian; text is a length, the bytes, and a NUL that is not counted, so that the
+//! receiver can hand it to the kernel in place.
+
+use core::ffi::CStr;
+
+/// The most bytes of one configuration: it travels as a single packet.
+pub(crate) const CONFIG_LIMIT: usize = 128 * 1024;
+
+/// The most bytes of one request's body, which travels in a memory file.
+pub(crate) const BODY_LIMIT: usize = 4 * 1024 * 1024;
+
+/// How to attach one thing to the sandbox's root.
+pub(crate) mod mount {
+    /// A read-only view of a file or directory of the host.
+    pub(crate) const BIND: u32 = 0;
+    /// The same, with its owner shown as the job's user.
+    pub(crate) const BIND_MAPPED: u32 = 1;
+    /// A symbolic link.
+    pub(crate) const SYMLINK: u32 = 2;
+}
+
+/// What is true of a sandbox beyond what every sandbox has.
+pub(crate) mod fact {
+    /// The memory file system is never swapped out.
+    pub(crate) const NOSWAP: u32 = 1 << 0;
+    /// The sandbox has a range of ids of its own, and its init another one than the job.
+    pub(crate) const ID_RANGE: u32 = 1 << 1;
+    /// A bind that asked for mapped owners is shown with the host's, for the file system cannot map.
+    pub(crate) const PLAIN_BIND: u32 = 1 << 2;
+    /// No further user namespace can be made inside.
+    pub(crate) const NO_NESTING: u32 = 1 << 3;
+    /// Calls that reach past the namespaces are refused.
+    pub(crate) const FILTERED: u32 = 1 << 4;
+}
+
+/// What the launcher has to make: one packet on the lifeline.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Configuration<'a> {
+    /// Whether the sandbox has a range of ids, and the launcher the privileges to prepare its mounts.
+    pub(crate) range: bool,
+    /// The content of `uid_map`.
+    pub(crate) uid_map: &'a CStr,
+    /// The content of `gid_map`.
+    pub(crate) gid_map: &'a CStr,
+    /// The host's id of the sandbox's root, in decimal.
+    pub(crate) owner: &'a CStr,
+    /// The host's id of the job's user, in decimal.
+    pub(crate) job: &'a CStr,
+    /// The size of the memory file system in bytes, in decimal.
+    pub(crate) size: &'a CStr,
+    /// How many files it may hold, in decimal.
+    pub(crate) inodes: &'a CStr,
+    /// The host name inside.
+    pub(crate) hostname: &'a CStr,
+    /// The `cgroup.procs` files to enter.
+    pub(crate) groups: List<'a>,
+    /// What to attach to the root: see [`mount`].
+    pub(crate) mounts: List<'a>,
+}
+
+/// Several records of a message, each still to be read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct List<'a> {
+    /// How many.
+    pub(crate) count: u32,
+    /// The first of them.
+    pub(crate) records: Reader<'a>,
+}
+
+impl<'a> Configuration<'a> {
+    /// The packet's bytes; `groups` and `mounts` take the place of the fields of those names.
+    pub(crate) fn encode<'r>(
+        &self,
+        groups: impl ExactSizeIterator<Item = &'r [u8]>,
+        mounts: impl ExactSizeIterator<Item = (u32, &'r [u8], &'r [u8])>,
+        out: &mut impl Extend<u8>,
+    ) {
+        let Self { range, uid_map, gid_map, owner, job, size, inodes, hostname, groups: _, mounts: _ } =
+            *self;
+        let mut writer = Writer(out);
+        writer.u32(u32::from(range));
+        for value in [uid_map, gid_map, owner, job, size, inodes, hostname] {
+            writer.text(value.to_bytes());
+        }
+        writer.count(groups.len());
+        for group in groups {
+            writer.text(group);
+        }
+        writer.count(mounts.len());
+        for (kind, source, target) in mounts {
+            writer.u32(kind).text(source).text(target);
+        }
+    }
+
+    /// The configuration in a packet, or nothing if it is none.
+    pub(crate) fn decode(packet: &'a [u8]) -> Option<Self> {
+        let mut reader = Reader::new(packet);
+        let range = reader.u32()? != 0;
+        let mut texts = [c""; 7];
+        for text in &mut texts {
+            *text = reader.text()?;
+        }
+        let [uid_map, gid_map, owner, job, size, inodes, hostname] = texts;
+        let groups = List { count: reader.u32()?, records: reader };
+        for _ in 0..groups.count {
+            reader.text()?;
+        }
+        let mounts = List { count: reader.u32()?, records: reader };
+        Some(Self { range, uid_map, gid_map, owner, job, size, inodes, hostname, groups, mounts })
+    }
+}
+
+/// What the supervisor asks the init for. Each is one packet of [`Request::SIZE`] bytes with descriptors.
+///
+/// Two of them are pipes for reports. *Start* is the child's: it reports a failure, or ends without a word when
+/// its program has been executed or its errand is done. *End* is the init's: it reports how the child ended, or
+/// ends without a word because the init is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Request {
+    /// Run a program: body, start, end, standard output, standard error and perhaps standard input.
+    Exec { id: u32 },
+    /// Unpack a tar stream below a directory: body, start, end, the stream.
+    Extract { id: u32 },
+    /// Pack a file or directory: body, start, end, the stream.
+    Archive { id: u32 },
+    /// Signal the process group of a running request; no descriptors.
+    Signal { id: u32, signal: u32 },
+}
+
+impl Request {
+    /// The length of every request.
+    pub(crate) const SIZE: usize = 12;
+
+    /// The packet.
+    pub(crate) fn encode(self) -> [u8; Self::SIZE] {
+        let (kind, id, signal) = match self {
+            Self::Exec { id } => (0, id, 0),
+            Self::Extract { id } => (1, id, 0),
+            Self::Archive { id } => (2, id, 0),
+            Self::Signal { id, signal } => (3, id, signal),
+        };
+        let mut out = [0; Self::SIZE];
+        for (place, value) in out.chunks_exact_mut(4).zip([kind, id, signal]) {
+            place.copy_from_slice(&u32::to_le_bytes(value));
+        }
+        out
+    }
+
+    /// The request in a packet, or nothing if it is none.
+    pub(crate) fn decode(packet: &[u8]) -> Option<Self> {
+        let mut reader = Reader::new(packet);
+        let (kind, id, signal) = (reader.u32()?, reader.u32()?, reader.u32()?);
+        match kind {
+            0 => Some(Self::Exec { id }),
+            1 => Some(Self::Extract { id }),
+            2 => Some(Self::Archive { id }),
+            3 => Some(Self::Signal { id, signal }),
+            _ => None,
+        }
+    }
+}
+
+/// What is told to the supervisor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Report {
+    /// The launcher has made the init; a pidfd of it and its user namespace travel along.
+    Launched { pid: u32, facts: u32 },
+    /// The init has built the sandbox and takes requests.
+    Ready { facts: u32 },
+    /// Something did not work; `item` counts mounts or control groups where the stage has several.
+    Failed { stage: Stage, errno: i32, item: u32 },
+    /// A process is gone and reaped.
+    Ended(Ended),
+}
+
+/// How a process ended and what it used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ended {
+    /// The kernel's `CLD_EXITED` (1), `CLD_KILLED` (2) or `CLD_DUMPED` (3).
+    pub(crate) how: u32,
+    /// The exit code or the signal.
+    pub(crate) status: u32,
+    /// Processor time in user mode, in microseconds.
+    pub(crate) user_us: u64,
+    /// Processor time in the kernel, in microseconds.
+    pub(crate) system_us: u64,
+    /// The largest resident memory of one process, in KiB.
+    pub(crate) max_rss_kib: u64,
+}
+
+impl Report {
+    /// The length of every report: far below `PIPE_BUF`, so a report is never torn.
+    pub(crate) const SIZE: usize = 40;
+
+    /// The packet.
+    pub(crate) fn encode(&self) -> [u8; Self::SIZE] {
+        const NONE: [u64; 3] = [0; 3];
+        let (words, values) = match *self {
+            Self::Launched { pid, facts } => ([0, pid, facts, 0], NONE),
+            Self::Ready { facts } => ([1, facts, 0, 0], NONE),
+            Self::Failed { stage, errno, item } => ([2, stage as u32, errno.cast_unsigned(), item], NONE),
+            Self::Ended(Ended { how, status, user_us, system_us, max_rss_kib }) => {
+                ([3, how, status, 0], [user_us, system_us, max_rss_kib])
+            }
+        };
+        let mut out = [0; Self::SIZE];
+        let (head, tail) = out.split_at_mut(16);
+        for (place, word) in head.chunks_exact_mut(4).zip(words) {
+            place.copy_from_slice(&u32::to_le_bytes(word));
+        }
+        for (place, value) in tail.chunks_exact_mut(8).zip(values) {
+            place.copy_from_slice(&u64::to_le_bytes(value));
+        }
+        out
+    }
+
+    /// The report in a packet, or nothing if it is none.
+    pub(crate) fn decode(packet: &[u8]) -> Option<Self> {
+        let mut reader = Reader::new(packet);
+        let [kind, a, b, c] = [reader.u32()?, reader.u32()?, reader.u32()?, reader.u32()?];
+        let mut values = [0; 3];
+        for value in &mut values {
+            *value = reader.u64()?;
+        }
+        match kind {
+            0 => Some(Self::Launched { pid: a, facts: b }),
+            1 => Some(Self::Ready { facts: a }),
+            2 => Some(Self::Failed { stage: Stage::from_number(a)?, errno: b.cast_signed(), item: c }),
+            3 => Some(Self::Ended(Ended {
+                how: a,
+                status: b,
+                user_us: values[0],
+                system_us: values[1],
+                max_rss_kib: values[2],
+            })),
+            _ => None,
+        }
+    }
+}
+
+/// Declares the stages with the words that an error uses for them.
+macro_rules! stages {
+    ($($name:ident = $words:literal,)*) => {
+        /// What was being done when something failed.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(crate) enum Stage { $(#[doc = $words] $name,)* }
+
+        impl Stage {
+            const ALL: &[Self] = &[$(Self::$name,)*];
+
+            fn from_number(number: u32) -> Option<Self> {
+                Self::ALL.get(number as usize).copied()
+            }
+
+            /// The stage in words, for "could not ...".
+            pub(crate) fn words(self) -> &'static str {
+                match self { $(Self::$name => $words,)* }
+            }
+        }
+    };
+}
+
+stages! {
+    Configuration = "read the sandbox's configuration",
+    MemoryFiles = "make the memory file system",
+    OpenBind = "open a read-only view of a host path",
+    Clone = "make the namespaces",
+    MapIds = "map the user and group ids",
+    JoinGroup = "put the sandbox into its control group",
+    Identity = "take the ids of the sandbox",
+    Root = "change to the sandbox's root",
+    Mount = "attach a path to the sandbox's root",
+    Devices = "attach the devices",
+    Proc = "mount the process file system",
+    Network = "bring the loopback interface up",
+    Privileges = "drop privileges",
+    Request = "read a request",
+    Table = "start one more process: too many run at once",
+    Fork = "start a process",
+    Limits = "set the limits of a process",
+    User = "become the job's user",
+    Directory = "enter the working directory",
+    Execute = "execute the program",
+    OpenTarget = "open the path in the sandbox",
+    ReadStream = "read the archive",
+    WriteStream = "write the archive",
+    BadArchive = "understand the archive",
+    UnsafeName = "accept a name in the archive: it leaves the directory",
+    SpecialFile = "unpack a device, pipe or socket",
+    TooDeep = "handle so deep a path",
+    ReadFile = "read a file of the sandbox",
+    WriteFile = "write a file of the sandbox",
+}
+
+/// Appends fields to a message.
+#[derive(Debug)]
+pub(crate) struct Writer<'a, B>(pub(crate) &'a mut B);
+
+impl<B: Extend<u8>> Writer<'_, B> {
+    /// A number.
+    pub(crate) fn u32(&mut self, value: u32) -> &mut Self {
+        self.0.extend(value.to_le_bytes());
+        self
+    }
+
+    /// A large number.
+    pub(crate) fn u64(&mut self, value: u64) -> &mut Self {
+        self.0.extend(value.to_le_bytes());
+        self
+    }
+
+    /// How many records follow.
+    pub(crate) fn count(&mut self, count: usize) -> &mut Self {
+        self.u32(u32::try_from(count).unwrap_or(u32::MAX))
+    }
+
+    /// Text. One with a NUL inside is refused by the receiver.
+    pub(crate) fn text(&mut self, value: &[u8]) -> &mut Self {
+        self.texts(&[value])
+    }
+
+    /// One text out of several parts.
+    pub(crate) fn texts(&mut self, parts: &[&[u8]]) -> &mut Self {
+        let length: usize = parts.iter().map(|part| part.len()).sum();
+        self.count(length);
+        for part in parts {
+            self.0.extend(part.iter().copied());
+        }
+        self.0.extend([0]);
+        self
+    }
+}
+
+/// Takes fields off a message; nothing when it is too short or malformed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    /// Nothing to read.
+    pub(crate) const EMPTY: Self = Self(&[]);
+
+    /// Reads `message` from its start.
+    pub(crate) fn new(message: &'a [u8]) -> Self {
+        Self(message)
+    }
+
+    /// A number.
+    pub(crate) fn u32(&mut self) -> Option<u32> {
+        self.take(4).and_then(|bytes| bytes.try_into().ok()).map(u32::from_le_bytes)
+    }
+
+    /// A large number.
+    pub(crate) fn u64(&mut self) -> Option<u64> {
+        self.take(8).and_then(|bytes| bytes.try_into().ok()).map(u64::from_le_bytes)
+    }
+
+    /// Text, as the kernel takes it.
+    pub(crate) fn text(&mut self) -> Option<&'a CStr> {
+        let length = self.u32()? as usize;
+        CStr::from_bytes_with_nul(self.take(length.checked_add(1)?)?).ok()
+    }
+
+    fn take(&mut self, length: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(length)?;
+        self.0 = rest;
+        Some(taken)
+    }
+}

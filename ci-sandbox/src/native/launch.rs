@@ -1,0 +1,167 @@
+//! From a spec to a running sandbox.
+
+use std::ffi::CString;
+use std::os::unix::ffi::OsStrExt as _;
+use std::sync::OnceLock;
+use std::sync::atomic::AtomicU32;
+use std::time::Duration;
+
+use ci_core::id::SandboxId;
+use ci_core::job::Limits;
+use ci_core::sandbox::Spec;
+use ci_core::{Error, ErrorKind, Result};
+use tokio::runtime::Handle;
+use tokio::sync::Mutex;
+use tokio::time::timeout;
+
+use super::cgroup::Groups;
+use super::channel::Channel;
+use super::failure;
+use super::identity::Identity;
+use super::image::Mount;
+use super::life::{Ending, Init, Life};
+use super::wire::{CONFIG_LIMIT, Configuration, List, Reader, Report, Stage, mount};
+use super::{Shared, sys};
+
+const OPERATION: &str = "create a sandbox";
+
+/// How long making a sandbox may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A sandbox that has been thought through; nothing of it exists.
+#[derive(Debug)]
+pub(super) struct Plan<'a> {
+    limits: &'a Limits,
+    mounts: Vec<Mount>,
+    groups: Groups,
+    /// The launcher's configuration.
+    packet: Vec<u8>,
+}
+
+/// Plans the sandbox `id`.
+pub(super) fn plan<'a>(shared: &Shared, id: &SandboxId, spec: &'a Spec) -> Result<Plan<'a>> {
+    let mounts: Vec<Mount> = shared.image(&spec.image)?.iter().cloned().chain(binds(spec)).collect();
+    let groups = shared.hierarchies.groups(id);
+    let packet = configuration(shared, spec, &groups, &mounts);
+    if packet.len() > CONFIG_LIMIT {
+        return Err(Error::new(ErrorKind::LimitExceeded, OPERATION)
+            .because("its image and folders consist of too many paths"));
+    }
+    Ok(Plan { limits: &spec.limits, mounts, groups, packet })
+}
+
+/// Starts the launcher. There is no await in here: either everything that must be undone is in the value that is
+/// returned, or it is undone already.
+pub(super) fn start(shared: &Shared, id: &SandboxId, plan: &Plan<'_>) -> Result<Life> {
+    let (lifeline, lifeline_end) = sys::packet_sockets().map_err(failure::host(OPERATION))?;
+    let (control, control_end) = sys::packet_sockets().map_err(failure::host(OPERATION))?;
+    let lifeline = Channel::new(lifeline).map_err(failure::host(OPERATION))?;
+    let control = Channel::new(control).map_err(failure::host(OPERATION))?;
+    // It finds its configuration when it starts, and need not wait for us.
+    lifeline.try_send(&plan.packet).map_err(failure::host(OPERATION))?;
+    let entry = shared.ledger.enter(id, &plan.groups).map_err(failure::host(OPERATION))?;
+    let made = shared.hierarchies.make(&plan.groups, plan.limits);
+    let spawned = made.and_then(|()| sys::spawn(&shared.program, lifeline_end, control_end));
+    let (launcher, pid) = spawned.map_err(|error| {
+        if plan.groups.remove() == 0 {
+            entry.strike();
+        }
+        failure::host(OPERATION)(error)
+    })?;
+    // Without this line, one who clears up after us relies on the lifeline alone.
+    let _ = entry.add_process(pid);
+    Ok(Life {
+        id: id.clone(),
+        lifeline,
+        control,
+        groups: plan.groups.clone(),
+        entry,
+        launcher,
+        init: OnceLock::new(),
+        requests: AtomicU32::new(0),
+        runtime: Handle::current(),
+        ending: Mutex::new(Ending::Alive),
+    })
+}
+
+/// Waits until the init takes requests, and returns the facts.
+pub(super) async fn finish(life: &Life, plan: &Plan<'_>) -> Result<u32> {
+    match timeout(PATIENCE, handshake(life)).await {
+        Ok(Ok(facts)) => Ok(facts),
+        Ok(Err(Refusal::Failed(report))) => Err(explain(report, plan)),
+        Ok(Err(Refusal::Gone)) => Err(failure::gone(OPERATION)),
+        Err(_) => Err(Error::new(ErrorKind::Unavailable, OPERATION)
+            .because("the machine has not made it in ten seconds")),
+    }
+}
+
+/// Why there is no sandbox.
+enum Refusal {
+    Failed(Report),
+    Gone,
+}
+
+async fn handshake(life: &Life) -> Result<u32, Refusal> {
+    let (report, files) = life.lifeline.report().await.map_err(|_| Refusal::Gone)?;
+    let Report::Launched { pid, facts } = report else { return Err(Refusal::Failed(report)) };
+    let mut files = files.into_iter();
+    if let (Some(process), Some(user_namespace)) = (files.next(), files.next()) {
+        let _ = life.entry.add_process(pid.cast_signed());
+        let _ = life.init.set(Init { process, user_namespace });
+    }
+    match life.control.report().await {
+        Ok((Report::Ready { facts: more }, _)) => Ok(facts | more),
+        Ok((report, _)) => Err(Refusal::Failed(report)),
+        Err(_) => Err(Refusal::Gone),
+    }
+}
+
+/// Folders of the host for a helper: shown so that the job's user can read what their owner can.
+fn binds(spec: &Spec) -> impl Iterator<Item = Mount> {
+    spec.binds.iter().map(|(inside, host)| Mount {
+        kind: mount::BIND_MAPPED,
+        source: host.as_os_str().as_bytes().to_vec(),
+        target: inside.as_str().as_bytes().to_vec(),
+    })
+}
+
+fn configuration(shared: &Shared, spec: &Spec, groups: &Groups, mounts: &[Mount]) -> Vec<u8> {
+    let maps = shared.identity.maps(&shared.slots);
+    let number = |value: u64| CString::new(value.to_string()).unwrap_or_default();
+    // Zero would be no bound at all (tmpfs(5)).
+    let (size, inodes) = (number(spec.limits.disk.as_u64().max(1)), number(shared.files.max(1)));
+    let nothing = List { count: 0, records: Reader::EMPTY };
+    let configuration = Configuration {
+        range: shared.identity == Identity::Range,
+        uid_map: &maps.uid,
+        gid_map: &maps.gid,
+        owner: &maps.owner,
+        job: &maps.job,
+        size: &size,
+        inodes: &inodes,
+        hostname: &shared.hostname,
+        groups: nothing,
+        mounts: nothing,
+    };
+    let entrances = groups.entrances();
+    let mut packet = Vec::new();
+    configuration.encode(
+        entrances.iter().map(Vec::as_slice),
+        mounts.iter().map(|mount| (mount.kind, mount.source.as_slice(), mount.target.as_slice())),
+        &mut packet,
+    );
+    packet
+}
+
+fn explain(report: Report, plan: &Plan<'_>) -> Error {
+    let Report::Failed { stage, errno, item } = report else { return failure::gone(OPERATION) };
+    let item = item as usize;
+    let entrances = plan.groups.entrances();
+    let item = match stage {
+        Stage::OpenBind => plan.mounts.get(item).map(|mount| mount.source.as_slice()),
+        Stage::Mount => plan.mounts.get(item).map(|mount| mount.target.as_slice()),
+        Stage::JoinGroup => entrances.get(item).map(Vec::as_slice),
+        _ => None,
+    };
+    failure::creating(stage, errno, item)
+}

@@ -1,0 +1,203 @@
+//! The books: which sandboxes exist, so that those of a process that was killed can be found and cleared.
+//!
+//! ```text
+//! <state>/sandboxes/<owner>/lock          held with flock(2) for as long as the owner lives
+//! <state>/sandboxes/<owner>/<sandbox id>  written before anything of the sandbox is made
+//! ```
+//!
+//! The kernel lets go of the lock when the owner is gone, however it went; there is no pid to be mistaken in.
+
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use ci_core::id::SandboxId;
+use rustix::fs::{FlockOperation, flock};
+
+use super::cgroup::Groups;
+use super::sys;
+
+const LOCK: &str = "lock";
+
+/// The books of one owner: of this process, or of one that is gone.
+#[derive(Debug)]
+pub(super) struct Ledger {
+    folder: PathBuf,
+    // Held, not read.
+    _lock: File,
+}
+
+impl Ledger {
+    /// Opens books of this process's own.
+    pub(super) fn open(state: &Path) -> io::Result<Self> {
+        let all = state.join("sandboxes");
+        fs::create_dir_all(&all)?;
+        let owner = SandboxId::random();
+        // Under its name only once it is locked: an unlocked folder would pass for one of a dead owner.
+        let unready = all.join(format!("{owner}.new"));
+        let folder = all.join(owner.as_str());
+        fs::create_dir(&unready)?;
+        let lock = File::create_new(unready.join(LOCK))?;
+        flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
+        fs::rename(&unready, &folder)?;
+        Ok(Self { folder, _lock: lock })
+    }
+
+    /// The books of owners that are gone, taken over for as long as the value lives.
+    pub(super) fn of_the_dead(state: &Path) -> io::Result<Vec<Self>> {
+        let folders = match fs::read_dir(state.join("sandboxes")) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            folders => folders?,
+        };
+        let mut dead = Vec::new();
+        for folder in folders {
+            let folder = folder?.path();
+            let named = folder.file_name().and_then(|name| name.to_str()).map(SandboxId::parse);
+            let (Some(Ok(_)), Ok(lock)) = (named, File::open(folder.join(LOCK))) else { continue };
+            if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
+                dead.push(Self { folder, _lock: lock });
+            }
+        }
+        Ok(dead)
+    }
+
+    /// Whether any owner, living or dead, has `id` in its books.
+    pub(super) fn anyone_has(state: &Path, id: &SandboxId) -> bool {
+        let folders = fs::read_dir(state.join("sandboxes")).into_iter().flatten().flatten();
+        folders.map(|folder| folder.path().join(id.as_str())).any(|entry| entry.exists())
+    }
+
+    /// Writes down that a sandbox is about to be made in `groups`.
+    pub(super) fn enter(&self, id: &SandboxId, groups: &Groups) -> io::Result<Entry> {
+        let path = self.folder.join(id.as_str());
+        let mut text = format!("boot {}\n", boot_id());
+        for group in &groups.0 {
+            let _ = writeln!(text, "group {}", group.display());
+        }
+        let mut file = File::create_new(&path)?;
+        file.write_all(text.as_bytes())?;
+        Ok(Entry { path, file })
+    }
+
+    /// The sandboxes in these books.
+    pub(super) fn ids(&self) -> io::Result<Vec<SandboxId>> {
+        let mut ids = Vec::new();
+        for entry in fs::read_dir(&self.folder)? {
+            if let Some(Ok(id)) = entry?.file_name().to_str().map(SandboxId::parse) {
+                ids.push(id);
+            }
+        }
+        Ok(ids)
+    }
+
+    /// What was left of a sandbox when its owner died.
+    pub(super) fn remains(&self, id: &SandboxId) -> Option<Remains> {
+        let path = self.folder.join(id.as_str());
+        let text = fs::read_to_string(&path).ok()?;
+        let mut remains = Remains { path, groups: Groups::default(), processes: Vec::new() };
+        let mut same_boot = false;
+        for line in text.lines() {
+            match line.split_once(' ') {
+                Some(("boot", boot)) => same_boot = boot == boot_id(),
+                Some(("group", group)) => remains.groups.0.push(group.into()),
+                Some(("process", process)) if same_boot => {
+                    remains.processes.extend(ProcessId::parse(process));
+                }
+                _ => {}
+            }
+        }
+        Some(remains)
+    }
+}
+
+impl Drop for Ledger {
+    /// Throws the books away when nothing stands in them any more.
+    fn drop(&mut self) {
+        if self.ids().is_ok_and(|ids| ids.is_empty()) {
+            let _ = fs::remove_file(self.folder.join(LOCK));
+            let _ = fs::remove_dir(&self.folder);
+        }
+    }
+}
+
+/// One sandbox in the books of this process.
+#[derive(Debug)]
+pub(super) struct Entry {
+    path: PathBuf,
+    file: File,
+}
+
+impl Entry {
+    /// Adds a process of the sandbox, in case the books are read by somebody else.
+    pub(super) fn add_process(&self, pid: i32) -> io::Result<()> {
+        let Some(ProcessId { pid, started }) = ProcessId::of(pid) else { return Ok(()) };
+        (&self.file).write_all(format!("process {pid} {started}\n").as_bytes())
+    }
+
+    /// Strikes the sandbox out. True when nothing of the entry is left.
+    pub(super) fn strike(&self) -> bool {
+        remove(&self.path)
+    }
+}
+
+/// A sandbox in the books of an owner that is gone.
+#[derive(Debug)]
+pub(super) struct Remains {
+    path: PathBuf,
+    /// Its control groups.
+    pub(super) groups: Groups,
+    processes: Vec<ProcessId>,
+}
+
+impl Remains {
+    /// Pidfds of those of its processes that still run.
+    pub(super) fn living(&self) -> Vec<OwnedFd> {
+        self.processes.iter().filter_map(ProcessId::open).collect()
+    }
+
+    /// Strikes the sandbox out. True when nothing of the entry is left.
+    pub(super) fn strike(&self) -> bool {
+        remove(&self.path)
+    }
+}
+
+fn remove(path: &Path) -> bool {
+    match fs::remove_file(path) {
+        Ok(()) => true,
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
+    }
+}
+
+/// A process by its number and when it started: the number alone is used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct ProcessId {
+    pid: i32,
+    started: u64,
+}
+
+impl ProcessId {
+    fn of(pid: i32) -> Option<Self> {
+        // The name in the second field may hold anything; the start time is the 20th after it (proc(5)).
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let (_, fields) = stat.rsplit_once(')')?;
+        Some(Self { pid, started: fields.split_whitespace().nth(19)?.parse().ok()? })
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let (pid, started) = text.split_once(' ')?;
+        Some(Self { pid: pid.parse().ok()?, started: started.parse().ok()? })
+    }
+
+    /// A handle on exactly this process: checked after it was opened, so that it cannot become another's.
+    fn open(&self) -> Option<OwnedFd> {
+        let process = sys::open_process(self.pid).ok()?;
+        (Self::of(self.pid) == Some(*self)).then_some(process)
+    }
+}
+
+/// A number that is new with every start of the machine.
+fn boot_id() -> String {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+}

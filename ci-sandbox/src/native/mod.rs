@@ -1,0 +1,280 @@
+//! Sandboxes out of this machine's own kernel: namespaces, control groups, and a root file system in memory.
+//!
+//! Nothing has to be installed, and no daemon runs. Every sandbox has user, mount, process, network, IPC, host
+//! name and control group namespaces of its own; its root is a tmpfs on which the image's folders are shown
+//! read-only. Inside, process 1 is a program of this crate (see `init/`); the job's programs run as another
+//! user, without capabilities and without a way to any.
+//!
+//! # What it protects from, and what not
+//!
+//! The job cannot see or signal processes of the host, reach a network, write to the host's files, or stay
+//! behind. It does share the kernel: a job with an exploit for it is out, and of system calls only those are
+//! refused that would reach past the namespaces. It also shares the page cache of the image's files. Run code that is hostile *and* precious
+//! enough for a kernel exploit in a virtual machine.
+//!
+//! # As root and as an ordinary user
+//!
+//! As root every sandbox gets 65,536 ids that nothing else on the machine has, and memory that is never swapped
+//! out. An ordinary user has one id to give: the job runs under it, and process 1 too. Which guarantees hold is
+//! in [`Backend::capabilities`]; ask for what you need with
+//! [`Spec::with_minimum`](ci_core::sandbox::Spec::with_minimum).
+//!
+//! # How it ends
+//!
+//! A launcher outside of the sandbox waits for the end of a socket, its lifeline. Whether [`Backend::destroy`]
+//! was called, the value was dropped, or the whole program was killed with SIGKILL: the kernel closes the
+//! socket, the launcher kills process 1, and the kernel kills everything else inside. The books and control
+//! groups of a killed program are found by the next one through [`Backend::leftovers`].
+
+mod cgroup;
+mod channel;
+mod config;
+mod failure;
+mod identity;
+mod image;
+mod instance;
+mod launch;
+mod ledger;
+mod life;
+mod process;
+mod proof;
+mod report;
+mod sys;
+mod transfer;
+#[allow(dead_code)] // The init's half of it.
+#[path = "../../init/wire.rs"]
+mod wire;
+
+pub use config::{Config, ImageSource};
+
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::CString;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use ci_core::id::{ImageName, SandboxId};
+use ci_core::sandbox::{Backend, Capabilities, Instance, Residue, Spec};
+use ci_core::{Error, ErrorKind, Result};
+
+use self::cgroup::{Controller, Hierarchies};
+use self::identity::{Identity, Slots};
+use self::image::Mount;
+use self::instance::NativeInstance;
+use self::launch::Plan;
+use self::ledger::Ledger;
+use self::life::Life;
+
+/// Makes sandboxes out of this machine's kernel.
+///
+/// Its methods must be called within a `tokio` runtime that has its I/O and time drivers enabled.
+///
+/// # Example
+///
+/// ```no_run
+/// # async fn example() -> ci_core::Result<()> {
+/// use ci_core::id::{ImageName, SandboxId};
+/// use ci_core::sandbox::{Backend, Spec};
+/// use ci_sandbox::native::{Config, ImageSource, Native};
+///
+/// let image = ImageName::parse("host")?;
+/// let native =
+///     Native::new(Config::new("/var/lib/ci").with_image(image.clone(), ImageSource::host_toolchain()))?;
+/// let id = SandboxId::random();
+/// let sandbox = native.create(&id, &Spec::new(image)).await?;
+/// println!("{:?}", sandbox.isolation());
+/// assert!(native.destroy(&id).await?.is_empty());
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Native(Arc<Shared>);
+
+/// What all sandboxes of one backend share.
+#[derive(Debug)]
+struct Shared {
+    state: PathBuf,
+    images: BTreeMap<ImageName, Vec<Mount>>,
+    hostname: CString,
+    files: u64,
+    open_files: u64,
+    identity: Identity,
+    slots: Slots,
+    hierarchies: Hierarchies,
+    ledger: Ledger,
+    /// The program of `init/`.
+    program: OwnedFd,
+    living: Mutex<HashMap<SandboxId, Arc<Life>>>,
+}
+
+impl Native {
+    /// Looks at the machine, opens the books and looks up the images.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unsupported`] when this process can make no sandboxes; [`ErrorKind::Invalid`] when the host
+    /// name is none; [`ErrorKind::Unavailable`] when the state folder or an image cannot be used.
+    pub fn new(config: Config) -> Result<Self> {
+        const OPERATION: &str = "prepare native sandboxes";
+        let Config { state, images, hostname, files, open_files } = config;
+        let is_hostname = (1..=64).contains(&hostname.len())
+            && hostname.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-.".contains(&byte));
+        let hostname = CString::new(hostname).ok().filter(|_| is_hostname).ok_or_else(|| {
+            Error::new(ErrorKind::Invalid, OPERATION)
+                .because("the host name must be 1 to 64 of A-Z a-z 0-9 - .")
+        })?;
+        let images = images
+            .into_iter()
+            .map(|(name, source)| Ok((name, image::resolve(&source)?)))
+            .collect::<Result<_>>()?;
+        let identity = Identity::detect()?;
+        let ledger = Ledger::open(&state).map_err(|error| {
+            Error::new(ErrorKind::Unavailable, OPERATION)
+                .because("the state folder cannot be written")
+                .detail(state.display().to_string())
+                .caused_by(error)
+                .permanent()
+        })?;
+        Ok(Self(Arc::new(Shared {
+            images,
+            hostname,
+            files,
+            open_files,
+            identity,
+            slots: Slots::new(),
+            hierarchies: Hierarchies::detect(),
+            ledger,
+            program: sys::init_program().map_err(failure::host(OPERATION))?,
+            living: Mutex::default(),
+            state,
+        })))
+    }
+}
+
+#[async_trait]
+impl Backend for Native {
+    async fn create(&self, id: &SandboxId, spec: &Spec) -> Result<Box<dyn Instance>> {
+        let shared = &self.0;
+        self.capabilities().require(spec)?;
+        let plan = launch::plan(shared, id, spec)?;
+        let life = shared.begin(id, &plan)?;
+        let made = launch::finish(&life, &plan).await.and_then(|facts| {
+            let isolation = report::of(facts, &shared.hierarchies);
+            isolation.require(&spec.minimum)?;
+            Ok(isolation)
+        });
+        match made {
+            Ok(isolation) => {
+                let is_grouped = shared.hierarchies.missing(Controller::Processes).is_none();
+                let bound = u64::from(spec.limits.processes) + cgroup::PROCESS_ONE;
+                let processes = if is_grouped { u64::MAX } else { bound };
+                Ok(Box::new(NativeInstance { life, isolation, open_files: shared.open_files, processes }))
+            }
+            Err(error) => {
+                // What remains of it then is found by `leftovers`.
+                let _ = shared.end(&life).await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn destroy(&self, id: &SandboxId) -> Result<Residue> {
+        let life = self.0.living().get(id).cloned();
+        match life {
+            Some(life) => self.0.end(&life).await,
+            None => self.0.clear_remains(id).await,
+        }
+    }
+
+    async fn leftovers(&self) -> Result<Vec<SandboxId>> {
+        let mut ids = Vec::new();
+        for ledger in self.0.ledgers_of_the_dead()? {
+            ids.extend(ledger.ids().map_err(failure::host("list leftover sandboxes"))?);
+        }
+        Ok(ids)
+    }
+
+    fn abandon(&self, id: &SandboxId) {
+        let Some(life) = self.0.living().get(id).cloned() else { return };
+        life.cut();
+        let shared = self.0.clone();
+        let runtime = life.runtime.clone();
+        runtime.spawn(async move {
+            let _ = shared.end(&life).await;
+        });
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::new(report::expected(&self.0.identity, &self.0.hierarchies)).with_host_folders()
+    }
+}
+
+impl Shared {
+    fn living(&self) -> MutexGuard<'_, HashMap<SandboxId, Arc<Life>>> {
+        // The map is whole after every statement that holds the lock.
+        self.living.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn image(&self, name: &ImageName) -> Result<&[Mount]> {
+        self.images.get(name).map(Vec::as_slice).ok_or_else(|| {
+            Error::new(ErrorKind::NotFound, "create a sandbox")
+                .because("the configuration names no such image")
+                .with("image", name)
+        })
+    }
+
+    /// Starts a sandbox's launcher, under an id that is not in use.
+    fn begin(&self, id: &SandboxId, plan: &Plan<'_>) -> Result<Arc<Life>> {
+        let mut living = self.living();
+        if living.contains_key(id) || Ledger::anyone_has(&self.state, id) {
+            return Err(Error::new(ErrorKind::Conflict, "create a sandbox")
+                .because("there is one of this id already")
+                .with("sandbox", id));
+        }
+        let life = Arc::new(launch::start(self, id, plan)?);
+        living.insert(id.clone(), life.clone());
+        Ok(life)
+    }
+
+    async fn end(&self, life: &Life) -> Result<Residue> {
+        let residue = life.end().await?;
+        if residue.is_empty() {
+            self.living().remove(&life.id);
+        }
+        Ok(residue)
+    }
+
+    fn ledgers_of_the_dead(&self) -> Result<Vec<Ledger>> {
+        Ledger::of_the_dead(&self.state).map_err(failure::host("read the books of sandboxes"))
+    }
+
+    /// Clears what a process that is gone has left of a sandbox.
+    async fn clear_remains(&self, id: &SandboxId) -> Result<Residue> {
+        /// How long the kernel may take to end what is killed.
+        const PATIENCE: Duration = Duration::from_secs(5);
+        let mut residue = Residue::default();
+        let ledgers = self.ledgers_of_the_dead()?;
+        let Some(remains) = ledgers.iter().find_map(|ledger| ledger.remains(id)) else {
+            if Ledger::anyone_has(&self.state, id) {
+                return Err(Error::new(ErrorKind::Unavailable, "destroy a sandbox")
+                    .because("another process owns it, or clears it right now")
+                    .with("sandbox", id));
+            }
+            return Ok(residue);
+        };
+        for process in remains.living() {
+            sys::kill(process.as_fd());
+            residue.processes += usize::from(!life::dies(&process, PATIENCE).await);
+            // One that a dropped backend of this process has left is this process's child.
+            sys::reap(process.as_fd());
+        }
+        residue.cgroups = life::clear(&remains.groups).await;
+        residue.processes += if residue.cgroups > 0 { remains.groups.processes() } else { 0 };
+        if residue.is_empty() && !remains.strike() {
+            residue.files = 1;
+        }
+        Ok(residue)
+    }
+}

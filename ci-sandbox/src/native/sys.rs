@@ -1,0 +1,114 @@
+//! The host's kernel, as far as `std` does not reach.
+
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, Stdio};
+
+use rustix::fs::{MemfdFlags, OFlags, SealFlags, fcntl_add_seals, fcntl_setfl, memfd_create};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
+};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// The program of `init/`, as `build.rs` made it.
+const INIT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/init"));
+
+/// A descriptor whose readiness can be awaited.
+pub(super) type Watched = AsyncFd<OwnedFd>;
+
+/// Has the runtime watch a descriptor, which must not block.
+pub(super) fn watch(file: OwnedFd, interest: Interest) -> io::Result<Watched> {
+    // SAFETY: an `OwnedFd` is an open descriptor and stays it: the `AsyncFd` owns it from here on, lends it out
+    // by shared reference only, through which it cannot be closed or replaced, and deregisters before closing.
+    Ok(unsafe { AsyncFd::register_with_interest(file, interest) }?)
+}
+
+/// The init's program in a memory file that nobody can change any more, a sandboxed process with a path to it
+/// included (CVE-2019-5736).
+pub(super) fn init_program() -> io::Result<OwnedFd> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let file = match memfd_create("ci-sandbox", flags | MemfdFlags::EXEC) {
+        // Before Linux 6.3 every memory file could be executed, and the flag was not known.
+        Err(Errno::INVAL) => memfd_create("ci-sandbox", flags)?,
+        created => created?,
+    };
+    let mut file = File::from(file);
+    file.write_all(INIT)?;
+    fcntl_add_seals(&file, SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL)?;
+    Ok(file.into())
+}
+
+/// Executes `program` with the two sockets and nothing else, and returns a pidfd and the pid of the process.
+///
+/// The process is no `tokio` child and its pid is waited for by pidfd only, so neither a handler of `SIGCHLD`
+/// nor another child of the embedding program is disturbed.
+pub(super) fn spawn(program: &OwnedFd, lifeline: OwnedFd, control: OwnedFd) -> io::Result<(OwnedFd, i32)> {
+    let child = Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()))
+        .arg0("ci-sandbox")
+        .env_clear()
+        .stdin(Stdio::from(lifeline))
+        .stdout(Stdio::from(control))
+        .stderr(Stdio::null())
+        .spawn()?;
+    let pid = child.id().cast_signed();
+    let name = Pid::from_raw(pid).ok_or(Errno::SRCH)?;
+    Ok((pidfd_open(name, PidfdFlags::empty())?, pid))
+}
+
+/// A pidfd of a process by number.
+pub(super) fn open_process(pid: i32) -> io::Result<OwnedFd> {
+    Ok(pidfd_open(Pid::from_raw(pid).ok_or(Errno::SRCH)?, PidfdFlags::empty())?)
+}
+
+/// Kills a process; one that is gone is no error.
+pub(super) fn kill(process: BorrowedFd<'_>) {
+    let _ = pidfd_send_signal(process, Signal::KILL);
+}
+
+/// Reaps a dead child. When the embedding program reaps everybody's children, it has done so already.
+pub(super) fn reap(process: BorrowedFd<'_>) {
+    let _ = waitid(WaitId::PidFd(process), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
+}
+
+/// Two ends that carry packets and do not block.
+pub(super) fn packet_sockets() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    fcntl_setfl(&ours, OFlags::NONBLOCK)?;
+    Ok((ours, theirs))
+}
+
+/// Two ends that carry a stream; ours does not block. Unlike a pipe, writing to it raises no signal.
+pub(super) fn stream_sockets() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    fcntl_setfl(&ours, OFlags::NONBLOCK)?;
+    Ok((ours, theirs))
+}
+
+/// A pipe out of the sandbox: our end to read, which does not block, and theirs to write, which does.
+pub(super) fn output_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (ours, theirs) = pipe_with(PipeFlags::CLOEXEC)?;
+    fcntl_setfl(&ours, OFlags::NONBLOCK)?;
+    Ok((ours, theirs))
+}
+
+/// A memory file with `content`, for a request's body.
+pub(super) fn memory_file(content: &[u8]) -> io::Result<OwnedFd> {
+    let mut file = File::from(memfd_create("request", MemfdFlags::CLOEXEC)?);
+    file.write_all(content)?;
+    Ok(file.into())
+}
+
+/// Whether a process is gone.
+pub(super) fn is_dead(process: &OwnedFd) -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let mut polls = [PollFd::from_borrowed_fd(process.as_fd(), PollFlags::IN)];
+    matches!(poll(&mut polls, Some(&Timespec::default())), Ok(1..))
+}

@@ -1,0 +1,153 @@
+//! The program that embeds the SDK is killed, and nothing stays.
+
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use ci_core::id::SandboxId;
+use ci_core::sandbox::{Backend as _, ProcessEvent};
+
+use crate::support::{self, Rig, entries, eventually, native, processes_with, spec};
+
+const STATE: &str = "CI_SANDBOX_TEST_STATE";
+const MARKER: &str = "CI_SANDBOX_TEST_MARKER";
+
+#[tokio::test]
+async fn a_killed_program_leaves_nothing_that_the_next_one_does_not_clear() {
+    let state = tempfile::tempdir().unwrap();
+    let marker = format!("{}.0625", 3_000_000 + std::process::id());
+    let (mut victim, id) = start_victim(state.path(), &marker);
+    let native = native(state.path());
+    assert!(native.leftovers().await.unwrap().is_empty(), "its owner lives");
+    assert!(native.destroy(&id).await.is_err(), "its owner lives");
+
+    victim.kill().unwrap();
+    victim.wait().unwrap();
+    assert!(eventually(Duration::from_secs(1), || processes_with(&marker) == 0));
+    assert_eq!(native.leftovers().await.unwrap(), std::slice::from_ref(&id));
+    let groups = groups_of(&id);
+    let residue = native.destroy(&id).await.unwrap();
+    assert!(residue.is_empty(), "{residue:?}");
+    assert!(groups.iter().all(|group| !group.exists()));
+    assert!(native.leftovers().await.unwrap().is_empty());
+    assert!(entries(state.path()).is_empty());
+}
+
+#[tokio::test]
+async fn a_dropped_backend_leaves_its_books_to_the_next() {
+    let state = tempfile::tempdir().unwrap();
+    let id = SandboxId::random();
+    let first = native(state.path());
+    drop(first.create(&id, &spec()).await.unwrap());
+    drop(first);
+    let second = native(state.path());
+    assert_eq!(second.leftovers().await.unwrap(), std::slice::from_ref(&id));
+    assert!(second.destroy(&id).await.unwrap().is_empty());
+    assert!(second.leftovers().await.unwrap().is_empty());
+    assert!(entries(state.path()).is_empty());
+}
+
+#[tokio::test]
+async fn killing_the_launcher_ends_the_sandbox() {
+    let rig = Rig::new();
+    let marker = format!("{}.03125", 3_000_000 + std::process::id());
+    let sandbox = rig.sandbox().await;
+    let mut process = sandbox.start(&format!("echo up; sleep {marker}")).await.unwrap();
+    assert!(matches!(process.next().await.unwrap(), ProcessEvent::Output(..)));
+    let launcher = launcher_of(&sandbox.id);
+    rustix::process::kill_process(launcher, rustix::process::Signal::KILL).unwrap();
+    assert!(process.next().await.is_err());
+    drop(process);
+    sandbox.destroy().await;
+    assert_eq!(processes_with(&marker), 0);
+}
+
+/// Not a test of its own: the program that `a_killed_program_...` kills.
+#[test]
+#[ignore = "run by another test"]
+fn victim() {
+    let (Ok(state), Ok(marker)) = (std::env::var(STATE), std::env::var(MARKER)) else { return };
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let native = native(Path::new(&state));
+        let id = SandboxId::random();
+        let instance = native.create(&id, &spec()).await.unwrap();
+        let script = format!("trap '' TERM HUP; setsid sleep {marker} & echo up; sleep {marker}");
+        let mut process = instance.exec(&support::shell(&script), &support::no_secrets()).await.unwrap();
+        process.next().await.unwrap();
+        println!("victim {id}");
+        std::future::pending::<()>().await;
+    });
+}
+
+/// Not a test of its own: counts descriptors where no other test opens any.
+#[test]
+#[ignore = "run by another test"]
+fn two_hundred_lives() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let rig = Rig::new();
+        let open = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+        rig.sandbox().await.destroy().await;
+        let before = open();
+        for _ in 0..200 {
+            let sandbox = rig.sandbox().await;
+            sandbox.output("true").await;
+            sandbox.destroy().await;
+        }
+        assert_eq!(open(), before);
+    });
+}
+
+#[test]
+fn two_hundred_lives_leak_no_descriptor() {
+    let status = itself("crash::two_hundred_lives").status().unwrap();
+    assert!(status.success());
+}
+
+fn start_victim(state: &Path, marker: &str) -> (Child, SandboxId) {
+    let mut command = itself("crash::victim");
+    let mut victim = command.env(STATE, state).env(MARKER, marker).stdout(Stdio::piped()).spawn().unwrap();
+    let output = BufReader::new(victim.stdout.take().unwrap());
+    let id = output.lines().find_map(|line| {
+        let line = line.unwrap();
+        line.rsplit_once("victim ").map(|(_, id)| SandboxId::parse(id).unwrap())
+    });
+    (victim, id.unwrap())
+}
+
+/// One ignored test of this program, in a process of its own.
+fn itself(test: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", test, "--ignored", "--nocapture", "--test-threads=1"]);
+    command
+}
+
+/// The control groups of a sandbox, wherever the machine has its trees.
+fn groups_of(id: &SandboxId) -> Vec<std::path::PathBuf> {
+    let mut folders = vec![std::path::PathBuf::from("/sys/fs/cgroup")];
+    let mut groups = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                if entry.file_name().to_string_lossy().contains(id.as_str()) {
+                    groups.push(entry.path());
+                }
+                folders.push(entry.path());
+            }
+        }
+    }
+    groups
+}
+
+/// The launcher of a sandbox: the parent of its process 1, which the books know.
+fn launcher_of(id: &SandboxId) -> rustix::process::Pid {
+    let temporary = std::env::temp_dir();
+    let states = std::fs::read_dir(temporary).unwrap().flatten();
+    let entry =
+        states.flat_map(|state| entries(&state.path())).find(|entry| entry.ends_with(id.as_str())).unwrap();
+    let text = std::fs::read_to_string(entry).unwrap();
+    let process = text.lines().find_map(|line| line.strip_prefix("process ")).unwrap();
+    rustix::process::Pid::from_raw(process.split_once(' ').unwrap().0.parse().unwrap()).unwrap()
+}

@@ -1,0 +1,91 @@
+//! Bounds, and how reaching them looks.
+
+use ci_core::ByteSize;
+use ci_core::job::Limits;
+use ci_core::sandbox::{ExitStatus, Guarantee};
+
+use crate::support::{Rig, spec};
+
+#[tokio::test]
+async fn the_disk_is_bounded() {
+    let rig = Rig::new();
+    let sandbox = rig.sandbox_of(&spec().with_limits(Limits::default().with_disk(ByteSize::mib(4)))).await;
+    let ran = sandbox.run("head -c 8000000 /dev/zero > /work/big").await;
+    assert!(ran.stderr.contains("No space left"), "{ran:?}");
+    let ran = sandbox.run("rm /work/big; head -c 8000000 /dev/zero > /dev/shm/big").await;
+    assert!(ran.stderr.contains("No space left"), "{ran:?}");
+    sandbox.output("rm /dev/shm/big; echo fits > /work/small").await;
+    sandbox.destroy().await;
+}
+
+#[tokio::test]
+async fn no_disk_at_all_is_no_unbounded_disk() {
+    let rig = Rig::new();
+    let spec = spec().with_limits(Limits::default().with_disk(ByteSize::bytes(0)));
+    let sandbox = rig.sandbox_of(&spec).await;
+    let ran = sandbox.run("head -c 100000 /dev/zero > /work/big").await;
+    assert!(ran.stderr.contains("No space left"), "{ran:?}");
+    sandbox.destroy().await;
+}
+
+#[tokio::test]
+async fn running_out_of_memory_is_an_outcome() {
+    let rig = Rig::new();
+    if !rig.holds(Guarantee::MemoryLimit) {
+        return;
+    }
+    let sandbox = rig.sandbox_of(&spec().with_limits(Limits::default().with_memory(ByteSize::mib(32)))).await;
+    // `tail` keeps what could be the last lines, and here there is only one.
+    let ran = sandbox.run("head -c 200000000 /dev/zero | tail").await;
+    assert_eq!(ran.exit.status, ExitStatus::OutOfMemory);
+    assert_eq!(sandbox.output("echo alive").await, "alive");
+    assert_eq!(sandbox.run("exit 3").await.exit.status, ExitStatus::Code(3));
+    sandbox.destroy().await;
+}
+
+#[tokio::test]
+async fn memory_files_count_as_memory() {
+    let rig = Rig::new();
+    if !rig.holds(Guarantee::MemoryLimit) {
+        return;
+    }
+    let sandbox = rig.sandbox_of(&spec().with_limits(Limits::default().with_memory(ByteSize::mib(32)))).await;
+    // Whether the program was killed for it or process 1, the outcome is the same.
+    let ran = sandbox.run("head -c 200000000 /dev/zero > /work/big").await;
+    assert_eq!(ran.exit.status, ExitStatus::OutOfMemory);
+    sandbox.destroy().await;
+}
+
+#[tokio::test]
+async fn a_fork_bomb_stays_inside() {
+    let rig = Rig::new();
+    if !rig.holds(Guarantee::ProcessLimit) {
+        return;
+    }
+    let sandbox = rig.sandbox_of(&spec().with_limits(Limits::default().with_processes(20))).await;
+    let ran = sandbox.run("i=0; while [ $i -lt 60 ]; do sleep 100 & i=$((i+1)); done").await;
+    assert!(ran.stderr.contains("fork"), "{ran:?}");
+    sandbox.destroy().await;
+}
+
+#[tokio::test]
+async fn processor_time_is_bounded() {
+    let rig = Rig::new();
+    if !rig.holds(Guarantee::CpuLimit) {
+        return;
+    }
+    let sandbox = rig.sandbox_of(&spec().with_limits(Limits::default().with_cpu_millis(100))).await;
+    let ran = sandbox.run("timeout 1 sh -c 'while :; do :; done'").await;
+    assert!(ran.exit.usage.cpu.as_millis() < 400, "{ran:?}");
+    sandbox.destroy().await;
+}
+
+#[tokio::test]
+async fn files_are_bounded_and_cores_are_not_written() {
+    let rig = Rig::new();
+    let sandbox = rig.sandbox().await;
+    assert_eq!(sandbox.output("ulimit -c").await, "0");
+    let files: u64 = sandbox.output("ulimit -n").await.parse().unwrap();
+    assert!(files <= 65_536);
+    sandbox.destroy().await;
+}

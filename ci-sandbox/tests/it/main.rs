@@ -1,0 +1,13 @@
+//! The native backend on this machine's kernel: real sandboxes, as root and as an ordinary user.
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod crash;
+mod isolation;
+mod life;
+mod limits;
+mod ordinary;
+mod port;
+mod support;
+mod tar;
+mod transfer;
