@@ -1,1 +1,89 @@
-//! Sealed secrets, key hierarchy, leases and log masking for CI jobs.
+//! Keeps the secrets of CI jobs: sealed at rest, leased to one trusted job at a time, hidden in its output.
+//!
+//! - [`Vault`] keeps secrets in any store of records, and is the key ring for everything else that is sealed:
+//!   tickets, logs, artifacts, caches. It implements [`SecretStore`] and [`KeyRing`].
+//! - [`RootKey`] is where the one key comes from that is not in the database; [`FileRoot`] keeps it in a file.
+//! - [`PlainMasker`] hides the values of one job in its output. It implements [`Masker`].
+//! - With the feature `conformance`, the module `conformance` has kits for all of these, which any other
+//!   implementation can run as its own tests.
+//!
+//! # Keys
+//!
+//! ```text
+//! root key          in a file or at a provider, never in the database
+//!   tenant key      random; stored wrapped by the root key
+//!     repository key  random; stored wrapped by the tenant key
+//!       purpose key     derived: secrets, their names, tickets, logs, artifacts, caches
+//!         record key      derived for every record, from a salt and from where the record belongs
+//! ```
+//!
+//! Everything sealed says in front which key sealed it, and is bound to where it belongs: tenant, forge,
+//! repository, kind, name, version. Keys are never tried to see whether they fit. Destroying a repository's key
+//! makes everything unreadable that was ever sealed for it ([`Vault::erase`]).
+//!
+//! # What is protected from whom
+//!
+//! Somebody who reads the database learns which repositories have secrets, their names, how long the values are
+//! and when rows change; no value, and not even the version. Somebody who *writes* to it can destroy, but
+//! neither read nor forge nor move; what stays unnoticed stands at [`Vault`]. Somebody who has the root key and a
+//! copy of the database, or who reads this process's memory, has everything.
+//!
+//! A job that is given a secret can tell it to the world: masking stops accidents. The defence is not to give
+//! it, which is why [`SecretStore::lease`] takes a [`TrustedClaim`](ci_core::queue::TrustedClaim).
+//!
+//! # Example
+//!
+//! ```
+//! # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+//! use std::sync::Arc;
+//!
+//! use ci_core::access::Write;
+//! use ci_core::id::SecretName;
+//! use ci_core::memory::Rig;
+//! use ci_core::trust::Origin;
+//! use ci_secrets::{FileRoot, SecretStore as _, SecretValue, Vault};
+//!
+//! # let folder = tempfile::tempdir().expect("a folder");
+//! # let path = folder.path().join("root.key");
+//! let rig = Rig::new()?; // a whole service in memory
+//! let root = Arc::new(FileRoot::create(path)?);
+//! let vault = Vault::new(rig.records(), rig.audit.clone(), root, rig.clock.clone());
+//!
+//! // A person who may write to the repository sets a secret.
+//! let (repository, token) = (Rig::repository("1", "acme")?, SecretName::parse("TOKEN")?);
+//! let grant = rig.grant::<Write>(&Rig::user("ada")?, &repository).await?;
+//! vault.put(&grant, &token, SecretValue::new("hunter2")).await?;
+//!
+//! // A job whose code somebody pushed to the repository reads it, and cannot print it by accident.
+//! let claim = rig.claim(&repository, Origin::Repository, Rig::spec()).await?;
+//! let lease = vault.lease(claim.trusted()?, &[token.clone()]).await?;
+//! assert_eq!(lease.value(&token)?.expose(), b"hunter2");
+//! assert_eq!(lease.mask_text("password: hunter2"), "password: ***");
+//!
+//! // A job whose code comes from a fork has nothing to ask with.
+//! let fork = rig.claim(&repository, Origin::Fork, Rig::spec()).await?;
+//! assert!(fork.trusted().is_err());
+//! # Ok::<(), ci_core::Error>(()) })?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+#![forbid(unsafe_code)]
+
+#[cfg(feature = "conformance")]
+pub mod conformance;
+mod hierarchy;
+mod masker;
+mod root;
+mod row;
+mod unwrapped;
+mod vault;
+
+pub use ci_core::secret::{
+    KeyRing, Learned, Masker, Purpose, Redactor, SecretInfo, SecretLease, SecretStore, SecretValue,
+};
+
+pub use masker::PlainMasker;
+#[cfg(unix)]
+pub use root::FileRoot;
+pub use root::RootKey;
+pub use vault::{Vault, VaultOptions};

@@ -1,0 +1,168 @@
+//! What every key ring must do.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use ci_core::ErrorKind;
+use ci_core::access::{Grant, Read};
+use ci_core::id::{ArtifactName, JobId, KeyId};
+use ci_core::memory::Rig;
+use ci_core::secret::{KeyRing, Purpose};
+
+use super::{refused, repository, rig, user};
+
+ci_core::declare_kit! {
+    /// Runs every case about key rings; takes a closure that makes an `Arc<dyn KeyRing>`.
+    key_ring_kit for ci_secrets::conformance::key_ring {
+        what_is_sealed_opens,
+        content_opens_in_its_place_only,
+        content_of_another_repository_does_not_open,
+        repositories_have_different_keys,
+        kinds_have_different_keys,
+        a_key_is_found_by_its_id,
+        the_id_of_another_repository_is_refused,
+        an_unknown_id_is_not_found,
+        every_altered_byte_is_noticed,
+        what_was_cut_short_is_noticed,
+        many_at_once_get_one_key,
+    }
+}
+
+type Ring = Arc<dyn KeyRing>;
+
+/// What is not the content of this place is one of these; never a retryable error, never another content.
+const WRONG: &[ErrorKind] = &[ErrorKind::Tampered, ErrorKind::NotFound];
+
+async fn grant(rig: &Rig, native: &str) -> Grant<Read> {
+    rig.grant(&user(), &repository(native)).await.expect("a grant")
+}
+
+/// Every kind of content comes back.
+pub async fn what_is_sealed_opens(keys: Ring) {
+    let (rig, job) = (rig(), JobId::random());
+    let grant = grant(&rig, "1").await;
+    let scope = grant.scope().expect("a fresh grant");
+    let report = ArtifactName::parse("report").expect("a name");
+    for purpose in [Purpose::ticket(&job), Purpose::log(&job, 7), Purpose::artifact(&job, &report)] {
+        for plain in [&b""[..], b"x", &vec![0; 100_000]] {
+            let sealed = keys.seal(scope, &purpose, plain).await.expect("it is sealed");
+            assert_eq!(keys.open(scope, &purpose, &sealed).await.expect("it opens"), plain);
+        }
+    }
+}
+
+/// Content that was moved within its kind, or to another kind, does not open.
+pub async fn content_opens_in_its_place_only(keys: Ring) {
+    let (rig, job) = (rig(), JobId::random());
+    let grant = grant(&rig, "1").await;
+    let scope = grant.scope().expect("a fresh grant");
+    let sealed = keys.seal(scope, &Purpose::log(&job, 7), b"content").await.expect("it is sealed");
+    let elsewhere = [Purpose::log(&job, 8), Purpose::log(&JobId::random(), 7), Purpose::ticket(&job)];
+    for purpose in elsewhere {
+        refused(keys.open(scope, &purpose, &sealed).await, WRONG, "content that was moved");
+    }
+}
+
+/// Content that was copied from another repository does not open.
+pub async fn content_of_another_repository_does_not_open(keys: Ring) {
+    let (rig, purpose) = (rig(), Purpose::ticket(&JobId::random()));
+    let (ours, theirs) = (grant(&rig, "1").await, grant(&rig, "2").await);
+    let sealed = keys.seal(ours.scope().expect("fresh"), &purpose, b"content").await.expect("it is sealed");
+    refused(keys.open(theirs.scope().expect("fresh"), &purpose, &sealed).await, WRONG, "another repository");
+    // The other repository has a key now, and it still does not open.
+    keys.seal(theirs.scope().expect("fresh"), &purpose, b"theirs").await.expect("it is sealed");
+    refused(keys.open(theirs.scope().expect("fresh"), &purpose, &sealed).await, WRONG, "another repository");
+}
+
+/// No key serves two repositories, nor two tenants.
+pub async fn repositories_have_different_keys(keys: Ring) {
+    let (rig, purpose) = (rig(), Purpose::ticket(&JobId::random()));
+    let other_tenant = Rig::repository("1", "umbrella").expect("a repository");
+    let mut found = BTreeSet::new();
+    for repository in [repository("1"), repository("2"), other_tenant] {
+        let grant = rig.grant::<Read>(&user(), &repository).await.expect("a grant");
+        let key = keys.data_key(grant.scope().expect("fresh"), &purpose, None).await.expect("a key");
+        assert!(found.insert(*key.expose()), "{repository} has another repository's key");
+    }
+}
+
+/// A key for tickets opens no log.
+pub async fn kinds_have_different_keys(keys: Ring) {
+    let (rig, job) = (rig(), JobId::random());
+    let grant = grant(&rig, "1").await;
+    let scope = grant.scope().expect("a fresh grant");
+    let ticket = keys.data_key(scope, &Purpose::ticket(&job), None).await.expect("a key");
+    let log = keys.data_key(scope, &Purpose::log(&job, 1), None).await.expect("a key");
+    assert_ne!(ticket.expose(), log.expose());
+}
+
+/// The same place has the same key, now and later.
+pub async fn a_key_is_found_by_its_id(keys: Ring) {
+    let (rig, purpose) = (rig(), Purpose::ticket(&JobId::random()));
+    let grant = grant(&rig, "1").await;
+    let scope = grant.scope().expect("a fresh grant");
+    let current = keys.data_key(scope, &purpose, None).await.expect("a key");
+    let again = keys.data_key(scope, &purpose, None).await.expect("a key");
+    let by_id = keys.data_key(scope, &purpose, Some(current.id())).await.expect("a key");
+    assert_eq!((current.id(), current.expose()), (again.id(), again.expose()));
+    assert_eq!((current.id(), current.expose()), (by_id.id(), by_id.expose()));
+}
+
+/// Knowing an id is no right to the key.
+pub async fn the_id_of_another_repository_is_refused(keys: Ring) {
+    let (rig, purpose) = (rig(), Purpose::ticket(&JobId::random()));
+    let (ours, theirs) = (grant(&rig, "1").await, grant(&rig, "2").await);
+    let key = keys.data_key(ours.scope().expect("fresh"), &purpose, None).await.expect("a key");
+    let asked = keys.data_key(theirs.scope().expect("fresh"), &purpose, Some(key.id())).await;
+    refused(asked, WRONG, "another repository's key");
+}
+
+/// A key that never was is not made.
+pub async fn an_unknown_id_is_not_found(keys: Ring) {
+    let (rig, purpose) = (rig(), Purpose::ticket(&JobId::random()));
+    let grant = grant(&rig, "1").await;
+    let asked = keys.data_key(grant.scope().expect("fresh"), &purpose, Some(&KeyId::random())).await;
+    refused(asked, &[ErrorKind::NotFound], "a key that never was");
+}
+
+/// No byte can be changed, the key's id included.
+pub async fn every_altered_byte_is_noticed(keys: Ring) {
+    let (rig, purpose) = (rig(), Purpose::ticket(&JobId::random()));
+    let grant = grant(&rig, "1").await;
+    let scope = grant.scope().expect("a fresh grant");
+    let sealed = keys.seal(scope, &purpose, b"content").await.expect("it is sealed");
+    for index in 0..sealed.len() {
+        let mut altered = sealed.to_vec();
+        altered[index] ^= 1;
+        refused(keys.open(scope, &purpose, &altered).await, WRONG, "an altered byte");
+    }
+}
+
+/// No end can be cut off, and nothing is not something.
+pub async fn what_was_cut_short_is_noticed(keys: Ring) {
+    let (rig, purpose) = (rig(), Purpose::ticket(&JobId::random()));
+    let grant = grant(&rig, "1").await;
+    let scope = grant.scope().expect("a fresh grant");
+    let sealed = keys.seal(scope, &purpose, b"content").await.expect("it is sealed");
+    for length in 0..sealed.len() {
+        refused(keys.open(scope, &purpose, &sealed[..length]).await, WRONG, "content that was cut short");
+    }
+}
+
+/// The first use of a repository by many at once makes one key, not many.
+pub async fn many_at_once_get_one_key(keys: Ring) {
+    let (rig, purpose) = (rig(), Purpose::ticket(&JobId::random()));
+    let mut asking = Vec::new();
+    for _ in 0..16 {
+        let (grant, keys, purpose) = (grant(&rig, "1").await, keys.clone(), purpose.clone());
+        asking.push(tokio::spawn(async move {
+            let scope = grant.scope().expect("a fresh grant");
+            *keys.data_key(scope, &purpose, None).await.expect("a key").expose()
+        }));
+    }
+    let mut found = BTreeSet::new();
+    for one in asking {
+        found.insert(one.await.expect("it ends"));
+    }
+    assert_eq!(found.len(), 1);
+}

@@ -1,0 +1,237 @@
+//! What every masker must do.
+//!
+//! What stands in place of a secret is the masker's choice, but must not be made of letters, digits or blanks.
+
+use std::sync::Arc;
+
+use ci_core::secret::{Learned, Masker, SecretValue};
+
+ci_core::declare_kit! {
+    /// Runs every case about maskers; takes a closure that makes an `Arc<dyn Masker>` that knows no value.
+    masker_kit for ci_secrets::conformance::masker {
+        text_without_secrets_stays_as_it_is,
+        a_value_is_hidden,
+        short_values_are_not_hidden_and_told,
+        overlapping_values_are_hidden_whole,
+        a_value_inside_another_is_hidden_with_and_without_it,
+        a_false_start_does_not_hide_the_real_one,
+        however_it_is_cut_the_output_is_the_same,
+        exactly_the_values_are_hidden,
+        a_value_is_learned_in_mid_stream,
+        what_is_held_is_hidden_by_what_is_learned,
+        streams_do_not_mix,
+        nothing_is_held_without_need,
+        the_end_lets_everything_out,
+        any_bytes_are_masked,
+    }
+}
+
+type Subject = Arc<dyn Masker>;
+
+fn learn(masker: &Subject, values: &[&[u8]]) {
+    for value in values {
+        assert_eq!(masker.learn(&SecretValue::new(*value)), Learned::Hidden);
+    }
+}
+
+/// The output for `text`, cut into pieces of `sizes` over and over.
+fn masked(masker: &Subject, text: &[u8], sizes: &[usize]) -> Vec<u8> {
+    let (mut redactor, mut out, mut rest) = (masker.redactor(), Vec::new(), text);
+    for size in sizes.iter().cycle() {
+        let (now, later) = rest.split_at((*size).min(rest.len()));
+        redactor.push(now, &mut out);
+        rest = later;
+        if rest.is_empty() {
+            break;
+        }
+    }
+    redactor.finish(&mut out);
+    out
+}
+
+/// The same without what stands in place of secrets.
+fn shown(output: &[u8]) -> String {
+    let is_text = |byte: &&u8| byte.is_ascii_alphanumeric() || byte.is_ascii_whitespace();
+    output.iter().filter(is_text).map(|byte| char::from(*byte)).collect()
+}
+
+#[track_caller]
+fn check(masker: &Subject, text: &str, expected: &str) {
+    for sizes in [&[usize::MAX][..], &[1], &[2], &[3, 1], &[1, 5]] {
+        let output = masked(masker, text.as_bytes(), sizes);
+        assert_eq!(shown(&output), expected, "{text:?} in pieces of {sizes:?}");
+    }
+}
+
+/// Nothing learned, or nothing to hide.
+pub async fn text_without_secrets_stays_as_it_is(masker: Subject) {
+    let text = b"total 12\ndrwxr-xr-x 2 root root\n\xff\x00";
+    assert_eq!(masked(&masker, text, &[3]), text);
+    learn(&masker, &[b"correct horse"]);
+    assert_eq!(masked(&masker, text, &[3]), text);
+    assert_eq!(masked(&masker, b"", &[1]), b"");
+}
+
+/// In the middle, at both ends, more than once.
+pub async fn a_value_is_hidden(masker: Subject) {
+    learn(&masker, &[b"hunter2hunter2", b"correct horse"]);
+    check(&masker, "a hunter2hunter2 b correct horse c", "a  b  c");
+    check(&masker, "correct horse", "");
+    check(&masker, "hunter2hunter2 hunter2hunter2", " ");
+}
+
+/// Hiding every `x` would hide ordinary text; not to say so would hide a leak.
+pub async fn short_values_are_not_hidden_and_told(masker: Subject) {
+    for value in ["", "x", "no"] {
+        assert_eq!(masker.learn(&SecretValue::new(value)), Learned::TooShort, "{value:?}");
+    }
+    check(&masker, "x no xx", "x no xx");
+}
+
+/// Where two secrets overlap, both are hidden whole.
+pub async fn overlapping_values_are_hidden_whole(masker: Subject) {
+    learn(&masker, &[b"abcdefgh", b"efghijkl", b"klmnopqr"]);
+    check(&masker, "1 abcdefghijkl 2", "1  2");
+    check(&masker, "1 abcdefghijklmnopqr 2", "1  2");
+    check(&masker, "1 abcdefghefghijkl 2", "1  2");
+}
+
+/// A secret that is the beginning, the end or the middle of another one.
+pub async fn a_value_inside_another_is_hidden_with_and_without_it(masker: Subject) {
+    learn(&masker, &[b"abcdefghijkl", b"abcdef", b"defghi", b"ghijkl"]);
+    check(&masker, "1 abcdefghijkl 2", "1  2");
+    check(&masker, "1 abcdefghijk 2", "1 jk 2");
+    check(&masker, "1 bcdefghijkl 2", "1 bc 2");
+    check(&masker, "1 abcdefgh 2", "1 gh 2");
+}
+
+/// The beginning of a secret, and then the whole of it.
+pub async fn a_false_start_does_not_hide_the_real_one(masker: Subject) {
+    learn(&masker, &[b"ssecret1", b"AAAAC3NzaC1"]);
+    check(&masker, "sssecret1", "s");
+    check(&masker, "key AAAAAAAC3NzaC1 x", "key AAA x");
+    check(&masker, "ssecretssecret1", "ssecret");
+}
+
+/// The cuts between pieces mean nothing: every way to cut gives the same bytes.
+pub async fn however_it_is_cut_the_output_is_the_same(masker: Subject) {
+    learn(&masker, &[b"aabaabab", b"abababab", b"baabaaba", b"aaaaaaaaaa"]);
+    let mut dice = Dice(1);
+    for _ in 0..200 {
+        let text = dice.text(64);
+        let whole = masked(&masker, &text, &[usize::MAX]);
+        for sizes in [&[1][..], &[2], &[3], &[7, 1], &[1, 1, 5]] {
+            let cut = masked(&masker, &text, sizes);
+            assert_eq!(cut, whole, "{:?} in pieces of {sizes:?}", String::from_utf8_lossy(&text));
+        }
+    }
+}
+
+/// Neither less nor more than the secrets, however they overlap.
+pub async fn exactly_the_values_are_hidden(masker: Subject) {
+    let values: [&[u8]; 5] = [b"aabaabab", b"abababab", b"baabaaba", b"aaaaaaaaaa", b"bbbbabbbb"];
+    learn(&masker, &values);
+    let mut dice = Dice(2);
+    for _ in 0..500 {
+        let text = dice.text(48);
+        let mut hidden = vec![false; text.len()];
+        for value in values {
+            for start in 0..text.len() {
+                if text[start..].starts_with(value) {
+                    hidden[start..start + value.len()].fill(true);
+                }
+            }
+        }
+        let left = text.iter().zip(&hidden).filter(|(_, hidden)| !**hidden);
+        let expected: String = left.map(|(byte, _)| char::from(*byte)).collect();
+        assert_eq!(shown(&masked(&masker, &text, &[5])), expected, "{:?}", String::from_utf8_lossy(&text));
+    }
+}
+
+/// What is learned later is hidden from then on, in streams that have begun.
+pub async fn a_value_is_learned_in_mid_stream(masker: Subject) {
+    let (mut redactor, mut out) = (masker.redactor(), Vec::new());
+    redactor.push(b"before later-value ", &mut out);
+    learn(&masker, &[b"later-value"]);
+    redactor.push(b"after later-value end", &mut out);
+    redactor.finish(&mut out);
+    assert!(out.starts_with(b"before later-value after "), "{}", String::from_utf8_lossy(&out));
+    assert_eq!(shown(&out).matches("value").count(), 1);
+    assert!(out.ends_with(b" end"));
+}
+
+/// Bytes that have not gone out yet are masked by what is learned now.
+pub async fn what_is_held_is_hidden_by_what_is_learned(masker: Subject) {
+    learn(&masker, &[b"correct horse battery"]);
+    let (mut redactor, mut out) = (masker.redactor(), Vec::new());
+    redactor.push(b"1 correct horse", &mut out);
+    assert_eq!(shown(&out), "1 ", "it may be the beginning of a secret");
+    learn(&masker, &[b"horse stable"]);
+    redactor.push(b" stable 2", &mut out);
+    redactor.finish(&mut out);
+    assert_eq!(shown(&out), "1 correct  2");
+
+    let (mut redactor, mut out) = (masker.redactor(), Vec::new());
+    redactor.push(b"1 correct horse", &mut out);
+    learn(&masker, &[b"correct h"]);
+    redactor.finish(&mut out);
+    assert_eq!(shown(&out), "1 orse");
+}
+
+/// Two streams of a job share what is learned, and nothing else.
+pub async fn streams_do_not_mix(masker: Subject) {
+    learn(&masker, &[b"correct horse"]);
+    let (mut one, mut other) = (masker.redactor(), masker.redactor());
+    let (mut first, mut second) = (Vec::new(), Vec::new());
+    one.push(b"correct ", &mut first);
+    other.push(b"horse", &mut second);
+    one.push(b"horse", &mut first);
+    one.finish(&mut first);
+    other.finish(&mut second);
+    assert_eq!((shown(&first).as_str(), shown(&second).as_str()), ("", "horse"));
+}
+
+/// Live output does not lag: only what may be the beginning of a secret waits.
+pub async fn nothing_is_held_without_need(masker: Subject) {
+    learn(&masker, &[b"correct horse battery"]);
+    let (mut redactor, mut out) = (masker.redactor(), Vec::new());
+    redactor.push(b"compiling\n", &mut out);
+    assert_eq!(shown(&out), "compiling\n");
+    redactor.push(b"correct", &mut out);
+    assert_eq!(shown(&out), "compiling\n");
+    redactor.push(b"ly\n", &mut out);
+    assert_eq!(shown(&out), "compiling\ncorrectly\n", "it is not the secret after all");
+}
+
+/// What was held for a secret that never came is part of the output.
+pub async fn the_end_lets_everything_out(masker: Subject) {
+    learn(&masker, &[b"correct horse battery"]);
+    assert_eq!(masked(&masker, b"correct horse", &[4]), b"correct horse");
+}
+
+/// Secrets are bytes, and so is output.
+pub async fn any_bytes_are_masked(masker: Subject) {
+    let value: Vec<u8> = (0..=255).rev().collect();
+    learn(&masker, &[&value]);
+    let text = [b"1 ", value.as_slice(), b" 2"].concat();
+    for sizes in [&[usize::MAX][..], &[1], &[100]] {
+        assert_eq!(shown(&masked(&masker, &text, sizes)), "1  2");
+    }
+}
+
+/// Numbers that look random and are the same every time (xorshift, Marsaglia 2003).
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    /// Text of two letters, in which secrets of two letters begin everywhere.
+    fn text(&mut self, length: usize) -> Vec<u8> {
+        (0..length).map(|_| if self.roll().is_multiple_of(5) { b'b' } else { b'a' }).collect()
+    }
+}

@@ -1,0 +1,89 @@
+//! Every kit against every implementation that is here.
+
+mod vault {
+    use ci_core::conformance::Setup;
+    use ci_secrets::conformance::secret_store::StoreUnderTest;
+
+    use crate::bench::Bench;
+
+    fn store() -> Setup<StoreUnderTest> {
+        let bench = Bench::new();
+        Setup::ready(StoreUnderTest { store: bench.vault, audit: bench.audit })
+    }
+
+    mod store {
+        ci_secrets::secret_store_kit!(async || super::store());
+    }
+
+    mod ring {
+        use std::sync::Arc;
+
+        use ci_core::secret::KeyRing;
+
+        use super::*;
+
+        ci_secrets::key_ring_kit!(async || Setup::ready(Bench::new().vault as Arc<dyn KeyRing>));
+    }
+}
+
+mod memory {
+    use std::sync::Arc;
+
+    use ci_core::conformance::Setup;
+
+    mod store {
+        use ci_core::memory::{Rig, Secrets};
+        use ci_secrets::conformance::secret_store::StoreUnderTest;
+
+        use super::*;
+
+        ci_secrets::secret_store_kit!(async || {
+            let rig = Rig::new().expect("a rig");
+            let store = Arc::new(Secrets::new(rig.audit.clone(), rig.clock.clone()));
+            Setup::ready(StoreUnderTest { store, audit: rig.audit })
+        });
+    }
+
+    mod ring {
+        use ci_core::memory::Ring;
+        use ci_core::secret::KeyRing;
+
+        use super::*;
+
+        ci_secrets::key_ring_kit!(async || Setup::ready(Arc::new(Ring::new()) as Arc<dyn KeyRing>));
+    }
+
+    mod masker {
+        use ci_core::memory::Masking;
+        use ci_core::secret::Masker;
+
+        use super::*;
+
+        ci_secrets::masker_kit!(async || Setup::ready(Arc::new(Masking::new()) as Arc<dyn Masker>));
+    }
+}
+
+mod plain_masker {
+    use std::sync::Arc;
+
+    use ci_core::conformance::Setup;
+    use ci_core::secret::Masker;
+    use ci_secrets::PlainMasker;
+
+    ci_secrets::masker_kit!(async || Setup::ready(Arc::new(PlainMasker::new()) as Arc<dyn Masker>));
+}
+
+#[cfg(unix)]
+mod file_root {
+    use std::sync::Arc;
+
+    use ci_core::conformance::Setup;
+    use ci_secrets::FileRoot;
+    use ci_secrets::conformance::root_key::RootsUnderTest;
+
+    ci_secrets::root_key_kit!(async || {
+        let folder = tempfile::tempdir().expect("a folder");
+        let root = |name| Arc::new(FileRoot::create(folder.path().join(name)).expect("a root key"));
+        Setup::ready(RootsUnderTest { one: root("one"), other: root("other") })
+    });
+}

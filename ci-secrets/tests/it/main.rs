@@ -1,0 +1,9 @@
+//! The tests of `ci-secrets`, in one binary.
+
+mod attacks;
+mod bench;
+mod broken;
+mod file_root;
+mod kits;
+mod masking;
+mod vault;
