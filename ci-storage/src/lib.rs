@@ -1,1 +1,89 @@
-//! Records, queue, logs, artifacts and caches for CI jobs.
+//! What outlives a job: records, queue, logs, artifacts and caches.
+//!
+//! This crate implements the storage ports of `ci-core`, for a service on one machine without any server beside
+//! it: one SQLite file and one folder. Nothing but the lines that construct them knows which backends they are.
+//!
+//! | Port | Backend | Feature |
+//! |---|---|---|
+//! | [`Records`], [`Queue`] | [`sqlite::Sqlite`] | `sqlite` (default) |
+//! | [`LogStore`] | [`sqlite::SqliteLogs`] | `sqlite` (default) |
+//! | [`ArtifactStore`] | [`objects::ObjectArtifacts`] | `object-store` (default) |
+//! | [`CacheStore`] | [`objects::ObjectCaches`] | `object-store` (default) |
+//!
+//! [`objects::Objects`] takes any `object_store::ObjectStore`, so the same code keeps artifacts in a bucket. Who
+//! writes another backend runs the kits in [`conformance`](https://docs.rs/ci-storage/latest/ci_storage/conformance/)
+//! (feature `conformance`) as its tests.
+//!
+//! # What is promised, and what is not
+//!
+//! - What was answered is on the disk, and stays whole when the process is killed.
+//! - A worker that lost its lease writes nothing more: the lease is checked in the transaction that writes.
+//! - Logs, artifacts and caches are sealed with keys of their repository before they reach a file. Whoever can
+//!   write to the files can neither read them nor change, cut, swap or move them unnoticed.
+//! - They *can* be destroyed, and put back as a whole to what they once were. The first takes a backup; the
+//!   second is noticed by a [`FreshnessAnchor`](ci_core::secret::FreshnessAnchor) only.
+//! - Not hidden are ids, states and sizes: which repository has how many jobs, artifacts and caches, how they are
+//!   called, how large they are, and when they were written.
+//!
+//! # Example
+//!
+//! The embedded default, and a job that writes a log and keeps an artifact:
+//!
+#![cfg_attr(all(feature = "sqlite", feature = "object-store"), doc = "```")]
+#![cfg_attr(not(all(feature = "sqlite", feature = "object-store")), doc = "```ignore")]
+//! # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+//! use std::sync::Arc;
+//! use ci_core::access::Read;
+//! use ci_core::id::ArtifactName;
+//! use ci_core::log::Cursor;
+//! use ci_core::{ByteSize, stream};
+//! use ci_storage::objects::Objects;
+//! use ci_storage::sqlite::Sqlite;
+//! use ci_storage::{ArtifactStore as _, LogStore as _};
+//! # use ci_core::memory::{Masking, Rig, Ring};
+//! # use ci_core::{secret::SecretLease, trust::Origin};
+//! # let folder = tempfile::tempdir()?;
+//! # let state = folder.path();
+//! # let clock = Arc::new(ci_core::clock::ManualClock::new());
+//! # let ring = Arc::new(Ring::new());
+//!
+//! // `state` is a folder, `clock` the system's clock, `ring` the vault.
+//! let database = Arc::new(Sqlite::open(state.join("ci.db"), clock.clone()).await?);
+//! let logs = database.logs(ring.clone());
+//! let objects = Objects::folder(state.join("objects"), database.clone(), ring.clone(), clock.clone())?;
+//! let artifacts = objects.artifacts();
+//!
+//! # let rig = Rig::on(clock)?.with_database(database.clone())?.with_ring(ring);
+//! # let repository = Rig::repository("1", "acme")?;
+//! # let claim = rig.claim(&repository, Origin::Repository, Rig::spec()).await?;
+//! # let lease = SecretLease::empty(&claim, Arc::new(Masking::new()));
+//! // A worker holds a claim, and a lease that masks what the job prints.
+//! let name = ArtifactName::parse("report.tar")?;
+//! logs.append(&claim, 0, lease.mask().push(b"all tests passed\n")).await?;
+//! logs.close(&claim).await?;
+//! artifacts.put(&claim, &name, stream::once("content")).await?;
+//!
+//! # let grant = rig.grant::<Read>(&Rig::user("ada")?, &repository).await?;
+//! // A person holds a grant.
+//! let page = logs.read(&grant, claim.job(), Cursor::default(), 64 * 1024).await?;
+//! assert_eq!((&page.bytes[..], page.end), (&b"all tests passed\n"[..], true));
+//! let content = artifacts.get(&grant, claim.job(), &name).await?;
+//! assert_eq!(stream::collect(content, ByteSize::mib(1)).await?, b"content");
+//! # Ok::<(), Box<dyn std::error::Error>>(()) })?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+#![forbid(unsafe_code)]
+
+#[cfg(feature = "conformance")]
+pub mod conformance;
+#[cfg(feature = "object-store")]
+pub mod objects;
+#[cfg(feature = "sqlite")]
+pub mod sqlite;
+
+pub use ci_core::artifact::ArtifactStore;
+pub use ci_core::cache::CacheStore;
+pub use ci_core::log::LogStore;
+pub use ci_core::queue::{Database, Queue};
+pub use ci_core::records::Records;

@@ -1,0 +1,195 @@
+//! Conformance kits: every sentence of the storage ports' contracts as a test that a backend runs as its own.
+//!
+//! | Port | Kit | What it is given |
+//! |---|---|---|
+//! | [`Records`](ci_core::records::Records) | `records_kit!` | the records |
+//! | [`Queue`](ci_core::queue::Queue) | `queue_kit!` | a [`Rig`] over a database |
+//! | [`LogStore`](ci_core::log::LogStore) | `log_kit!` | a [`Bench`] |
+//! | [`ArtifactStore`](ci_core::artifact::ArtifactStore) | `artifact_kit!` | a [`Bench`] |
+//! | [`CacheStore`](ci_core::cache::CacheStore) | `cache_kit!` | a [`Bench`] |
+//!
+//! A database under test takes its time from the rig's clock ([`Rig::on`], then [`Rig::with_database`]); the kits
+//! never wait for real time to pass.
+//!
+//! # Example
+//!
+//! ```
+//! mod memory {
+//!     use std::sync::Arc;
+//!     use ci_core::clock::ManualClock;
+//!     use ci_core::conformance::Setup;
+//!     use ci_core::memory::Database;
+//!     use ci_core::records::Records;
+//!
+//!     ci_storage::records_kit!(async || {
+//!         let database: Arc<dyn Records> = Arc::new(Database::new(Arc::new(ManualClock::new())));
+//!         Setup::ready(database)
+//!     });
+//! }
+//! # fn main() {}
+//! ```
+
+#![expect(clippy::missing_panics_doc, reason = "a case that fails panics; that is what it is for")]
+
+pub mod artifact;
+pub mod cache;
+pub mod log;
+pub mod queue;
+pub mod records;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ci_core::clock::ManualClock;
+use ci_core::id::RepositoryId;
+use ci_core::memory::Rig;
+use ci_core::queue::{Claim, Dispatcher};
+use ci_core::trust::Origin;
+use ci_core::{ErrorKind, Result};
+
+/// A store under test, and the rig over the database that knows the leases of its jobs.
+#[derive(Debug)]
+pub struct Bench<S: ?Sized> {
+    /// What makes claims and grants, over that database.
+    pub rig: Rig,
+    /// The store.
+    pub store: Arc<S>,
+}
+
+impl<S: ?Sized> Bench<S> {
+    /// The store `store`, whose jobs are those of `rig`.
+    pub fn new(rig: Rig, store: Arc<S>) -> Self {
+        Self { rig, store }
+    }
+}
+
+/// Longer than any lease of the rig's lasts.
+const LAPSE: Duration = Duration::from_secs(31);
+
+fn acme() -> RepositoryId {
+    Rig::repository("1", "acme").expect("a repository")
+}
+
+fn other() -> RepositoryId {
+    Rig::repository("2", "acme").expect("a repository")
+}
+
+async fn claim(rig: &Rig) -> Claim {
+    rig.claim(&acme(), Origin::Repository, Rig::spec()).await.expect("a claim")
+}
+
+/// A worker whose own clock stands still: it goes on believing in a lease that has run out, so that only the
+/// store can stop it.
+async fn claim_of_stalled_worker(rig: &Rig) -> Claim {
+    let clock = Arc::new(ManualClock::new());
+    let dispatcher = Dispatcher::new(rig.database.clone(), rig.ring.clone(), rig.authority.clone(), clock);
+    rig.claim_by(&dispatcher, &acme(), Origin::Repository, Rig::spec()).await.expect("a claim")
+}
+
+fn kind<T>(result: Result<T>) -> Option<ErrorKind> {
+    result.err().map(|error| error.kind())
+}
+
+ci_core::declare_kit! {
+    /// Runs every case about [`Records`](ci_core::records::Records). The setup makes an `Arc<dyn Records>`.
+    records_kit for ci_storage::conformance::records {
+        a_record_is_read_as_it_was_written,
+        a_put_replaces_and_a_delete_removes,
+        versions_only_grow_and_are_those_of_the_commit,
+        a_batch_happens_whole_or_not_at_all,
+        absent_holds_only_where_nothing_is,
+        is_holds_only_for_the_version_that_is_there,
+        a_fence_of_no_lease_is_refused,
+        of_commits_that_race_one_wins,
+        a_list_has_what_lies_below_in_the_order_of_keys,
+        a_list_goes_on_after_a_key,
+        a_purge_takes_all_that_lies_below_and_nothing_else,
+        what_was_purged_is_nowhere,
+        few_bytes_are_not_looked_for,
+    }
+}
+
+ci_core::declare_kit! {
+    /// Runs every case about [`Queue`](ci_core::queue::Queue). The setup makes a
+    /// [`Rig`](ci_core::memory::Rig) over the database.
+    queue_kit for ci_storage::conformance::queue {
+        a_job_waits_runs_and_finishes,
+        a_row_comes_out_as_it_went_in,
+        a_job_is_in_the_queue_once,
+        the_oldest_row_comes_first,
+        all_labels_of_a_row_must_be_offered,
+        workers_that_race_get_different_rows,
+        a_lapsed_lease_waits_again_with_a_larger_token,
+        a_row_is_given_up_after_the_last_attempt,
+        a_released_row_waits_again_and_counts,
+        a_lease_is_extended_while_it_holds,
+        a_lapsed_worker_can_do_nothing,
+        a_replaced_worker_can_do_nothing,
+        a_job_finishes_together_with_its_batch,
+        a_fence_holds_in_a_commit_as_long_as_the_lease,
+        a_waiting_job_is_cancelled_at_once,
+        a_running_job_is_told,
+        a_cancelled_job_is_not_handed_out_again,
+        a_finished_job_stays_as_it_is,
+    }
+}
+
+ci_core::declare_kit! {
+    /// Runs every case about [`LogStore`](ci_core::log::LogStore). The setup makes a
+    /// [`Bench<dyn LogStore>`](crate::conformance::Bench).
+    log_kit for ci_storage::conformance::log {
+        a_log_is_read_as_it_was_written,
+        a_job_that_wrote_nothing_has_an_empty_log,
+        a_page_has_no_more_bytes_than_asked_and_at_least_a_chunk,
+        a_chunk_is_stored_once,
+        a_hole_is_told,
+        a_chunk_has_a_bound,
+        a_closed_log_stays_as_it_is,
+        a_lapsed_worker_writes_nothing,
+        a_claim_that_is_over_writes_nothing,
+        a_later_lease_goes_on_behind_an_earlier_one,
+        a_later_lease_finds_a_closed_log_open,
+        the_log_of_a_job_that_has_ended_is_at_its_end,
+        only_readers_of_the_repository_read,
+        a_grant_that_is_over_reads_nothing,
+        a_reader_hears_of_a_chunk,
+        a_reader_hears_of_the_end,
+        a_log_is_followed_to_its_end,
+    }
+}
+
+ci_core::declare_kit! {
+    /// Runs every case about [`ArtifactStore`](ci_core::artifact::ArtifactStore). The setup makes a
+    /// [`Bench<dyn ArtifactStore>`](crate::conformance::Bench).
+    artifact_kit for ci_storage::conformance::artifact {
+        content_of_any_size_is_read_as_it_was_kept,
+        a_list_is_by_name,
+        nothing_is_visible_before_it_is_whole,
+        a_dropped_put_leaves_nothing_visible,
+        a_failed_stream_leaves_nothing_visible,
+        a_name_is_kept_once_per_lease,
+        a_later_lease_replaces_what_an_earlier_one_kept,
+        a_lapsed_worker_keeps_nothing,
+        a_worker_that_lapses_while_it_uploads_keeps_nothing,
+        an_artifact_is_no_larger_than_the_job_may,
+        only_readers_of_the_repository_read,
+        a_grant_that_is_over_does_nothing,
+        a_deleted_artifact_is_gone,
+    }
+}
+
+ci_core::declare_kit! {
+    /// Runs every case about [`CacheStore`](ci_core::cache::CacheStore). The setup makes a
+    /// [`Bench<dyn CacheStore>`](crate::conformance::Bench).
+    cache_kit for ci_storage::conformance::cache {
+        a_cache_is_restored_as_it_was_saved,
+        the_last_save_counts,
+        nobody_restores_what_less_trusted_jobs_saved,
+        a_job_restores_its_own_before_that_of_more_trusted_ones,
+        repositories_share_nothing,
+        keys_that_look_alike_are_different,
+        a_failed_stream_leaves_the_earlier_one,
+        a_lapsed_worker_saves_nothing,
+        a_claim_that_is_over_restores_nothing,
+    }
+}

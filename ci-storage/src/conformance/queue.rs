@@ -1,0 +1,294 @@
+//! What every [`Queue`](ci_core::queue::Queue) does.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use ci_core::ErrorKind;
+use ci_core::id::{JobId, Label};
+use ci_core::memory::Rig;
+use ci_core::outcome::Outcome;
+use ci_core::queue::{Extended, Leased, MOST_ATTEMPTS, NewRow, Released, State, Ticket};
+use ci_core::records::{Batch, Condition, Fence, Key};
+use futures_util::future::join_all;
+
+use super::{acme, kind};
+
+const TTL: Duration = Duration::from_secs(10);
+const ALMOST: Duration = Duration::from_secs(9);
+
+fn labels(names: &[&str]) -> Vec<Label> {
+    names.iter().map(|name| Label::parse(name).expect("a label")).collect()
+}
+
+fn row(names: &[&str]) -> NewRow {
+    let (job, ticket) = (JobId::random(), Ticket::from_stored(&b"a \0 ticket"[..]));
+    NewRow { job, repository: acme(), labels: labels(names), ticket }
+}
+
+async fn push(rig: &Rig, names: &[&str]) -> JobId {
+    let row = row(names);
+    let job = row.job.clone();
+    rig.database.push(row).await.expect("pushed");
+    job
+}
+
+async fn lease(rig: &Rig, names: &[&str]) -> Option<Leased> {
+    rig.database.lease(&labels(names), TTL).await.expect("asked")
+}
+
+async fn leased(rig: &Rig) -> Fence {
+    lease(rig, &[]).await.expect("a row waits").fence
+}
+
+async fn state(rig: &Rig, job: &JobId) -> State {
+    rig.database.row(job).await.expect("asked").expect("there is such a job").state
+}
+
+/// The way of a job that goes well.
+pub async fn a_job_waits_runs_and_finishes(rig: Rig) {
+    assert_eq!(rig.database.row(&JobId::random()).await.expect("asked"), None);
+    assert!(lease(&rig, &[]).await.is_none(), "an empty queue");
+    let job = push(&rig, &[]).await;
+    assert_eq!(state(&rig, &job).await, State::Waiting);
+    let fence = leased(&rig).await;
+    assert_eq!(state(&rig, &job).await, State::Running);
+    assert!(lease(&rig, &[]).await.is_none(), "it is leased");
+    let outcome = Outcome::gave_up();
+    rig.database.finish(&fence, &outcome, Batch::new()).await.expect("finished");
+    assert_eq!(state(&rig, &job).await, State::Finished(outcome));
+    rig.clock.advance(2 * TTL);
+    assert!(lease(&rig, &[]).await.is_none(), "it is finished");
+}
+
+/// Job, repository and ticket come back as they were pushed.
+pub async fn a_row_comes_out_as_it_went_in(rig: Rig) {
+    let row = row(&[]);
+    rig.database.push(row.clone()).await.expect("pushed");
+    let Leased { fence, repository, ticket, attempt } = lease(&rig, &["any"]).await.expect("a row waits");
+    assert_eq!((fence.job, repository, ticket, attempt), (row.job.clone(), row.repository, row.ticket, 1));
+    assert_eq!(rig.database.row(&row.job).await.expect("asked").expect("there").repository, acme());
+}
+
+/// A second row with the same id is a conflict, and changes nothing.
+pub async fn a_job_is_in_the_queue_once(rig: Rig) {
+    let row = row(&[]);
+    rig.database.push(row.clone()).await.expect("pushed");
+    let other =
+        NewRow { labels: labels(&["other"]), ticket: Ticket::from_stored(&b"other"[..]), ..row.clone() };
+    assert_eq!(kind(rig.database.push(other).await), Some(ErrorKind::Conflict));
+    assert_eq!(lease(&rig, &[]).await.expect("the first waits").ticket, row.ticket);
+    assert!(lease(&rig, &["other"]).await.is_none());
+}
+
+/// Rows come out in the order in which they went in, also those that wait again.
+pub async fn the_oldest_row_comes_first(rig: Rig) {
+    let (first, second, third) = (push(&rig, &[]).await, push(&rig, &[]).await, push(&rig, &[]).await);
+    let fence = leased(&rig).await;
+    assert_eq!(fence.job, first);
+    assert_eq!(leased(&rig).await.job, second);
+    rig.database.release(&fence, Released::ShuttingDown).await.expect("released");
+    assert_eq!(leased(&rig).await.job, first);
+    assert_eq!(leased(&rig).await.job, third);
+}
+
+/// A worker gets a row if it offers all of its labels, and may offer more.
+pub async fn all_labels_of_a_row_must_be_offered(rig: Rig) {
+    let both = push(&rig, &["linux", "gpu"]).await;
+    for too_few in [&[][..], &["linux"], &["gpu", "linux-2", "Linux"]] {
+        assert!(lease(&rig, too_few).await.is_none(), "{too_few:?}");
+    }
+    let plain = push(&rig, &[]).await;
+    assert_eq!(
+        lease(&rig, &["linux"]).await.expect("a row waits").fence.job,
+        plain,
+        "the older one does not fit"
+    );
+    assert_eq!(lease(&rig, &["arm64", "gpu", "linux"]).await.expect("a row waits").fence.job, both);
+}
+
+/// No row is handed to two workers, and none is withheld.
+pub async fn workers_that_race_get_different_rows(rig: Rig) {
+    let mut pushed = BTreeSet::new();
+    for _ in 0..8 {
+        pushed.insert(push(&rig, &[]).await);
+    }
+    let leased = join_all((0..12).map(|_| lease(&rig, &[]))).await;
+    let jobs: Vec<JobId> = leased.into_iter().flatten().map(|leased| leased.fence.job).collect();
+    assert_eq!(jobs.len(), 8);
+    assert_eq!(jobs.into_iter().collect::<BTreeSet<_>>(), pushed);
+}
+
+/// When nobody extends a lease, the row waits again, and the next lease is a later one.
+pub async fn a_lapsed_lease_waits_again_with_a_larger_token(rig: Rig) {
+    let job = push(&rig, &[]).await;
+    let first = lease(&rig, &[]).await.expect("a row waits");
+    rig.clock.advance(ALMOST);
+    assert!(lease(&rig, &[]).await.is_none(), "there is a second left");
+    rig.clock.advance(Duration::from_secs(1));
+    assert_eq!(state(&rig, &job).await, State::Waiting);
+    let second = lease(&rig, &[]).await.expect("it waits again");
+    assert_eq!((first.attempt, second.attempt), (1, 2));
+    assert_eq!(second.fence.job, job);
+    assert!(second.fence.token > first.fence.token);
+}
+
+/// After the last attempt the job is finished, and the next row is handed out.
+pub async fn a_row_is_given_up_after_the_last_attempt(rig: Rig) {
+    let job = push(&rig, &[]).await;
+    for attempt in 1..=MOST_ATTEMPTS {
+        assert_eq!(lease(&rig, &[]).await.expect("it waits").attempt, attempt);
+        rig.clock.advance(TTL);
+    }
+    let next = push(&rig, &[]).await;
+    assert_eq!(leased(&rig).await.job, next);
+    assert_eq!(state(&rig, &job).await, State::Finished(Outcome::gave_up()));
+}
+
+/// A lease that was given back is over; the row waits, and has been handed out once more.
+pub async fn a_released_row_waits_again_and_counts(rig: Rig) {
+    let job = push(&rig, &[]).await;
+    let mut token = None;
+    for attempt in 1..=MOST_ATTEMPTS {
+        let leased = lease(&rig, &[]).await.expect("it waits");
+        assert_eq!(leased.attempt, attempt);
+        assert!(Some(leased.fence.token) > token);
+        token = Some(leased.fence.token);
+        rig.database.release(&leased.fence, Released::InfrastructureFailed).await.expect("released");
+        let again = rig.database.release(&leased.fence, Released::InfrastructureFailed).await;
+        assert_eq!(kind(again), Some(ErrorKind::Fenced));
+        assert_eq!(kind(rig.database.extend(&leased.fence, TTL).await), Some(ErrorKind::Fenced));
+    }
+    assert!(lease(&rig, &[]).await.is_none());
+    assert_eq!(state(&rig, &job).await, State::Finished(Outcome::gave_up()));
+}
+
+/// An extended lease lasts from now on, and no longer.
+pub async fn a_lease_is_extended_while_it_holds(rig: Rig) {
+    push(&rig, &[]).await;
+    let fence = leased(&rig).await;
+    for _ in 0..5 {
+        rig.clock.advance(ALMOST);
+        let extended = rig.database.extend(&fence, TTL).await.expect("it holds");
+        assert_eq!(extended, Extended { ttl: TTL, cancelled: false });
+    }
+    let short = TTL / 2;
+    assert_eq!(rig.database.extend(&fence, short).await.expect("it holds").ttl, short);
+    rig.clock.advance(short);
+    assert_eq!(kind(rig.database.extend(&fence, TTL).await), Some(ErrorKind::Fenced));
+}
+
+/// What somebody with this fence tries is refused, and leaves nothing.
+async fn can_do_nothing(rig: &Rig, fence: &Fence) {
+    let key = Key::new("written");
+    let with = Batch::new().put(key.clone(), "1");
+    assert_eq!(kind(rig.database.extend(fence, TTL).await), Some(ErrorKind::Fenced));
+    assert_eq!(kind(rig.database.release(fence, Released::ShuttingDown).await), Some(ErrorKind::Fenced));
+    let finished = rig.database.finish(fence, &Outcome::cancelled(), with.clone()).await;
+    assert_eq!(kind(finished), Some(ErrorKind::Fenced));
+    let committed = rig.database.commit(with.require(Condition::Held(fence.clone()))).await;
+    assert_eq!(kind(committed), Some(ErrorKind::Fenced));
+    assert_eq!(rig.database.get(&key).await.expect("read"), None);
+}
+
+/// A worker whose lease has run out is refused even while nobody else has the job.
+pub async fn a_lapsed_worker_can_do_nothing(rig: Rig) {
+    let job = push(&rig, &[]).await;
+    let fence = leased(&rig).await;
+    rig.clock.advance(TTL);
+    can_do_nothing(&rig, &fence).await;
+    assert_eq!(state(&rig, &job).await, State::Waiting);
+}
+
+/// A worker whose job somebody else has is refused, and does not disturb the other.
+pub async fn a_replaced_worker_can_do_nothing(rig: Rig) {
+    let job = push(&rig, &[]).await;
+    let lost = leased(&rig).await;
+    rig.clock.advance(TTL);
+    let fence = leased(&rig).await;
+    can_do_nothing(&rig, &lost).await;
+    can_do_nothing(&rig, &Fence { token: fence.token + 1, ..fence.clone() }).await;
+    can_do_nothing(&rig, &Fence { job: JobId::random(), ..fence.clone() }).await;
+    assert_eq!(state(&rig, &job).await, State::Running);
+    rig.database.extend(&fence, TTL).await.expect("it holds");
+}
+
+/// Outcome and batch are written together, or neither is.
+pub async fn a_job_finishes_together_with_its_batch(rig: Rig) {
+    let job = push(&rig, &[]).await;
+    let (fence, key) = (leased(&rig).await, Key::new("audit"));
+    let with = Batch::new().require(Condition::Absent(key.clone())).put(key.clone(), "new");
+    rig.database.commit(Batch::new().put(key.clone(), "old")).await.expect("committed");
+    let outcome = Outcome::cancelled();
+    let refused = rig.database.finish(&fence, &outcome, with.clone()).await;
+    assert_eq!(kind(refused), Some(ErrorKind::Conflict));
+    assert_eq!(state(&rig, &job).await, State::Running);
+    rig.database.commit(Batch::new().delete(key.clone())).await.expect("deleted");
+    let with = with.require(Condition::Held(fence.clone()));
+    rig.database.finish(&fence, &outcome, with).await.expect("finished");
+    assert_eq!(state(&rig, &job).await, State::Finished(outcome.clone()));
+    assert_eq!(rig.database.get(&key).await.expect("read").expect("written").value, "new");
+    let again = rig.database.finish(&fence, &outcome, Batch::new()).await;
+    assert_eq!(kind(again), Some(ErrorKind::Fenced), "the lease is over");
+}
+
+/// A commit with a fence happens while the lease holds. A lost lease is told before a condition on a key.
+pub async fn a_fence_holds_in_a_commit_as_long_as_the_lease(rig: Rig) {
+    push(&rig, &[]).await;
+    let (fence, key) = (leased(&rig).await, Key::new("a"));
+    let batch = Batch::new().require(Condition::Absent(key.clone())).require(Condition::Held(fence.clone()));
+    let batch = batch.put(key, "1");
+    rig.database.commit(batch.clone()).await.expect("it holds");
+    assert_eq!(kind(rig.database.commit(batch.clone()).await), Some(ErrorKind::Conflict));
+    rig.clock.advance(TTL);
+    assert_eq!(kind(rig.database.commit(batch).await), Some(ErrorKind::Fenced));
+}
+
+/// Nobody has it, so nobody needs to be told.
+pub async fn a_waiting_job_is_cancelled_at_once(rig: Rig) {
+    let (job, lapsed) = (push(&rig, &[]).await, push(&rig, &["b"]).await);
+    rig.database.cancel(&job).await.expect("cancelled");
+    assert_eq!(state(&rig, &job).await, State::Finished(Outcome::cancelled()));
+    assert!(lease(&rig, &[]).await.is_none());
+    assert!(lease(&rig, &["b"]).await.is_some());
+    rig.clock.advance(TTL);
+    rig.database.cancel(&lapsed).await.expect("cancelled");
+    assert_eq!(state(&rig, &lapsed).await, State::Finished(Outcome::cancelled()));
+    assert_eq!(kind(rig.database.cancel(&JobId::random()).await), Some(ErrorKind::NotFound));
+}
+
+/// Its worker hears of it at the next heartbeat, and ends it as it likes.
+pub async fn a_running_job_is_told(rig: Rig) {
+    let job = push(&rig, &[]).await;
+    let fence = leased(&rig).await;
+    rig.database.cancel(&job).await.expect("asked for");
+    assert_eq!(state(&rig, &job).await, State::Running);
+    for _ in 0..2 {
+        let extended = rig.database.extend(&fence, TTL).await.expect("it holds");
+        assert_eq!(extended, Extended { ttl: TTL, cancelled: true });
+    }
+    rig.database.finish(&fence, &Outcome::gave_up(), Batch::new()).await.expect("finished");
+    assert_eq!(state(&rig, &job).await, State::Finished(Outcome::gave_up()));
+}
+
+/// When the worker that was told is lost or gives the job back, nobody else gets it.
+pub async fn a_cancelled_job_is_not_handed_out_again(rig: Rig) {
+    let (released, lost) = (push(&rig, &[]).await, push(&rig, &[]).await);
+    let (fence, _) = (leased(&rig).await, leased(&rig).await);
+    for job in [&released, &lost] {
+        rig.database.cancel(job).await.expect("asked for");
+    }
+    rig.database.release(&fence, Released::ShuttingDown).await.expect("released");
+    assert_eq!(state(&rig, &released).await, State::Finished(Outcome::cancelled()));
+    rig.clock.advance(TTL);
+    assert!(lease(&rig, &[]).await.is_none());
+    assert_eq!(state(&rig, &lost).await, State::Finished(Outcome::cancelled()));
+}
+
+/// To cancel what has ended is no error, and changes nothing.
+pub async fn a_finished_job_stays_as_it_is(rig: Rig) {
+    let job = push(&rig, &[]).await;
+    let fence = leased(&rig).await;
+    rig.database.finish(&fence, &Outcome::gave_up(), Batch::new()).await.expect("finished");
+    rig.database.cancel(&job).await.expect("no error");
+    assert_eq!(state(&rig, &job).await, State::Finished(Outcome::gave_up()));
+}
