@@ -1,0 +1,171 @@
+//! A sandbox's life (create, run `/bin/true`, destroy) beside the programs that others start for it.
+//!
+//! Equal work: fresh user, mount, PID, network, IPC, UTS and cgroup namespaces, the host's `/usr` read-only, an
+//! empty `/tmp`, `/proc`, a few devices, `/bin/true`, and everything gone at the end. Where they differ, ours does
+//! more: it maps the job to ids of its own, drops every capability, keeps its files from being swapped out, sets
+//! limits in control groups where it may, and proves the end. The peers are whole programs, as their users start
+//! them; ours is a library call that starts one.
+//!
+//! `crun` 1.8 refuses to make control groups on hosts with the hybrid hierarchy, so it runs with them off, and
+//! without a seccomp profile, since ours has none yet.
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command as Program, Stdio};
+use std::sync::Arc;
+
+use ci_core::Result;
+use ci_core::access::{Grant, Level, Read};
+use ci_core::id::ImageName;
+use ci_core::job::Arg;
+use ci_core::memory::{Masking, Rig};
+use ci_core::sandbox::{Command, ExitStatus, ProcessEvent, Sandboxes, Spec};
+use ci_core::secret::SecretLease;
+use ci_sandbox::native::{Config, ImageSource, Native};
+use criterion::Criterion;
+use serde_json::{Value, json};
+
+const GROUP: &str = "sandbox life";
+
+fn main() -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    let folder = tempfile::tempdir().expect("a folder");
+    let image = ImageName::parse("host")?;
+    let config = Config::new(folder.path()).with_image(image.clone(), ImageSource::host_toolchain());
+    let native = {
+        let _inside = runtime.enter();
+        Native::new(config)?
+    };
+    let sandboxes = Sandboxes::new(Arc::new(native));
+    println!("{:#?}", sandboxes.capabilities().isolation);
+
+    let grant = runtime.block_on(grant())?;
+    let mut criterion = common::criterion();
+    let mut group = criterion.benchmark_group(GROUP);
+    group.bench_function("native", |bencher| {
+        bencher.to_async(&runtime).iter(|| async { life(&sandboxes, &grant, &image).await.expect("a life") });
+    });
+    group.finish();
+    peers(&mut criterion, folder.path());
+    criterion.final_summary();
+    common::print_ratio(GROUP, "native", "bwrap", "at most 1.5");
+    common::print_ratio(GROUP, "native", "crun", "none yet");
+    Ok(())
+}
+
+/// Somebody's permission, so that a sandbox can be asked for; it costs nothing of what is measured.
+async fn grant() -> Result<Grant<Read>> {
+    let rig = Rig::new()?;
+    let (user, repository) = (Rig::user("bench")?, Rig::repository("1", "bench")?);
+    rig.permissions.allow(&user, &repository, Level::Read);
+    rig.grant::<Read>(&user, &repository).await
+}
+
+async fn life(sandboxes: &Sandboxes, grant: &Grant<Read>, image: &ImageName) -> Result<()> {
+    let sandbox = sandboxes.create_helper(grant.scope()?, &Spec::new(image.clone())).await?;
+    let lease = SecretLease::for_helper(Arc::new(Masking::new()));
+    let mut process = sandbox.exec(&Command::new(Arg::new("/bin/true")?, []), &lease).await?;
+    loop {
+        if let ProcessEvent::Exited(exit) = process.next().await? {
+            assert_eq!(exit.status, ExitStatus::Code(0));
+            break;
+        }
+    }
+    drop(process);
+    let _gone = sandbox.destroy().await?;
+    Ok(())
+}
+
+fn peers(criterion: &mut Criterion, folder: &Path) {
+    let mut group = criterion.benchmark_group(GROUP);
+    if is_there("bwrap") {
+        group.bench_function("bwrap", |bencher| bencher.iter(|| succeed(&mut bwrap())));
+    }
+    if is_there("crun") {
+        let bundle = bundle(folder);
+        let mut number = 0;
+        group.bench_function("crun", |bencher| {
+            bencher.iter(|| {
+                number += 1;
+                succeed(&mut crun(&bundle, folder, &format!("bench-{}-{number}", std::process::id())));
+            });
+        });
+    }
+    group.finish();
+}
+
+fn is_there(program: &str) -> bool {
+    let there = Program::new(program).arg("--version").stdout(Stdio::null()).status().is_ok();
+    if !there {
+        println!("{program} is not installed: no comparison with it");
+    }
+    there
+}
+
+fn succeed(program: &mut Program) {
+    let status = program.stdin(Stdio::null()).stdout(Stdio::null()).status().expect("it starts");
+    assert!(status.success(), "{program:?}: {status}");
+}
+
+fn bwrap() -> Program {
+    let mut program = Program::new("bwrap");
+    program.args(["--unshare-all", "--unshare-user", "--die-with-parent", "--new-session", "--clearenv"]);
+    program.args([
+        "--ro-bind",
+        "/usr",
+        "/usr",
+        "--symlink",
+        "usr/bin",
+        "/bin",
+        "--symlink",
+        "usr/lib",
+        "/lib",
+    ]);
+    program.args(["--symlink", "usr/lib64", "/lib64", "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]);
+    program.arg("/bin/true");
+    program
+}
+
+fn crun(bundle: &Path, folder: &Path, id: &str) -> Program {
+    let mut program = Program::new("crun");
+    program.arg("--root").arg(folder.join("crun")).arg("--cgroup-manager=disabled");
+    program.args(["run", "--bundle"]).arg(bundle).arg(id);
+    program
+}
+
+/// A bundle by the OCI runtime specification, 1.0.
+fn bundle(folder: &Path) -> std::path::PathBuf {
+    let bundle = folder.join("bundle");
+    for name in ["usr", "proc", "dev", "tmp"] {
+        fs::create_dir_all(bundle.join("rootfs").join(name)).expect("a folder");
+    }
+    for (target, link) in [("usr/bin", "bin"), ("usr/lib", "lib"), ("usr/lib64", "lib64")] {
+        std::os::unix::fs::symlink(target, bundle.join("rootfs").join(link)).expect("a link");
+    }
+    let mount = |kind: &str, target: &str, source: &str, options: Value| json!({ "type": kind, "destination": target, "source": source, "options": options });
+    let namespaces = ["user", "mount", "pid", "network", "ipc", "uts", "cgroup"];
+    let mapping = json!([{ "containerID": 0, "hostID": 1_879_048_192_u32, "size": 65_536 }]);
+    let config = json!({
+        "ociVersion": "1.0.2",
+        "process": {
+            "terminal": false, "user": { "uid": 0, "gid": 0 }, "args": ["/bin/true"], "env": [], "cwd": "/",
+            "noNewPrivileges": true, "capabilities": {}
+        },
+        "root": { "path": "rootfs", "readonly": true },
+        "hostname": "bench",
+        "mounts": [
+            mount("proc", "/proc", "proc", json!(["nosuid", "noexec", "nodev"])),
+            mount("tmpfs", "/dev", "tmpfs", json!(["nosuid", "strictatime", "mode=755", "size=65536k"])),
+            mount("tmpfs", "/tmp", "tmpfs", json!(["nosuid", "nodev", "mode=1777"])),
+            mount("bind", "/usr", "/usr", json!(["rbind", "ro"])),
+        ],
+        "linux": {
+            "namespaces": namespaces.map(|kind| json!({ "type": kind })),
+            "uidMappings": mapping, "gidMappings": mapping
+        }
+    });
+    fs::write(bundle.join("config.json"), config.to_string()).expect("a file");
+    bundle
+}

@@ -1,0 +1,13 @@
+//! Tests across the crates, against real backends.
+
+#![expect(unreachable_pub, reason = "a test has no outside")]
+
+mod architecture;
+mod fixture;
+mod job;
+mod quickstart;
+mod traces;
+
+/// The service of the quickstart: what integrators start from is what is tested.
+#[path = "../../examples/quickstart/service.rs"]
+mod service;

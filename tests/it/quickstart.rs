@@ -1,0 +1,165 @@
+//! The quickstart as a person runs it: a process, its output, its exit code.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use ci_core::conformance;
+
+use crate::fixture::{Fixture, quickstart, stderr, stdout};
+use crate::traces;
+
+/// What it returns when the fault is not the job's.
+const NOT_THE_JOB: i32 = 125;
+
+#[track_caller]
+fn one_clear_line(output: &Output, expected: &str) {
+    let text = stderr(output);
+    assert_eq!(output.status.code(), Some(NOT_THE_JOB), "{text}{}", stdout(output));
+    assert_eq!(text.lines().count(), 1, "{text}");
+    assert!(text.starts_with("error: ") && text.contains(expected), "{text}");
+}
+
+#[test]
+fn it_runs_twice_with_the_exit_code_of_the_job() {
+    let Some(fixture) = Fixture::new("quickstart::it_runs_twice_with_the_exit_code_of_the_job") else {
+        return;
+    };
+    let good = fixture.quickstart(&["cat hello.txt", "echo $QUICKSTART_TOKEN"]).output().expect("it runs");
+    let text = stdout(&good);
+    assert_eq!(good.status.code(), Some(0), "{text}{}", stderr(&good));
+    assert!(text.contains("hello from the commit") && text.contains("│ ***"), "{text}");
+    assert!(text.contains("a stranger is refused") && !text.contains("quickstart-"), "{text}");
+    assert!(!text.contains('\u{1b}'), "no colours in a pipe: {text}");
+    let bad = fixture.quickstart(&["exit 7"]).output().expect("it runs");
+    assert_eq!(bad.status.code(), Some(7), "{}{}", stdout(&bad), stderr(&bad));
+}
+
+#[test]
+fn it_runs_as_an_ordinary_user() {
+    let test = "quickstart::it_runs_as_an_ordinary_user";
+    let Some(fixture) = Fixture::new(test) else { return };
+    fs::set_permissions(fixture.path(), fs::Permissions::from_mode(0o777)).expect("our own folder");
+    let mut program = Command::new("setpriv");
+    let inner = fixture.quickstart(&["id -u; touch here && echo written"]);
+    program
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+        .arg(inner.get_program())
+        .args(inner.get_args());
+    let output = program.output().expect("setpriv runs");
+    if stderr(&output).starts_with("setpriv:") {
+        return conformance::skip(
+            test,
+            "root",
+            "only root can become another user; the other tests ran as one",
+        );
+    }
+    let text = stdout(&output);
+    assert_eq!(output.status.code(), Some(0), "{text}{}", stderr(&output));
+    assert!(text.contains("│ written") && text.contains("not held     SeparateInit"), "{text}");
+}
+
+#[test]
+fn the_default_job_works() {
+    let Some(fixture) = Fixture::new("quickstart::the_default_job_works") else { return };
+    let mut program = quickstart();
+    let output = program.arg("--state").arg(fixture.state()).current_dir(fixture.repository()).output();
+    let output = output.expect("it runs");
+    let text = stdout(&output);
+    assert_eq!(output.status.code(), Some(0), "{text}{}", stderr(&output));
+    assert!(text.contains("[3/3]") && text.contains("the owner reads report.txt"), "{text}");
+}
+
+#[test]
+fn killed_in_the_middle_it_leaves_nothing_and_starts_again() {
+    const MARK: &str = "86399.474";
+    let test = "quickstart::killed_in_the_middle_it_leaves_nothing_and_starts_again";
+    let Some(fixture) = Fixture::new(test) else { return };
+    let mut child =
+        fixture.quickstart(&["sleep 86399.474"]).stdout(Stdio::null()).spawn().expect("it starts");
+    let runs = || !traces::processes_with(MARK).iter().all(|process| is_program(process, child.id()));
+    assert!(traces::within(Duration::from_secs(30), runs), "the job never ran");
+    let ids = traces::ledger(&fixture.state());
+    assert_eq!(ids.len(), 1, "{ids:?}");
+    child.kill().expect("killed");
+    child.wait().expect("gone");
+    let gone = || traces::processes_with(MARK).is_empty();
+    assert!(traces::within(Duration::from_secs(1), gone), "the job outlives its host");
+
+    let again = fixture.quickstart(&["echo again"]).output().expect("it runs");
+    assert_eq!(again.status.code(), Some(0), "{}{}", stdout(&again), stderr(&again));
+    assert_eq!(traces::cgroups_of(&ids), Vec::<PathBuf>::new());
+    assert!(traces::ledger(&fixture.state()).is_empty());
+    let mounts = fs::read_to_string("/proc/self/mountinfo").expect("mounts");
+    assert!(!ids.iter().any(|id| mounts.contains(id.as_str())), "{mounts}");
+}
+
+/// Whether this is the quickstart itself, whose own arguments hold the command.
+fn is_program(process: &std::path::Path, id: u32) -> bool {
+    process.file_name().is_some_and(|name| name.to_string_lossy() == id.to_string())
+}
+
+#[test]
+fn bad_input_gets_one_clear_line() {
+    let Some(fixture) = Fixture::new("quickstart::bad_input_gets_one_clear_line") else { return };
+    let run = |repository: &str, reference: &str| {
+        let mut program = quickstart();
+        program
+            .arg("--state")
+            .arg(fixture.state())
+            .args([repository, reference, "true"])
+            .output()
+            .expect("it runs")
+    };
+    let repository = fixture.repository();
+    let repository = repository.to_str().expect("UTF-8");
+    one_clear_line(&run("/nowhere/at/all", "HEAD"), "there is no such folder");
+    one_clear_line(&run("file:///nowhere/at/all", "HEAD"), "there is no git repository");
+    one_clear_line(&run("/usr", "HEAD"), "not in a git repository");
+    one_clear_line(&run(repository, "no-such-branch"), "no branch");
+    one_clear_line(&run(repository, "--upload-pack=id"), "parse a branch, tag or commit");
+    one_clear_line(&run("ext::sh -c id://", "HEAD"), "parse the URL of a repository");
+    one_clear_line(&run("http://127.0.0.1/x", "HEAD"), "parse the URL of a repository");
+}
+
+#[test]
+fn a_machine_without_user_namespaces_gets_one_clear_line() {
+    let test = "quickstart::a_machine_without_user_namespaces_gets_one_clear_line";
+    let Some(fixture) = Fixture::new(test) else { return };
+    // Within a namespace of its own, the bound can be lowered for an ordinary user who runs there.
+    fs::set_permissions(fixture.path(), fs::Permissions::from_mode(0o777)).expect("our own folder");
+    let script = "echo 0 > /proc/sys/user/max_user_namespaces || exit 99
+                  exec setpriv --inh-caps=-all --ambient-caps=-all \"$@\"";
+    let mut program = Command::new("setpriv");
+    program.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+    program.args(["unshare", "--user", "--map-current-user", "--keep-caps", "sh", "-c", script, "sh"]);
+    let inner = fixture.quickstart(&["true"]);
+    let output = program.arg(inner.get_program()).args(inner.get_args()).output().expect("setpriv runs");
+    if !stderr(&output).starts_with("error: ") {
+        return conformance::skip(
+            test,
+            "root",
+            "only root can become the user for whom the bound is lowered",
+        );
+    }
+    one_clear_line(&output, "user namespace");
+}
+
+#[test]
+fn a_full_disk_gets_one_clear_line() {
+    let test = "quickstart::a_full_disk_gets_one_clear_line";
+    let Some(fixture) = Fixture::new(test) else { return };
+    // SAFETY-relevant only for the test: a mount of its own, in a mount namespace of its own.
+    let script = "mount -t tmpfs -o size=64k none \"$1\" || exit 99; shift; exec \"$@\"";
+    fs::create_dir(fixture.state()).expect("a folder");
+    let mut program = Command::new("unshare");
+    program.args(["--user", "--map-root-user", "--mount", "sh", "-c", script, "sh"]).arg(fixture.state());
+    let inner = fixture.quickstart(&["true"]);
+    let output = program.arg(inner.get_program()).args(inner.get_args()).output().expect("unshare runs");
+    if output.status.code() == Some(99) {
+        return conformance::skip(test, "namespaces", "no small file system can be mounted");
+    }
+    one_clear_line(&output, "the disk is full");
+}
