@@ -3,6 +3,8 @@
 //! What sealing adds is the derivation of a key per record with its commitment (HKDF-SHA-256), random bytes for
 //! salt and nonce, and the header.
 
+#![expect(unreachable_pub, reason = "a program has no outside")]
+
 mod common;
 
 use std::hint::black_box;
@@ -52,7 +54,7 @@ fn seal(criterion: &mut Criterion, size: usize, name: &str) {
     group.throughput(Throughput::Bytes(size as u64));
     group.bench_function("sealed", |bencher| bencher.iter(|| key.seal(&context, black_box(&plain))));
     group.bench_function("raw cipher", |bencher| {
-        bencher.iter(|| raw_seal(&cipher, &nonce, black_box(&plain)))
+        bencher.iter(|| raw_seal(&cipher, &nonce, black_box(&plain)));
     });
 }
 

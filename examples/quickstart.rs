@@ -85,7 +85,7 @@ async fn quickstart(options: &Options) -> Result<u8> {
 /// Ready when the person at the terminal wants the job to stop.
 async fn interrupted() {
     if tokio::signal::ctrl_c().await.is_err() {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 
@@ -129,7 +129,7 @@ async fn read_back(service: &Service, terminal: &Terminal, job: &JobId) -> Resul
     }
     match service.authority.grant::<Read>(&service.stranger, &service.repository).await {
         Err(refused) if refused.kind() == ErrorKind::Denied => {
-            terminal.good(&format!("a stranger is refused: {refused}"))
+            terminal.good(&format!("a stranger is refused: {refused}"));
         }
         Err(error) => return Err(error),
         Ok(_) => return Err(Error::new(ErrorKind::Internal, "refuse a stranger")),

@@ -21,7 +21,7 @@ pub fn criterion() -> Criterion {
 }
 
 /// The median of a benchmark that has just run, or `None` when it was filtered out.
-pub fn median(group: &str, name: &str) -> Option<Duration> {
+fn median(group: &str, name: &str) -> Option<Duration> {
     let path = figures().join(group).join(name).join("new/estimates.json");
     let estimates: Value = serde_json::from_str(&fs::read_to_string(path).ok()?).ok()?;
     Some(Duration::from_secs_f64(estimates["median"]["point_estimate"].as_f64()? / 1e9))

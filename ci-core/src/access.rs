@@ -1,6 +1,6 @@
 //! What a person may do: sign-in, permission, and the grant that everything guarded asks for.
 //!
-//! The forge knows; nothing is invented here. A [`SignIn`](crate::forge::SignIn) says who somebody is, a
+//! The forge knows; nothing is invented here. A [`SignIn`] says who somebody is, a
 //! [`PermissionSource`] says what they may do, and only [`Authority`] turns the two into a [`Session`] and a
 //! [`Grant`].
 

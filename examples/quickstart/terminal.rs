@@ -29,7 +29,7 @@ impl Terminal {
 
     pub fn fact(&self, name: &str, value: impl std::fmt::Display) {
         let style = self.style(Style::new().dimmed());
-        self.write(format_args!("  {style}{name:<12}{style:#} {value}\n"));
+        write(format_args!("  {style}{name:<12}{style:#} {value}\n"));
     }
 
     pub fn good(&self, text: &str) {
@@ -42,16 +42,11 @@ impl Terminal {
 
     fn line(&self, style: Style, text: &str) {
         let style = self.style(style);
-        self.write(format_args!("{style}{text}{style:#}\n"));
+        write(format_args!("{style}{text}{style:#}\n"));
     }
 
     fn style(&self, style: Style) -> Style {
         if self.colours { style } else { Style::new() }
-    }
-
-    /// A reader that has gone away (`quickstart | head`) does not stop the job.
-    fn write(&self, text: std::fmt::Arguments<'_>) {
-        let _ = io::stdout().lock().write_fmt(text);
     }
 
     /// A step's output, each line behind a bar, so that it cannot pass for the program's own.
@@ -72,11 +67,11 @@ impl Terminal {
     fn end_line(&self) {
         let mut line_start = self.line_start.lock().unwrap_or_else(PoisonError::into_inner);
         if !*line_start {
-            self.write(format_args!("\n"));
+            write(format_args!("\n"));
             *line_start = true;
         }
         if self.colours {
-            self.write(format_args!("{}", anstyle::Reset));
+            write(format_args!("{}", anstyle::Reset));
         }
     }
 
@@ -161,6 +156,11 @@ fn colour(tail: &[u8]) -> Option<usize> {
     const LONGEST: usize = 16;
     let length = tail.iter().take_while(|byte| byte.is_ascii_digit() || **byte == b';').count();
     (length <= LONGEST && tail.get(length) == Some(&b'm')).then_some(length + 1)
+}
+
+/// A reader that has gone away (`quickstart | head`) does not stop the job.
+fn write(text: std::fmt::Arguments<'_>) {
+    let _ = io::stdout().lock().write_fmt(text);
 }
 
 fn seconds(duration: Duration) -> String {
