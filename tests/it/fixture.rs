@@ -52,7 +52,7 @@ impl Fixture {
     }
 
     pub fn repository(&self) -> PathBuf {
-        self.path().join("repository")
+        self.path().join("a repository")
     }
 
     pub fn state(&self) -> PathBuf {
