@@ -71,8 +71,8 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
 /// One living sandbox, as a backend makes it.
 #[async_trait]
 pub trait Instance: fmt::Debug + Send + Sync + 'static {
-    /// Starts a program. Its variables are those of `command` and the secrets of `lease` that it names, and no
-    /// others.
+    /// Starts a program, with nothing on its standard input. Its variables are those of `command` and the secrets of
+    /// `lease` that it names, and no others; a secret goes before a variable of the same name.
     ///
     /// # Errors
     ///
@@ -125,7 +125,7 @@ pub trait Process: fmt::Debug + Send {
     /// Dropping the future loses nothing; the next call returns what it would have returned.
     async fn next(&mut self) -> Result<ProcessEvent>;
 
-    /// Sends a signal to the program and the processes of its group.
+    /// Sends a signal to the program and the processes of its group. A program that has ended takes no notice.
     ///
     /// # Errors
     ///

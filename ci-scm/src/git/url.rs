@@ -248,10 +248,7 @@ mod tests {
 
     #[test]
     fn everything_else_says_what_to_write() {
-        check(
-            "ext::sh -c id",
-            &expect!["name:: makes git run a program; use file://, ssh:// or https://"],
-        );
+        check("ext::sh -c id", &expect!["name:: makes git run a program; use file://, ssh:// or https://"]);
         check("ext::sh", &expect!["name:: makes git run a program; use file://, ssh:// or https://"]);
         check(
             "ext::https://x/y",
@@ -297,10 +294,7 @@ mod tests {
         check("https://h/$(id)", &expect!["its path may hold only A-Z a-z 0-9 - . _ ~ + = , @ : /"]);
         check("file:///a/../b", &expect!["its path may not have empty, . or .. parts, nor end in /"]);
         check("file://host/a", &expect!["a folder has no host; write file:///path"]);
-        check(
-            "file:///a\nb",
-            &expect!["it must be at most 2048 bytes long, without control characters"],
-        );
+        check("file:///a\nb", &expect!["it must be at most 2048 bytes long, without control characters"]);
     }
 
     #[test]
