@@ -15,6 +15,7 @@
 mod common;
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command as Program, Stdio};
@@ -64,7 +65,8 @@ fn main() -> Result<()> {
 fn leave_the_hybrid_hierarchy() {
     const HYBRID: &str = "/sys/fs/cgroup/unified/cgroup.controllers";
     const HIDE: &str = "umount /sys/fs/cgroup/unified && exec \"$0\" \"$@\"";
-    if Path::new(HYBRID).exists() {
+    let is_root = fs::metadata("/proc/self").is_ok_and(|itself| itself.uid() == 0);
+    if is_root && Path::new(HYBRID).exists() {
         let mut again = Program::new("unshare");
         again.args(["--mount", "--propagation", "private", "sh", "-c", HIDE]);
         let error = again.args(std::env::args_os()).exec();
