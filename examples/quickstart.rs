@@ -26,8 +26,10 @@ use ci_core::id::{ArtifactName, Digest, ImageName, JobId, SecretName};
 use ci_core::job::{JobSpec, Script, Step};
 use ci_core::log::{Cursor, LogStoreExt as _};
 use ci_core::queue::NewJob;
+use ci_core::runner::Stop;
 use ci_core::secret::{SecretStore as _, SecretValue};
 use ci_core::{ByteSize, forge, stream};
+use tokio::signal::unix::{SignalKind, signal};
 
 use options::Options;
 use service::Service;
@@ -38,7 +40,11 @@ const NOT_THE_JOB: u8 = 125;
 
 fn main() -> ExitCode {
     let options = match Options::parse(std::env::args().skip(1)) {
-        Ok(options) => options,
+        Ok(Some(options)) => options,
+        Ok(None) => {
+            println!("{}", options::USAGE);
+            return ExitCode::SUCCESS;
+        }
         Err(usage) => {
             eprintln!("{usage}");
             return ExitCode::from(NOT_THE_JOB);
@@ -82,10 +88,14 @@ async fn quickstart(options: &Options) -> Result<u8> {
     Ok(outcome.exit_code())
 }
 
-/// Ready when the person at the terminal wants the job to stop.
-async fn interrupted() {
-    if tokio::signal::ctrl_c().await.is_err() {
-        std::future::pending::<()>().await;
+/// Ready when the person at the terminal does not want the job any more, or the machine asks the program to end.
+async fn interrupted() -> Stop {
+    match signal(SignalKind::terminate()) {
+        Ok(mut terminate) => tokio::select! {
+            _ = tokio::signal::ctrl_c() => Stop::Cancel,
+            _ = terminate.recv() => Stop::ShutDown,
+        },
+        Err(_) => std::future::pending().await,
     }
 }
 

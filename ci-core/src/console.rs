@@ -50,13 +50,16 @@ impl<'a> Console<'a> {
         self.lease
     }
 
-    /// Learns where to go on: earlier attempts of the job may have written.
+    /// Learns where to go on: earlier leases of the job may have written.
     pub(crate) async fn open(&mut self) -> Result<()> {
-        if self.claim.attempt() > 1 {
-            let (parts, claim) = (self.parts, self.claim);
-            match claim.retried(|| parts.logs.append(claim, 0, Masked::default())).await? {
-                Appended::Stored | Appended::Repeated => self.seq = 1,
-                Appended::Gap { expected } => self.seq = expected,
+        // No log is so long: nothing is stored, and the answer says what is missing.
+        const FAR_BEYOND: u64 = u64::MAX;
+        let (parts, claim) = (self.parts, self.claim);
+        match claim.retried(|| parts.logs.append(claim, FAR_BEYOND, Masked::default())).await? {
+            Appended::Gap { expected } => self.seq = expected,
+            Appended::Stored | Appended::Repeated => {
+                return Err(Error::new(ErrorKind::Internal, "store output")
+                    .because("the log took a chunk where none can be"));
             }
         }
         Ok(())

@@ -21,7 +21,7 @@ macro_rules! checked_text {
         pub struct $name(Arc<str>);
 
         impl $name {
-            #[doc = concat!("Checks and takes the text of a ", $what, ": ", $rule, ".")]
+            #[doc = concat!("Checks and takes the text of ", $what, ": ", $rule, ".")]
             ///
             /// # Errors
             ///
@@ -32,7 +32,7 @@ macro_rules! checked_text {
                 if check(text) {
                     Ok(Self(text.into()))
                 } else {
-                    Err(Error::new(ErrorKind::Invalid, concat!("parse a ", $what))
+                    Err(Error::new(ErrorKind::Invalid, concat!("parse ", $what))
                         .because(concat!("it must be ", $rule))
                         .with("given", format_args!("{:?}", crate::external::shortened(text))))
                 }
@@ -98,35 +98,35 @@ fn is_lower_hex(text: &str, lengths: &[usize]) -> bool {
 
 checked_text! {
     /// Who pays: the unit that keys, quotas and erasure belong to.
-    TenantId, "tenant", "1 to 64 of A-Z a-z 0-9 - _ . that starts with a letter or digit", |t| is_slug(t, 64)
+    TenantId, "a tenant", "1 to 64 of A-Z a-z 0-9 - _ . that starts with a letter or digit", |t| is_slug(t, 64)
 }
 checked_text! {
     /// One installation of a forge, as the operator calls it: `github`, `gitlab.example.org`.
-    ForgeId, "forge name", "1 to 128 of A-Z a-z 0-9 - _ . that starts with a letter or digit", |t| is_slug(t, 128)
+    ForgeId, "a forge name", "1 to 128 of A-Z a-z 0-9 - _ . that starts with a letter or digit", |t| is_slug(t, 128)
 }
 checked_text! {
     /// What a machine must offer for a job: `linux`, `arm64`, `gpu`.
-    Label, "label", "1 to 64 of A-Z a-z 0-9 - _ . that starts with a letter or digit", |t| is_slug(t, 64)
+    Label, "a label", "1 to 64 of A-Z a-z 0-9 - _ . that starts with a letter or digit", |t| is_slug(t, 64)
 }
 checked_text! {
     /// An image as the operator's configuration names it; a backend maps it to files or a digest.
-    ImageName, "image name", "1 to 128 of A-Z a-z 0-9 - _ . that starts with a letter or digit", |t| is_slug(t, 128)
+    ImageName, "an image name", "1 to 128 of A-Z a-z 0-9 - _ . that starts with a letter or digit", |t| is_slug(t, 128)
 }
 checked_text! {
     /// A step of a job, for people.
-    StepName, "step name", "1 to 128 bytes without control characters", |t| is_printable(t, 128)
+    StepName, "a step name", "1 to 128 bytes without control characters", |t| is_printable(t, 128)
 }
 checked_text! {
     /// An artifact of a job. It is a file name, never a path.
-    ArtifactName, "artifact name", "1 to 128 of A-Z a-z 0-9 - _ . that starts with a letter or digit", |t| is_slug(t, 128)
+    ArtifactName, "an artifact name", "1 to 128 of A-Z a-z 0-9 - _ . that starts with a letter or digit", |t| is_slug(t, 128)
 }
 checked_text! {
     /// What a job calls one of its caches. Two jobs that say the same name share it within one trust level.
-    CacheKey, "cache key", "1 to 256 bytes without control characters", |t| is_printable(t, 256)
+    CacheKey, "a cache key", "1 to 256 bytes without control characters", |t| is_printable(t, 256)
 }
 checked_text! {
     /// A secret's name, which is also the name of the variable that a step sees.
-    SecretName, "secret name", "1 to 128 of A-Z 0-9 _ that does not start with a digit", |t| {
+    SecretName, "a secret name", "1 to 128 of A-Z 0-9 _ that does not start with a digit", |t| {
         (1..=128).contains(&t.len())
             && t.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_')
             && !t.as_bytes()[0].is_ascii_digit()
@@ -134,7 +134,7 @@ checked_text! {
 }
 checked_text! {
     /// The name of an environment variable.
-    VariableName, "variable name", "1 to 128 of A-Z a-z 0-9 _ that does not start with a digit", |t| {
+    VariableName, "a variable name", "1 to 128 of A-Z a-z 0-9 _ that does not start with a digit", |t| {
         (1..=128).contains(&t.len())
             && t.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
             && !t.as_bytes()[0].is_ascii_digit()
@@ -142,23 +142,23 @@ checked_text! {
 }
 checked_text! {
     /// An exact commit, SHA-1 or SHA-256.
-    CommitId, "commit", "40 or 64 lower-case hexadecimal digits", |t| is_lower_hex(t, &[40, 64])
+    CommitId, "a commit", "40 or 64 lower-case hexadecimal digits", |t| is_lower_hex(t, &[40, 64])
 }
 checked_text! {
     /// Which key of a hierarchy sealed something.
-    KeyId, "key id", "32 lower-case hexadecimal digits", |t| is_lower_hex(t, &[32])
+    KeyId, "a key id", "32 lower-case hexadecimal digits", |t| is_lower_hex(t, &[32])
 }
 checked_text! {
     /// One job. It is drawn at random, so it cannot be guessed, and says nothing about the job.
-    JobId, "job id", "32 lower-case hexadecimal digits", |t| is_lower_hex(t, &[32])
+    JobId, "a job id", "32 lower-case hexadecimal digits", |t| is_lower_hex(t, &[32])
 }
 checked_text! {
     /// One sandbox. It is drawn at random.
-    SandboxId, "sandbox id", "32 lower-case hexadecimal digits", |t| is_lower_hex(t, &[32])
+    SandboxId, "a sandbox id", "32 lower-case hexadecimal digits", |t| is_lower_hex(t, &[32])
 }
 checked_text! {
     /// A SHA-256 digest of content.
-    Digest, "digest", "64 lower-case hexadecimal digits", |t| is_lower_hex(t, &[64])
+    Digest, "a digest", "64 lower-case hexadecimal digits", |t| is_lower_hex(t, &[64])
 }
 
 impl JobId {
@@ -219,7 +219,7 @@ pub struct RepositoryId {
 
 checked_text! {
     /// What a forge itself calls a thing for ever: a number or a UUID, not a name that can be reused.
-    NativeId, "forge id", "1 to 256 bytes without control characters", |t| is_printable(t, 256)
+    NativeId, "a forge id", "1 to 256 bytes without control characters", |t| is_printable(t, 256)
 }
 
 impl RepositoryId {

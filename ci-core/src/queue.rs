@@ -59,7 +59,8 @@ pub trait Queue: fmt::Debug + Send + Sync + 'static {
     /// [`ErrorKind::Fenced`] when it is not; [`ErrorKind::Unavailable`] when the queue cannot be reached.
     async fn extend(&self, fence: &Fence, ttl: Duration) -> Result<Extended>;
 
-    /// Gives a lease back because the infrastructure failed, not the job: the row waits again.
+    /// Gives a lease back because the infrastructure failed, not the job: the row waits again. With
+    /// [`Released::ShuttingDown`] the lease counts as no attempt.
     ///
     /// # Errors
     ///
@@ -386,7 +387,8 @@ impl Dispatcher {
         self.queue.finish(fence, &Outcome::refused(error), Batch::new()).await
     }
 
-    /// Asks for a job to stop.
+    /// Asks for a job to stop. One that runs hears of it with its next heartbeat, within a third of the time that a
+    /// lease lasts.
     ///
     /// # Errors
     ///

@@ -4,6 +4,12 @@
 //! and proven gone, the lease of secrets ends, and the outcome is recorded in the same transaction as the audit
 //! entry. If the runner itself is dropped or killed, the sandbox is abandoned, the claim lapses, and another
 //! worker gets the job.
+//!
+//! # What a step sees
+//!
+//! The variables `CI` (`true`), `CI_COMMIT`, `CI_JOB`, `CI_REF` (where the code was found by a branch or tag),
+//! `HOME` (`/tmp`), `LANG` (`C.UTF-8`) and `PATH`; over them those of the job, of the step, and the secrets that the
+//! step names. It runs in `/work`, with the files of the exact commit, and can write there and in `/tmp`.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -64,7 +70,16 @@ pub trait Observer: fmt::Debug + Send + Sync + 'static {
     fn observe(&self, job: &JobId, event: &Event<'_>);
 }
 
-/// What happens in a job.
+/// Why a worker ends a job early.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// The job is not wanted any more: it ends as cancelled.
+    Cancel,
+    /// The worker ends, and the job is given back for another one to run from its start. It counts as no attempt.
+    ShutDown,
+}
+
+/// What happens in a job. When it is stopped, its sandbox goes first, and its last output comes after that.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event<'a> {
@@ -132,7 +147,7 @@ impl Runner {
         Self { parts }
     }
 
-    /// Runs the claimed job to its end, or until `cancel` is ready, somebody asks for it to stop, its time is
+    /// Runs the claimed job to its end, or until `stop` is ready, somebody asks for it to stop, its time is
     /// over, or its lease is lost.
     ///
     /// A job that fails is an [`Outcome`], not an error. When the infrastructure fails instead, the job is given
@@ -141,19 +156,20 @@ impl Runner {
     /// # Errors
     ///
     /// [`ErrorKind::Fenced`] when the lease was lost: another worker has the job; what the ports report when they
-    /// fail in a way that may pass; [`ErrorKind::Internal`] when something of the sandbox is left.
+    /// fail in a way that may pass; [`ErrorKind::Cancelled`] after [`Stop::ShutDown`]; [`ErrorKind::Internal`] when
+    /// something of the sandbox is left.
     ///
     /// # Cancel safety
     ///
     /// When the future is dropped the sandbox is abandoned and the claim ends; another worker gets the job when
-    /// the lease runs out. Pass `cancel` to end a job in order.
-    pub async fn run(&self, claim: Claim, cancel: impl Future<Output = ()> + Send) -> Result<Outcome> {
+    /// the lease runs out. Pass `stop` to end a job in order.
+    pub async fn run(&self, claim: Claim, stop: impl Future<Output = Stop> + Send) -> Result<Outcome> {
         // Heartbeats go on to the very end: what is given back slowly must not cost the job its outcome.
         let kept = async {
             claim.keep().await;
             future::pending::<Infallible>().await
         };
-        let ended = match future::select(pin!(self.run_to_end(&claim, cancel)), pin!(kept)).await {
+        let ended = match future::select(pin!(self.run_to_end(&claim, stop)), pin!(kept)).await {
             Either::Left((ended, _)) => ended,
             Either::Right((never, _)) => match never {},
         };
@@ -161,7 +177,11 @@ impl Runner {
             Ok((outcome, torn_down)) => torn_down.map(|()| outcome),
             Err(error) if error.kind() == ErrorKind::Fenced => Err(error),
             Err(error) => {
-                claim.release(Released::InfrastructureFailed).await?;
+                let why = match error.kind() {
+                    ErrorKind::Cancelled => Released::ShuttingDown,
+                    _ => Released::InfrastructureFailed,
+                };
+                claim.release(why).await?;
                 Err(error)
             }
         }
@@ -172,11 +192,11 @@ impl Runner {
     async fn run_to_end(
         &self,
         claim: &Claim,
-        cancel: impl Future<Output = ()> + Send,
+        stop: impl Future<Output = Stop> + Send,
     ) -> Result<(Outcome, Result<()>)> {
         let start = self.parts.clock.elapsed();
         let mut outcome = Outcome::new(Conclusion::Succeeded);
-        let torn_down = match self.work(claim, cancel, &mut outcome).await {
+        let torn_down = match self.work(claim, stop, &mut outcome).await {
             Err(error) if !passes(&error) => {
                 let reason = error.to_string();
                 conclude(&mut outcome, &error, reason);
@@ -196,10 +216,10 @@ impl Runner {
     async fn work(
         &self,
         claim: &Claim,
-        cancel: impl Future<Output = ()> + Send,
+        stop: impl Future<Output = Stop> + Send,
         outcome: &mut Outcome,
     ) -> Result<Result<()>> {
-        let mut stop = pin!(self.stop(claim, cancel));
+        let mut stop = pin!(self.stop(claim, stop));
         until(stop.as_mut(), self.open(claim)).await?;
         let lease = until(stop.as_mut(), self.lease(claim)).await?;
         if !lease.unmasked().is_empty() {
@@ -430,11 +450,16 @@ impl Runner {
     }
 
     /// Returns why the job must stop, when it must.
-    async fn stop(&self, claim: &Claim, cancel: impl Future<Output = ()> + Send) -> Error {
+    async fn stop(&self, claim: &Claim, stop: impl Future<Output = Stop> + Send) -> Error {
         let whole = claim.spec().timeouts.job;
-        let cancelled = async {
-            cancel.await;
-            Error::new(ErrorKind::Cancelled, "run a job").with("job", claim.job())
+        let asked = async {
+            let error = Error::new(ErrorKind::Cancelled, "run a job").with("job", claim.job());
+            match stop.await {
+                Stop::Cancel => error,
+                Stop::ShutDown => {
+                    error.because("the worker is shutting down; another one gets it").retryable()
+                }
+            }
         };
         let late = async {
             self.parts.clock.sleep(whole).await;
@@ -444,7 +469,7 @@ impl Runner {
         };
         tokio::select! {
             error = claim.stopped() => error,
-            error = cancelled => error,
+            error = asked => error,
             error = late => error,
         }
     }

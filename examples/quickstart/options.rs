@@ -7,14 +7,14 @@ use ci_core::forge::RevisionName;
 use ci_core::id::StepName;
 use ci_core::sandbox::SandboxPath;
 
-const USAGE: &str = "\
+pub const USAGE: &str = "\
 usage: quickstart [--state FOLDER] [--artifact PATH] [REPOSITORY [REF [COMMAND...]]]
 
-  REPOSITORY        a folder or a URL (file://, ssh://, https://); the current folder by default
+  REPOSITORY        a folder or a URL (file:// or https://); the current folder by default
   REF               a branch, a tag, HEAD or a full commit; HEAD by default
   COMMAND           a step of the job, as a shell script; three examples by default
   --state FOLDER    where everything is kept; target/quickstart by default
-  --artifact PATH   a file or folder in the sandbox to keep; report.txt of the examples by default";
+  --artifact PATH   a file or folder of the job to keep, as a tar archive; the examples' report.txt by default";
 
 /// What the program was asked to do.
 #[derive(Debug)]
@@ -28,15 +28,15 @@ pub struct Options {
 }
 
 impl Options {
-    /// Reads the arguments, or says what is wrong with them.
-    pub fn parse(arguments: impl Iterator<Item = String>) -> Result<Self, String> {
+    /// Reads the arguments, or says what is wrong with them; nothing when they ask for help.
+    pub fn parse(arguments: impl Iterator<Item = String>) -> Result<Option<Self>, String> {
         let (mut state, mut artifact, mut words) = (None, None, Vec::new());
         let mut arguments = arguments.peekable();
         while let Some(argument) = arguments.next() {
             let mut value =
                 |what: &str| arguments.next().ok_or(format!("error: {argument} needs {what}\n{USAGE}"));
             match argument.as_str() {
-                "--help" | "-h" => return Err(USAGE.to_owned()),
+                "--help" | "-h" if words.is_empty() => return Ok(None),
                 "--state" if words.is_empty() => state = Some(PathBuf::from(value("a folder")?)),
                 "--artifact" if words.is_empty() => artifact = Some(sandbox_path(&value("a path")?)?),
                 "--" if words.is_empty() => words.extend(arguments.by_ref()),
@@ -59,13 +59,13 @@ impl Options {
             artifact = artifact.or(Some(sandbox_path("report.txt")?));
         }
         let default_state = concat!(env!("CARGO_MANIFEST_DIR"), "/target/quickstart");
-        Ok(Self {
+        Ok(Some(Self {
             state: state.unwrap_or_else(|| PathBuf::from(default_state)),
             artifact,
             repository,
             reference: RevisionName::parse(&reference).map_err(told)?,
             steps,
-        })
+        }))
     }
 }
 

@@ -2,6 +2,8 @@
 //!
 //! To go beyond one machine, change the lines that construct the backends, and nothing else.
 
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
 use std::fs;
 use std::future::Future;
 use std::io::ErrorKind as Io;
@@ -9,7 +11,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use ci_core::access::{Authority, Read, Session};
+use ci_core::access::{Authority, Session, Write};
 use ci_core::artifact::ArtifactStore;
 use ci_core::audit::Audit;
 use ci_core::clock::{Clock, SystemClock};
@@ -19,13 +21,14 @@ use ci_core::id::{Digest, ForgeId, ImageName, JobId, NativeId, RepositoryId, Ten
 use ci_core::log::LogStore;
 use ci_core::outcome::Outcome;
 use ci_core::queue::{Dispatcher, State};
-use ci_core::runner::{Observer, Parts, Runner};
+use ci_core::runner::{Observer, Parts, Runner, Stop};
 use ci_core::sandbox::Sandboxes;
 use ci_sandbox::native::{Config, ImageSource, Native};
 use ci_scm::git::{AccessFile, AccessFileOptions, Git, HostFetcher, HostFetcherOptions};
 use ci_secrets::{FileRoot, Vault};
 use ci_storage::objects::Objects;
 use ci_storage::sqlite::Sqlite;
+use futures_util::future::{FusedFuture as _, FutureExt as _};
 use secrecy::SecretString;
 
 /// The service, and the two people that the quickstart knows.
@@ -43,19 +46,21 @@ pub struct Service {
     pub logs: Arc<dyn LogStore>,
     pub artifacts: Arc<dyn ArtifactStore>,
     runner: Runner,
+    // Held, not read: one quickstart at a time works in a state folder.
+    _lock: fs::File,
 }
 
 impl Service {
     /// Opens the service whose state lies in `state`, for one repository.
     pub async fn open(state: &Path, repository: &str, observer: Arc<dyn Observer>) -> Result<Self> {
         let url = url_of(repository)?;
-        folder(state)?;
+        let lock = own_folder(state)?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
 
         // Rows, queue and logs in one file; objects in a folder; keys under a root key in a file of its own.
         let database = Arc::new(Sqlite::open(state.join("ci.sqlite"), clock.clone()).await?);
         let audit = Audit::new(database.clone(), clock.clone());
-        let root = Arc::new(root_key(&state.join("root.key"))?);
+        let root = Arc::new(root_key(state)?);
         let vault = Arc::new(Vault::new(database.clone(), audit.clone(), root, clock.clone()));
         let logs: Arc<dyn LogStore> = Arc::new(database.logs(vault.clone()));
         let objects = Objects::folder(state.join("objects"), database.clone(), vault.clone(), clock.clone())?;
@@ -67,8 +72,8 @@ impl Service {
         sandboxes.reap().await?;
 
         // A forge that is nothing but git and a file that says who may do what.
-        let id = NativeId::parse(Digest::of(url.as_bytes()).as_str())?;
-        let (tokens, file) = access_file(&id, &url);
+        let id = id_of(&url)?;
+        let (tokens, file) = access_file(state, &url)?;
         let path = state.join("access.toml");
         write_private(&path, &file)?;
         let access = Arc::new(AccessFile::open(&path, clock.clone(), AccessFileOptions::default())?);
@@ -107,52 +112,73 @@ impl Service {
             logs,
             artifacts,
             runner,
+            _lock: lock,
         })
     }
 
-    /// Works on the queue until `job` has ended, or `cancel` is ready.
+    /// Works on the queue until `job` has ended, or `stop` is ready.
     ///
     /// A job that an earlier run did not end comes first: a worker that dies loses no job.
-    pub async fn run(&self, job: &JobId, cancel: impl Future<Output = ()> + Send) -> Result<Outcome> {
-        let mut cancel = std::pin::pin!(cancel);
-        while let Some(claim) = self.dispatcher.next(&[]).await? {
+    pub async fn run(&self, job: &JobId, stop: impl Future<Output = Stop> + Send) -> Result<Outcome> {
+        let mut stop = std::pin::pin!(stop.fuse());
+        while !stop.is_terminated() {
+            let Some(claim) = self.dispatcher.next(&[]).await? else { break };
             let is_it = claim.job() == job;
-            let outcome = self.runner.run(claim, cancel.as_mut()).await?;
+            let outcome = self.runner.run(claim, stop.as_mut()).await?;
             if is_it {
                 return Ok(outcome);
             }
         }
-        let grant = self.authority.grant::<Read>(&self.owner, &self.repository).await?;
-        match self.dispatcher.state(&grant, job).await? {
+        // It was stopped before its turn came, or refused when it came.
+        let grant = self.authority.grant::<Write>(&self.owner, &self.repository).await?;
+        self.dispatcher.cancel(&grant, job).await?;
+        match self.dispatcher.state(&grant.lower(), job).await? {
             State::Finished(outcome) => Ok(outcome),
-            State::Waiting | State::Running => Err(Error::new(ErrorKind::Conflict, "run the job")
-                .because("another process that uses the same state folder has it; wait for that one")),
+            State::Waiting | State::Running => Err(Error::new(ErrorKind::Internal, "run the job")),
         }
     }
 }
 
 /// The root key, made at the first start.
-fn root_key(path: &Path) -> Result<FileRoot> {
+fn root_key(state: &Path) -> Result<FileRoot> {
+    let path = state.join("root.key");
+    if !path.exists() && state.join("access.toml").exists() {
+        return Err(Error::new(ErrorKind::NotFound, "open the root key")
+            .because(
+                "it is gone, and nothing that was sealed opens without it; restore it, or delete the folder",
+            )
+            .with("path", path.display()));
+    }
     if path.exists() { FileRoot::open(path) } else { FileRoot::create(path) }
 }
 
-/// Tokens for the owner and a stranger, and the file that knows them.
-fn access_file(id: &NativeId, url: &str) -> ([SecretString; 2], String) {
+/// What the forge calls a repository: it follows from the URL, so that every run finds the same.
+fn id_of(url: &str) -> Result<NativeId> {
+    NativeId::parse(Digest::of(url.as_bytes()).as_str())
+}
+
+/// Tokens for the owner and a stranger, and the file that knows them and every repository that was ever named.
+fn access_file(state: &Path, url: &str) -> Result<([SecretString; 2], String)> {
+    let known = state.join("repositories");
+    let mut urls: BTreeSet<String> =
+        fs::read_to_string(&known).unwrap_or_default().lines().map(str::to_owned).collect();
+    urls.insert(url.to_owned());
+    write_private(&known, &urls.iter().fold(String::new(), |lines, url| lines + url + "\n"))?;
     let (owner, owner_digest) = AccessFile::new_token();
     let (stranger, stranger_digest) = AccessFile::new_token();
-    let file = format!(
+    let mut file = format!(
         "forge = \"git\"\n\
          tenant = \"quickstart\"\n\
          [people.owner]\n\
          token = \"{owner_digest}\"\n\
          [people.stranger]\n\
-         token = \"{stranger_digest}\"\n\
-         [[repository]]\n\
-         id = \"{id}\"\n\
-         url = {url:?}\n\
-         admin = [\"owner\"]\n"
+         token = \"{stranger_digest}\"\n"
     );
-    ([owner, stranger], file)
+    for url in urls {
+        let _ =
+            write!(file, "[[repository]]\nid = \"{}\"\nurl = {url:?}\nadmin = [\"owner\"]\n", id_of(&url)?);
+    }
+    Ok(([owner, stranger], file))
 }
 
 /// The URL of a repository that was named by a URL, or by a folder in it.
@@ -168,15 +194,37 @@ fn url_of(repository: &str) -> Result<String> {
     let found = start.ancestors().find(|folder| folder.join(".git").exists() || is_bare(folder));
     let top = found
         .ok_or_else(|| not_found("it is not in a git repository; make one with `git init` and commit"))?;
+    if top.join(".git").is_file() {
+        return Err(not_found("it is a worktree or a submodule; name the repository that it belongs to"));
+    }
     let path = top.to_str().ok_or_else(|| not_found("its path is not UTF-8"))?;
     Ok(format!("file://{path}"))
 }
 
-/// A folder for this user alone.
-fn folder(path: &Path) -> Result<()> {
+/// A folder for this user alone, and for this process until it drops the lock.
+fn own_folder(path: &Path) -> Result<fs::File> {
+    let refused = |reason: &'static str| {
+        Error::new(ErrorKind::Denied, "open the state folder").because(reason).with("path", path.display())
+    };
     let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
-    made.and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(0o700)))
-        .map_err(|error| cannot("make the state folder", path, error))
+    let about = made
+        .and_then(|()| fs::metadata(path))
+        .map_err(|error| cannot("make the state folder", path, error))?;
+    if about.permissions().mode() & 0o077 != 0 {
+        return Err(refused(
+            "others may look into it; run `chmod 700` on it, or choose another with --state",
+        ));
+    }
+    let mut options = fs::OpenOptions::new();
+    let lock = options.create(true).append(true).mode(0o600).open(path.join("lock"));
+    let lock = lock.map_err(|error| cannot("open the state folder", path, error))?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(fs::TryLockError::WouldBlock) => {
+            Err(refused("another quickstart works in it; wait for that one, or choose another with --state"))
+        }
+        Err(fs::TryLockError::Error(error)) => Err(cannot("lock the state folder", path, error)),
+    }
 }
 
 /// Replaces a file that only this user may read.

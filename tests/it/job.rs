@@ -10,6 +10,7 @@ use ci_core::id::{ArtifactName, Digest};
 use ci_core::job::{Limits, Timeouts};
 use ci_core::log::{Cursor, LogStoreExt as _};
 use ci_core::outcome::Conclusion;
+use ci_core::runner::Stop;
 use ci_core::sandbox::{ExitStatus, SandboxPath};
 use ci_core::{ByteSize, ErrorKind, stream};
 
@@ -106,7 +107,10 @@ async fn nothing_is_left_while_and_after_it_runs() {
     });
     let ids = Arc::new(std::sync::Mutex::new(BTreeSet::new()));
     let seen = ids.clone();
-    let cancel = async move { *seen.lock().expect("unlocked") = watch.await.expect("watched") };
+    let cancel = async move {
+        *seen.lock().expect("unlocked") = watch.await.expect("watched");
+        Stop::Cancel
+    };
     let outcome = service.run(&job, cancel).await.expect("an outcome");
     assert_eq!(outcome.conclusion, Conclusion::Cancelled);
     assert_eq!(outcome.steps.len(), 1);

@@ -152,7 +152,7 @@ fn a_full_disk_gets_one_clear_line() {
     let test = "quickstart::a_full_disk_gets_one_clear_line";
     let Some(fixture) = Fixture::new(test) else { return };
     // SAFETY-relevant only for the test: a mount of its own, in a mount namespace of its own.
-    let script = "mount -t tmpfs -o size=64k none \"$1\" || exit 99; shift; exec \"$@\"";
+    let script = "mount -t tmpfs -o size=64k,mode=700 none \"$1\" || exit 99; shift; exec \"$@\"";
     fs::create_dir(fixture.state()).expect("a folder");
     let mut program = Command::new("unshare");
     program.args(["--user", "--map-root-user", "--mount", "sh", "-c", script, "sh"]).arg(fixture.state());

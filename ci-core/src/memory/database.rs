@@ -118,7 +118,7 @@ impl Queue for Database {
 
     async fn release(&self, fence: &Fence, why: Released) -> Result<()> {
         tracing::debug!(job = %fence.job, ?why, "lease given back");
-        lock(&self.state).rows.release(fence, self.clock.as_ref())
+        lock(&self.state).rows.release(fence, why, self.clock.as_ref())
     }
 
     async fn finish(&self, fence: &Fence, outcome: &Outcome, with: Batch) -> Result<()> {

@@ -7,7 +7,7 @@ use crate::clock::{Clock, Deadline};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{JobId, Label, RepositoryId};
 use crate::outcome::Outcome;
-use crate::queue::{Extended, Leased, MOST_ATTEMPTS, NewRow, Row, State, Ticket};
+use crate::queue::{Extended, Leased, MOST_ATTEMPTS, NewRow, Released, Row, State, Ticket};
 use crate::records::Fence;
 
 /// All rows of a queue.
@@ -81,8 +81,12 @@ impl Rows {
         Ok(Extended { ttl, cancelled: work.is_cancelled })
     }
 
-    pub(super) fn release(&mut self, fence: &Fence, clock: &dyn Clock) -> Result<()> {
-        self.held(fence, clock)?.wait_again();
+    pub(super) fn release(&mut self, fence: &Fence, why: Released, clock: &dyn Clock) -> Result<()> {
+        let work = self.held(fence, clock)?;
+        if why == Released::ShuttingDown {
+            work.attempts -= 1;
+        }
+        work.wait_again();
         Ok(())
     }
 

@@ -13,7 +13,7 @@ use ci_core::log::{Cursor, LogStore as _};
 use ci_core::memory::{Artifacts, Caches, Logs, Recorder, Reply, Rig, Secrets};
 use ci_core::outcome::Conclusion;
 use ci_core::queue::{Claim, NewJob, Released, State};
-use ci_core::runner::{Parts, Runner};
+use ci_core::runner::{Parts, Runner, Stop};
 use ci_core::sandbox::{Residue, SandboxPath};
 use ci_core::secret::{SecretStore as _, SecretValue};
 use ci_core::trust::Origin;
@@ -71,7 +71,7 @@ impl Service {
     }
 }
 
-fn never() -> impl Future<Output = ()> + Send {
+fn never() -> impl Future<Output = Stop> + Send {
     std::future::pending()
 }
 
@@ -176,6 +176,18 @@ async fn a_job_has_its_result_even_where_something_is_left() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_worker_that_ends_gives_the_job_to_the_next_one() -> Result<()> {
+    let service = Service::new()?;
+    let claim = service.claim(Rig::spec()).await?;
+    let job = claim.job().clone();
+    let stopped = service.runner.run(claim, std::future::ready(Stop::ShutDown)).await;
+    assert_eq!(refused(stopped), ErrorKind::Cancelled);
+    let again = service.rig.dispatcher.next(&[]).await?.expect("it waits");
+    assert_eq!((again.job(), again.attempt()), (&job, 1));
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_fork_that_asks_for_secrets_does_not_run() -> Result<()> {
     let service = Service::new()?;
     service.rig.backend.on("sh", |_| Reply::exit(0));
@@ -192,7 +204,8 @@ async fn a_fork_that_asks_for_secrets_does_not_run() -> Result<()> {
 async fn a_stopped_job_leaves_no_sandbox() -> Result<()> {
     let service = Service::new()?;
     service.rig.backend.on("sh", |_| Reply::hang());
-    let outcome = service.runner.run(service.claim(Rig::spec()).await?, std::future::ready(())).await?;
+    let outcome =
+        service.runner.run(service.claim(Rig::spec()).await?, std::future::ready(Stop::Cancel)).await?;
     assert_eq!(outcome.conclusion, Conclusion::Cancelled, "by whoever runs the worker");
     assert_eq!(service.rig.backend.living(), []);
 

@@ -122,6 +122,7 @@ ci_core::declare_kit! {
         a_lapsed_lease_waits_again_with_a_larger_token,
         a_row_is_given_up_after_the_last_attempt,
         a_released_row_waits_again_and_counts,
+        a_row_that_was_released_by_a_worker_that_ends_counts_no_attempt,
         a_lease_is_extended_while_it_holds,
         a_lapsed_worker_can_do_nothing,
         a_replaced_worker_can_do_nothing,

@@ -162,6 +162,16 @@ pub async fn a_released_row_waits_again_and_counts(rig: Rig) {
     assert_eq!(state(&rig, &job).await, State::Finished(Outcome::gave_up()));
 }
 
+/// Workers may be restarted as often as one likes.
+pub async fn a_row_that_was_released_by_a_worker_that_ends_counts_no_attempt(rig: Rig) {
+    push(&rig, &[]).await;
+    for _ in 0..=MOST_ATTEMPTS {
+        let leased = lease(&rig, &[]).await.expect("it waits");
+        assert_eq!(leased.attempt, 1);
+        rig.database.release(&leased.fence, Released::ShuttingDown).await.expect("released");
+    }
+}
+
 /// An extended lease lasts from now on, and no longer.
 pub async fn a_lease_is_extended_while_it_holds(rig: Rig) {
     push(&rig, &[]).await;

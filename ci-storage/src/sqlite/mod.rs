@@ -216,7 +216,8 @@ impl Queue for Sqlite {
     async fn release(&self, fence: &Fence, why: Released) -> Result<()> {
         tracing::debug!(job = %fence.job, ?why, "lease given back");
         let fence = fence.clone();
-        self.write("give a lease back", move |connection, now| queue::release(connection, &fence, now)).await
+        self.write("give a lease back", move |connection, now| queue::release(connection, &fence, why, now))
+            .await
     }
 
     async fn finish(&self, fence: &Fence, outcome: &Outcome, with: Batch) -> Result<()> {

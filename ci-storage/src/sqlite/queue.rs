@@ -8,7 +8,7 @@ use std::time::Duration;
 use ci_core::clock::Timestamp;
 use ci_core::id::{ForgeId, JobId, Label, NativeId, RepositoryId, TenantId};
 use ci_core::outcome::Outcome;
-use ci_core::queue::{Extended, Leased, MOST_ATTEMPTS, NewRow, Row, State, Ticket};
+use ci_core::queue::{Extended, Leased, MOST_ATTEMPTS, NewRow, Released, Row, State, Ticket};
 use ci_core::records::{Batch, Fence};
 use rusqlite::{Connection, OptionalExtension as _};
 
@@ -101,13 +101,14 @@ pub(super) fn extend(
     Ok(Extended { ttl, cancelled })
 }
 
-pub(super) fn release(connection: &Connection, fence: &Fence, now: i64) -> Result<(), Fault> {
+pub(super) fn release(connection: &Connection, fence: &Fence, why: Released, now: i64) -> Result<(), Fault> {
     let held = check_held(connection, fence, now)?;
     if held.cancelled {
         return set_finished(connection, held.id, &Outcome::cancelled());
     }
-    let mut update = connection.prepare_cached("UPDATE jobs SET state = 'waiting' WHERE id = ?1")?;
-    update.execute([held.id])?;
+    let mut update = connection
+        .prepare_cached("UPDATE jobs SET state = 'waiting', attempts = attempts - ?2 WHERE id = ?1")?;
+    update.execute((held.id, why == Released::ShuttingDown))?;
     Ok(())
 }
 
