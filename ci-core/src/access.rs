@@ -88,6 +88,7 @@ impl Verdict {
 pub struct Session {
     user: UserId,
     signed_in_at: Timestamp,
+    start: Deadline,
     until: Deadline,
 }
 
@@ -104,7 +105,8 @@ impl Session {
 
     /// The session of somebody who started a job earlier, to ask again what they may do. It grants nothing.
     pub(crate) fn recalled(user: UserId, signed_in_at: Timestamp, clock: &dyn Clock) -> Self {
-        Self { user, signed_in_at, until: Deadline::after(clock, Duration::ZERO) }
+        let start = Deadline::after(clock, Duration::ZERO);
+        Self { user, signed_in_at, start, until: start }
     }
 }
 
@@ -208,9 +210,10 @@ impl Authority {
         answer: SecretString,
     ) -> Result<Session> {
         let signed_in_at = self.clock.now();
+        let start = Deadline::after(self.clock.as_ref(), Duration::ZERO);
         let until = Deadline::after(self.clock.as_ref(), self.options.session);
         let user = how.complete(challenge, answer).await?;
-        Ok(Session { user, signed_in_at, until })
+        Ok(Session { user, signed_in_at, start, until })
     }
 
     /// A fresh permission of a person for one repository.
@@ -253,7 +256,8 @@ impl Authority {
         repository: &RepositoryId,
     ) -> Result<()> {
         let who = Session::recalled(user.clone(), signed_in_at, self.clock.as_ref());
-        if self.source.permission(&who, repository).await?.level < Level::Write {
+        let verdict = self.source.permission(&who, repository).await?;
+        if verdict.level < Level::Write || self.source.withdrawn(&who, repository, &verdict) {
             return Err(Error::new(ErrorKind::Denied, "start a job")
                 .because("whoever started it may no longer write to the repository")
                 .with("repository", repository));
@@ -315,8 +319,11 @@ impl<A: Access> Grant<A> {
     ///
     /// [`ErrorKind::Denied`] when it was longer ago, or in the future.
     pub fn signed_in_within(&self, age: Duration) -> Result<()> {
-        let since = self.0.session.signed_in_at.until(self.0.clock.now());
-        if since.is_some_and(|since| since <= age) {
+        let (session, clock) = (&self.0.session, self.0.clock.as_ref());
+        let in_the_past = session.signed_in_at <= clock.now();
+        // Up to and with the last moment, by calendar and by elapsed time.
+        let until = session.start.later(age.saturating_add(Duration::from_millis(1)));
+        if in_the_past && !until.has_passed(clock) {
             return Ok(());
         }
         Err(Error::new(ErrorKind::Denied, "use a permission")

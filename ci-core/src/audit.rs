@@ -1,7 +1,9 @@
-//! A log of every use of power that cannot be changed unnoticed.
+//! A log of every use of power in which a change leaves a trace.
 //!
 //! Every tenant has a chain: an entry holds the hash of the one before, and the chain's head holds the number
-//! and the hash of the last. An entry that was changed, removed, added or moved breaks the chain. An entry names
+//! and the hash of the last. An entry that was changed, removed, added or moved breaks the chain. Somebody who can
+//! write to the store could make a whole new chain: keep the [`Head`] that [`Audit::verify`] returns elsewhere, and
+//! compare. An entry names
 //! people by the forge's ids and never holds a secret or a name.
 
 use std::fmt;
@@ -100,8 +102,14 @@ impl Audit {
         // Many jobs of a tenant may end at once; each round one of them succeeds.
         const MOST_ROUNDS: usize = 1_000;
         for _ in 0..MOST_ROUNDS {
-            match commit(self.prepare(tenant, &entry).await?).await {
-                Err(error) if error.kind() == ErrorKind::Conflict => {}
+            let (batch, head, place) = self.prepare(tenant, &entry).await?;
+            match commit(batch).await {
+                Err(error) if error.kind() == ErrorKind::Conflict => {
+                    // Whoever was faster has moved the head too.
+                    if self.records.get(&place).await?.is_some() && self.head(tenant).await?.0 == head {
+                        return Err(broken(tenant, head.count));
+                    }
+                }
                 done => return done,
             }
         }
@@ -109,22 +117,28 @@ impl Audit {
             .because("too many others write to it"))
     }
 
-    async fn prepare(&self, tenant: &TenantId, entry: &Entry) -> Result<Batch> {
+    async fn head(&self, tenant: &TenantId) -> Result<(Head, Condition)> {
         let key = head_key(tenant);
-        let (head, condition) = match self.records.get(&key).await? {
-            None => (Head::start(), Condition::Absent(key.clone())),
-            Some(record) => (read(&record)?, Condition::Is(key.clone(), record.version)),
-        };
-        let logged =
-            Logged { number: head.count, at: self.clock.now(), previous: head.hash, entry: entry.clone() };
+        match self.records.get(&key).await? {
+            None => Ok((Head::start(), Condition::Absent(key))),
+            Some(record) => Ok((read(&record)?, Condition::Is(key, record.version))),
+        }
+    }
+
+    /// The batch that adds an entry, the head that it goes behind, and its place.
+    async fn prepare(&self, tenant: &TenantId, entry: &Entry) -> Result<(Batch, Head, Key)> {
+        let (head, condition) = self.head(tenant).await?;
+        let (at, previous) = (self.clock.now(), head.hash.clone());
+        let logged = Logged { number: head.count, at, previous, entry: entry.clone() };
         let value = write(&logged)?;
         let next = Head { count: head.count + 1, hash: Digest::of(&value) };
         let place = entries_key(tenant).number(logged.number);
-        Ok(Batch::new()
+        let batch = Batch::new()
             .require(condition)
             .require(Condition::Absent(place.clone()))
-            .put(place, value)
-            .put(key, write(&next)?))
+            .put(place.clone(), value)
+            .put(head_key(tenant), write(&next)?);
+        Ok((batch, head, place))
     }
 
     /// Checks the whole chain of `tenant` and returns its end.
@@ -160,8 +174,10 @@ impl Audit {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Tampered`] when one cannot be read; [`ErrorKind::Unavailable`] when the log cannot be read.
-    pub async fn entries(&self, _act: &Act<'_>, tenant: &TenantId, from: u64) -> Result<Vec<Logged>> {
+    /// [`ErrorKind::Denied`] when the act is for another tenant; [`ErrorKind::Tampered`] when one cannot be read;
+    /// [`ErrorKind::Unavailable`] when the log cannot be read.
+    pub async fn entries(&self, act: &Act<'_>, tenant: &TenantId, from: u64) -> Result<Vec<Logged>> {
+        act.covers(tenant)?;
         let after = from.checked_sub(1).map(|before| entries_key(tenant).number(before));
         self.page(tenant, after.as_ref()).await?.iter().map(read).collect()
     }

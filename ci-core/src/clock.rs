@@ -177,6 +177,11 @@ impl Deadline {
         }
     }
 
+    /// The point `by` after this one.
+    pub(crate) fn later(self, by: Duration) -> Self {
+        Self { calendar: self.calendar.after(by), elapsed: self.elapsed.saturating_add(by) }
+    }
+
     /// What is left of it; zero when it has passed.
     pub(crate) fn left(&self, clock: &dyn Clock) -> Duration {
         let calendar = clock.now().until(self.calendar).unwrap_or_default();

@@ -22,8 +22,9 @@ pub(crate) struct Console<'a> {
     claim: &'a Claim,
     parts: &'a Parts,
     lease: &'a SecretLease,
-    // One mask per stream: what is split over two writes of one stream is still found.
-    masks: Option<(Mask, Mask)>,
+    // One mask per stream for the whole job: what is split over two writes, or two steps, is still found.
+    stdout: Mask,
+    stderr: Mask,
     pending: Masked,
     since: Option<Duration>,
     seq: u64,
@@ -37,7 +38,8 @@ impl<'a> Console<'a> {
             claim,
             parts,
             lease,
-            masks: None,
+            stdout: lease.mask(),
+            stderr: lease.mask(),
             pending: Masked::default(),
             since: None,
             seq: 0,
@@ -91,20 +93,23 @@ impl<'a> Console<'a> {
 
     /// Takes raw output of the running step.
     pub(crate) async fn write(&mut self, stream: OutputStream, bytes: &[u8]) -> Result<()> {
-        let (stdout, stderr) = self.masks.get_or_insert_with(|| (self.lease.mask(), self.lease.mask()));
         let mask = match stream {
-            OutputStream::Stdout => stdout,
-            OutputStream::Stderr => stderr,
+            OutputStream::Stdout => &mut self.stdout,
+            OutputStream::Stderr => &mut self.stderr,
         };
         let masked = mask.push(bytes);
         self.take(stream, &masked).await
     }
 
-    /// The step has ended: what its masks held back comes out.
-    pub(crate) async fn end_step(&mut self) -> Result<()> {
-        if let Some((stdout, stderr)) = self.masks.take() {
-            self.take(OutputStream::Stdout, &stdout.finish()).await?;
-            self.take(OutputStream::Stderr, &stderr.finish()).await?;
+    /// The job has ended: what the masks held back comes out.
+    pub(crate) async fn end(&mut self) -> Result<()> {
+        for stream in [OutputStream::Stdout, OutputStream::Stderr] {
+            let fresh = self.lease.mask();
+            let mask = match stream {
+                OutputStream::Stdout => mem::replace(&mut self.stdout, fresh),
+                OutputStream::Stderr => mem::replace(&mut self.stderr, fresh),
+            };
+            self.take(stream, &mask.finish()).await?;
         }
         self.flush().await
     }

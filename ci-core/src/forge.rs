@@ -89,6 +89,11 @@ pub enum HookScope {
 }
 
 impl HookScope {
+    /// Deliveries of two hooks are two deliveries, whatever is in them.
+    fn mark(&self) -> Digest {
+        Digest::of(&serde_json::to_vec(self).unwrap_or_default())
+    }
+
     fn covers(&self, occurrence: &Occurrence) -> bool {
         match self {
             Self::Repository(repository) => *repository == occurrence.repository,
@@ -208,7 +213,7 @@ impl Inbox {
         let now = self.clock.now();
         let scope = self.hooks.authenticate(&raw, now)?;
         // The delivery's id is a header that most forges do not sign; its content is what cannot be changed.
-        let key = Self::seen().part(Digest::of(&raw.body).as_str());
+        let key = Self::seen().part(scope.mark().as_str()).part(Digest::of(&raw.body).as_str());
         let batch =
             Batch::new().require(Condition::Absent(key.clone())).put(key, now.unix_millis().to_string());
         match self.records.commit(batch).await {

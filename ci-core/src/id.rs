@@ -89,7 +89,9 @@ fn is_slug(text: &str, most: usize) -> bool {
 }
 
 fn is_printable(text: &str, most: usize) -> bool {
-    (1..=most).contains(&text.len()) && !text.chars().any(char::is_control)
+    // Line and paragraph separators, and what turns the direction of text around.
+    let misleads = |c: char| matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    (1..=most).contains(&text.len()) && !text.contains(|c: char| c.is_control() || misleads(c))
 }
 
 fn is_lower_hex(text: &str, lengths: &[usize]) -> bool {
@@ -290,7 +292,9 @@ mod tests {
             assert!(ArtifactName::parse(bad).is_err(), "{bad:?}");
         }
         assert!(ArtifactName::parse("report-1.2_x.tar").is_ok());
-        assert!(StepName::parse("build\u{7f}").is_err());
+        for bad in ["build\u{7f}", "a\u{2028}b", "a\u{202e}b", "a\u{2066}b"] {
+            assert!(StepName::parse(bad).is_err(), "{bad:?}");
+        }
         assert!(SecretName::parse("lower").is_err());
         assert!(SecretName::parse("1ST").is_err());
         assert!(CommitId::parse("HEAD").is_err());

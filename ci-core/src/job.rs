@@ -119,7 +119,7 @@ impl JobSpec {
         self
     }
 
-    /// Refuses a job that could not run as it is written: no steps, too many parts, or a step that names a
+    /// Refuses a job that could not run as it is written: no steps, too many parts, too long, or a step that names a
     /// secret which the job does not ask for.
     ///
     /// # Errors
@@ -127,13 +127,18 @@ impl JobSpec {
     /// [`ErrorKind::Invalid`], naming the part.
     pub fn check(&self) -> Result<()> {
         const MOST_PARTS: usize = 1_000;
+        const MOST_BYTES: usize = 1024 * 1024;
         let invalid = |reason: &'static str| Error::new(ErrorKind::Invalid, "check the job").because(reason);
         if self.steps.is_empty() {
             return Err(invalid("a job needs at least one step"));
         }
-        let parts = [self.steps.len(), self.secrets.len(), self.caches.len(), self.artifacts.len()];
+        let Self { steps, secrets, caches, artifacts, labels, .. } = self;
+        let parts = [steps.len(), secrets.len(), caches.len(), artifacts.len(), labels.len()];
         if parts.iter().any(|part| *part > MOST_PARTS) {
-            return Err(invalid("a job has at most 1000 steps, secrets, caches or artifacts each"));
+            return Err(invalid("a job has at most 1000 steps, secrets, caches, artifacts or labels each"));
+        }
+        if serde_json::to_vec(self).map_or(true, |json| json.len() > MOST_BYTES) {
+            return Err(invalid("a job says at most 1 MiB; keep large scripts in the repository"));
         }
         for step in &self.steps {
             if let Some(name) = step.secrets.iter().find(|name| !self.secrets.contains(name)) {

@@ -34,12 +34,29 @@ impl Operator {
     /// As for [`Audit::record`]: nothing is allowed that cannot be recorded.
     pub async fn act(&self, tenant: &TenantId, action: &str) -> Result<Act<'_>> {
         self.audit.record(tenant, Entry::new(action, "operator")).await?;
-        Ok(Act { _operator: self })
+        Ok(Act { _operator: self, tenant: tenant.clone() })
     }
 }
 
-/// One recorded use of the operator's power.
+/// A recorded use of the operator's power over what belongs to one tenant.
 #[derive(Debug)]
 pub struct Act<'a> {
     _operator: &'a Operator,
+    tenant: TenantId,
+}
+
+impl Act<'_> {
+    /// Refuses when it was recorded for another tenant.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Denied`], since the tenant's own log would not show it.
+    pub fn covers(&self, tenant: &TenantId) -> Result<()> {
+        if self.tenant == *tenant {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Denied, "use the operator's power")
+            .because("it was recorded for another tenant; record it for this one")
+            .with("tenant", tenant))
+    }
 }

@@ -55,7 +55,7 @@ impl Outcome {
     }
 
     /// A job that was not allowed to begin.
-    pub(crate) fn refused(error: &Error) -> Self {
+    pub fn refused(error: &Error) -> Self {
         Self { reason: Some(error.to_string()), ..Self::new(Conclusion::Refused) }
     }
 

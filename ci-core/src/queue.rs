@@ -59,8 +59,8 @@ pub trait Queue: fmt::Debug + Send + Sync + 'static {
     /// [`ErrorKind::Fenced`] when it is not; [`ErrorKind::Unavailable`] when the queue cannot be reached.
     async fn extend(&self, fence: &Fence, ttl: Duration) -> Result<Extended>;
 
-    /// Gives a lease back because the infrastructure failed, not the job: the row waits again. With
-    /// [`Released::ShuttingDown`] the lease counts as no attempt.
+    /// Gives a lease back, for no fault of the job's: the row waits again. `why` says whether the lease counts as an
+    /// attempt.
     ///
     /// # Errors
     ///
@@ -165,10 +165,12 @@ pub struct Extended {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Released {
-    /// A server, disk or machine failed.
+    /// A server, disk or machine failed. It counts as an attempt.
     InfrastructureFailed,
-    /// The worker was asked to end.
+    /// The worker was asked to end. It counts as no attempt.
     ShuttingDown,
+    /// A server that is asked before a job begins could not be reached. It counts as no attempt.
+    NotBegun,
 }
 
 /// A job's sealed permission slip: what it is, where its code comes from, and who started it.
@@ -261,8 +263,9 @@ impl NewJob {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Invalid`] when the spec cannot run.
-    pub fn scheduled(_act: &Act<'_>, code: Provenance, spec: JobSpec) -> Result<Self> {
+    /// [`ErrorKind::Denied`] when the act is for another tenant; [`ErrorKind::Invalid`] when the spec cannot run.
+    pub fn scheduled(act: &Act<'_>, code: Provenance, spec: JobSpec) -> Result<Self> {
+        act.covers(code.repository().tenant())?;
         Self::checked(code, Trigger::Schedule, spec)
     }
 
@@ -336,11 +339,11 @@ impl Dispatcher {
             let until = Deadline::after(self.clock.as_ref(), self.ttl);
             let Some(leased) = self.queue.lease(labels, self.ttl).await? else { return Ok(None) };
             let fence = leased.fence.clone();
-            match self.admit(leased, until).await {
+            match self.admit(leased, labels, until).await {
                 Ok(claim) => return Ok(Some(claim)),
                 Err(error) if error.kind() == ErrorKind::Denied => self.refuse(&fence, &error).await?,
                 Err(error) if error.is_retryable() => {
-                    self.queue.release(&fence, Released::InfrastructureFailed).await?;
+                    self.queue.release(&fence, Released::NotBegun).await?;
                     return Err(error);
                 }
                 Err(error) => {
@@ -352,7 +355,7 @@ impl Dispatcher {
         Ok(None)
     }
 
-    async fn admit(&self, leased: Leased, until: Deadline) -> Result<Claim> {
+    async fn admit(&self, leased: Leased, labels: &[Label], until: Deadline) -> Result<Claim> {
         let Leased { fence, repository, ticket, attempt } = leased;
         let forged = || Error::new(ErrorKind::Tampered, "open a ticket").with("job", &fence.job);
         let purpose = Purpose::ticket(&fence.job);
@@ -362,7 +365,8 @@ impl Dispatcher {
             plain => plain?,
         };
         let slip: Slip = serde_json::from_slice(&plain).map_err(|error| forged().caused_by(error))?;
-        if slip.job != fence.job || *slip.code.repository() != repository {
+        let offered = slip.spec.labels.iter().all(|label| labels.contains(label));
+        if slip.job != fence.job || *slip.code.repository() != repository || !offered {
             return Err(forged());
         }
         if let Trigger::Person { user, signed_in_at } = &slip.trigger {
@@ -406,9 +410,10 @@ impl Dispatcher {
     /// [`ErrorKind::NotFound`] when the repository has no such job; [`ErrorKind::Denied`] when the grant is
     /// over; [`ErrorKind::Unavailable`] when the queue cannot be reached.
     pub async fn state(&self, grant: &Grant<Read>, job: &JobId) -> Result<State> {
+        let repository = grant.scope()?.repository();
         let row = self.queue.row(job).await?;
         match row {
-            Some(row) if row.repository == *grant.scope()?.repository() => Ok(row.state),
+            Some(row) if row.repository == *repository => Ok(row.state),
             _ => Err(Error::new(ErrorKind::NotFound, "look at a job").with("job", job)),
         }
     }
@@ -599,7 +604,14 @@ impl Claim {
 
     /// Records how the job ended, with `audit` in the same transaction.
     pub(crate) async fn finish(&self, outcome: &Outcome, audit: Batch) -> Result<()> {
-        self.queue.finish(&self.tenure.fence, outcome, audit).await
+        match self.queue.finish(&self.tenure.fence, outcome, audit).await {
+            // It may have been recorded by an earlier call, whose answer was lost.
+            Err(error) if error.kind() == ErrorKind::Fenced => match self.queue.row(self.job()).await {
+                Ok(Some(row)) if row.state == State::Finished(outcome.clone()) => Ok(()),
+                _ => Err(error),
+            },
+            done => done,
+        }
     }
 
     pub(crate) fn tenure(&self) -> Arc<Tenure> {

@@ -70,7 +70,7 @@ pub trait Records: fmt::Debug + Send + Sync + 'static {
 /// use ci_core::records::Key;
 ///
 /// let key = Key::new("secret").part("acme").part("a/b").number(7);
-/// assert_eq!(key.as_str(), "secret/acme/a%2Fb/0000000000000007");
+/// assert_eq!(key.as_str(), "secret/acme/a%2Fb/+0000000000000007");
 /// assert!(key.is_below(&Key::new("secret").part("acme")));
 /// assert!(!key.is_below(&Key::new("secret").part("ac")));
 /// ```
@@ -91,7 +91,7 @@ impl Key {
 
     /// The path with a number as one more part; such keys sort like their numbers.
     pub fn number(mut self, number: u64) -> Self {
-        let _ = write!(self.0, "/{number:016x}");
+        let _ = write!(self.0, "/+{number:016x}");
         self
     }
 
@@ -108,8 +108,9 @@ impl Key {
     ///
     /// [`ErrorKind::Tampered`] when no key has this text.
     pub fn from_stored(text: String) -> Result<Self> {
-        let is_part =
-            |part: &str| !part.is_empty() && part.bytes().all(|byte| is_plain(byte) || byte == b'%');
+        let is_part = |part: &str| {
+            !part.is_empty() && part.bytes().all(|byte| is_plain(byte) || matches!(byte, b'%' | b'+'))
+        };
         if text.split('/').all(is_part) {
             return Ok(Self(text));
         }

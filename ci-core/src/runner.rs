@@ -206,7 +206,7 @@ impl Runner {
         };
         outcome.duration = self.parts.clock.elapsed().saturating_sub(start);
         claim.retried(|| self.parts.logs.close(claim)).await?;
-        claim.retried(|| self.finish(claim, &outcome)).await?;
+        self.finish(claim, &outcome).await?;
         self.observe(claim, &Event::Finished(&outcome));
         Ok((outcome, torn_down))
     }
@@ -241,7 +241,7 @@ impl Runner {
         if torn_down.is_ok() {
             self.observe(claim, &Event::SandboxDestroyed);
         }
-        let told = self.end_stopped_step(claim, &mut console, outcome).await;
+        let told = self.end_stopped_step(claim, &mut console, outcome).await.and(console.end().await);
         match ran.and(told) {
             Ok(()) => Ok(torn_down),
             Err(error) if passes(&error) => Err(error),
@@ -311,7 +311,7 @@ impl Runner {
         outcome: &mut Outcome,
         exit: Option<&Exit>,
     ) -> Result<()> {
-        let told = console.end_step().await;
+        let told = console.flush().await;
         if let Some((step, before)) = outcome.steps.split_last_mut() {
             step.end(exit, console.step_took(), console.cursor());
             self.observe(claim, &Event::StepFinished { index: before.len(), outcome: step });
@@ -436,15 +436,23 @@ impl Runner {
             Conclusion::Failed | Conclusion::LimitExceeded | Conclusion::TimedOut => CheckState::Failed,
             _ => CheckState::Errored,
         };
+        claim
+            .retried(|| self.parts.audit.attempt(tenant, entry.clone(), |batch| claim.finish(outcome, batch)))
+            .await?;
+        // Only now: a forge that heard of a success that was never recorded would go on showing it.
         self.tell(claim, state, outcome.reason.as_deref().unwrap_or("done")).await;
-        self.parts.audit.attempt(tenant, entry, |batch| claim.finish(outcome, batch)).await
+        Ok(())
     }
 
     /// A forge that cannot be told does not stop a job.
     async fn tell(&self, claim: &Claim, state: CheckState, description: &str) {
-        if let Some(checks) = &self.parts.checks
-            && let Err(error) = checks.report(claim, state, description).await
-        {
+        const PATIENCE: Duration = Duration::from_secs(30);
+        let Some(checks) = &self.parts.checks else { return };
+        let late = async {
+            self.parts.clock.sleep(PATIENCE).await;
+            Error::new(ErrorKind::TimedOut, "report a status")
+        };
+        if let Err(error) = until(pin!(late), checks.report(claim, state, description)).await {
             tracing::warn!(job = %claim.job(), %error, "status not reported");
         }
     }

@@ -19,7 +19,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ImageName, SandboxId, SecretName};
 use crate::job::{Arg, Environment, Limits};
 use crate::network::{Destination, NetworkPolicy};
-use crate::queue::Claim;
+use crate::queue::{Claim, Tenure};
 use crate::secret::SecretLease;
 use crate::stream::ByteStream;
 
@@ -589,7 +589,7 @@ impl Sandboxes {
     /// Dropping the future leaves nothing: the sandbox is abandoned.
     pub async fn create(&self, claim: &Claim, spec: &Spec) -> Result<Sandbox> {
         claim.fence()?;
-        self.make(spec).await
+        self.make(spec, Some(claim.tenure())).await
     }
 
     /// Makes a sandbox in which the SDK's own tools work on a repository, `git` for instance: on the
@@ -603,17 +603,17 @@ impl Sandboxes {
     ///
     /// Dropping the future leaves nothing: the sandbox is abandoned.
     pub async fn create_helper(&self, _scope: Scope<'_>, spec: &Spec) -> Result<Sandbox> {
-        self.make(spec).await
+        self.make(spec, None).await
     }
 
-    async fn make(&self, spec: &Spec) -> Result<Sandbox> {
+    async fn make(&self, spec: &Spec, of: Option<Arc<Tenure>>) -> Result<Sandbox> {
         self.backend.capabilities().require(spec)?;
         let id = SandboxId::random();
         // Armed before anything exists: a drop during the await below finds it.
         let guard = Guard { backend: Some(self.backend.clone()), id: id.clone() };
         let instance = self.backend.create(&id, spec).await?;
         instance.isolation().require(&spec.minimum)?;
-        Ok(Sandbox { instance, guard })
+        Ok(Sandbox { instance, guard, of })
     }
 
     /// Takes down what earlier processes left behind, and returns how many sandboxes that were.
@@ -638,6 +638,8 @@ pub struct Sandbox {
     // Before the guard, so that it goes first when the sandbox is dropped.
     instance: Box<dyn Instance>,
     guard: Guard,
+    /// Whose it is; nobody's for a helper.
+    of: Option<Arc<Tenure>>,
 }
 
 impl Sandbox {
@@ -657,6 +659,11 @@ impl Sandbox {
     ///
     /// As for [`Instance::exec`].
     pub async fn exec<'a>(&'a self, command: &Command, lease: &SecretLease) -> Result<Box<dyn Process + 'a>> {
+        if !lease.is_of(self.of.as_ref()) {
+            return Err(
+                Error::new(ErrorKind::Denied, "start a program").because("the lease is of another job")
+            );
+        }
         self.instance.exec(command, lease).await
     }
 
@@ -685,7 +692,7 @@ impl Sandbox {
     ///
     /// Dropping the future abandons the sandbox.
     pub async fn destroy(self) -> Result<Teardown> {
-        let Self { instance, mut guard } = self;
+        let Self { instance, mut guard, of: _ } = self;
         drop(instance);
         let Some(backend) = guard.backend.clone() else {
             return Err(Error::new(ErrorKind::Internal, "destroy a sandbox"));

@@ -183,6 +183,15 @@ impl SecretLease {
         })
     }
 
+    /// Whether it was leased for the job of `tenure`, or for a helper as that is.
+    pub(crate) fn is_of(&self, tenure: Option<&Arc<Tenure>>) -> bool {
+        match (&self.tenure, tenure) {
+            (Some(of), Some(tenure)) => Arc::ptr_eq(of, tenure),
+            (None, None) => true,
+            _ => false,
+        }
+    }
+
     /// Adds a credential that was made after the lease (a checkout token, say) to what is hidden.
     pub fn teach(&self, value: &SecretValue) -> Learned {
         self.masker.learn(value)
@@ -319,8 +328,9 @@ pub struct Purpose {
 }
 
 impl Purpose {
-    /// The ticket of a job.
-    pub fn ticket(job: &JobId) -> Self {
+    /// The ticket of a job. Only a [`Dispatcher`](crate::queue::Dispatcher) seals and opens one: with a key ring alone
+    /// nobody makes a job that is trusted more than its code.
+    pub(crate) fn ticket(job: &JobId) -> Self {
         Self::of("ticket", &[job.as_str().as_bytes()])
     }
 

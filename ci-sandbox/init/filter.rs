@@ -22,9 +22,10 @@ pub(crate) struct Instruction {
 /// What the job's programs may open sockets of: UNIX, IPv4, IPv6, netlink.
 const FAMILIES: [u32; 4] = [1, 2, 10, 16];
 
-const DENIED: [usize; 9] = [
+const DENIED: [usize; 10] = [
     nr::ADD_KEY,
     nr::BPF,
+    nr::IO_SETUP,
     nr::IO_URING_ENTER,
     nr::IO_URING_REGISTER,
     nr::IO_URING_SETUP,
@@ -42,7 +43,7 @@ const ARCHITECTURE: u32 = 0xc000_00b7;
 /// Calls from here on are those of the x32 ABI, where they exist at all.
 const FOREIGN_NUMBERS: u32 = 0x4000_0000;
 
-const LENGTH: usize = 4 + DENIED.len() + 2 + FAMILIES.len() + 4;
+const LENGTH: usize = 4 + DENIED.len() + 3 + FAMILIES.len() + 4;
 
 /// Puts the filter on this process and all that it will start. It takes `no_new_privs`.
 pub(crate) fn install() -> sys::Result<()> {
@@ -90,9 +91,11 @@ fn program() -> [Instruction; LENGTH] {
         program[place] = equal(number as u32, to(place, FORBIDDEN));
     }
     let socket = 4 + DENIED.len();
-    program[socket] = Instruction { jump_else: to(socket, ALLOWED), ..equal(nr::SOCKET as u32, 0) };
-    program[socket + 1] = load(16);
-    for (place, family) in (socket + 2..).zip(FAMILIES) {
+    program[socket] = equal(nr::SOCKET as u32, 1);
+    program[socket + 1] =
+        Instruction { jump_else: to(socket + 1, ALLOWED), ..equal(nr::SOCKETPAIR as u32, 0) };
+    program[socket + 2] = load(16);
+    for (place, family) in (socket + 3..).zip(FAMILIES) {
         program[place] = equal(family, to(place, ALLOWED));
     }
     // A family that is none of these falls through to the refusal, which stands right behind.

@@ -60,11 +60,22 @@ fn launch() -> Result<Fd, Failure> {
     let (go, hold) = sys::pipe().at(Stage::Clone)?;
     let namespaces =
         task::NEW_USER | task::NEW_NS | task::NEW_PID | task::NEW_IPC | task::NEW_UTS | task::NEW_NET;
-    let Some((pid, pidfd)) = task::clone_into(namespaces).at(Stage::Clone)? else {
+    // The kernel charges what a user namespace uses up, inotify instances and pending signals for instance, to
+    // whoever made it too: for the moment that is the sandbox's own root, and not the host's.
+    let owner =
+        configuration.owner.to_bytes().iter().fold(0, |id, digit| id * 10 + usize::from(digit - b'0'));
+    if configuration.range {
+        task::act_as(owner).at(Stage::Clone)?;
+    }
+    let cloned = task::clone_into(namespaces).at(Stage::Clone)?;
+    let Some((pid, pidfd)) = cloned else {
         drop(hold);
         init::run(&configuration, Inherited { memory_files, binds, launcher: go, facts })
     };
     drop(go);
+    if configuration.range {
+        task::act_as(0).at(Stage::Clone)?;
+    }
     let process = ProcessPaths::new(pid);
     prepare(&configuration, &process, &binds, &mut facts)?;
     let launched = Report::Launched { pid, facts };
@@ -115,6 +126,7 @@ pub(crate) fn open_binds(configuration: &Configuration<'_>, binds: &mut Binds) -
 /// A read-only mount of what lies at `source`, attached nowhere yet.
 fn open_bind(source: &CStr) -> sys::Result<Fd> {
     let bind = mounts::clone_tree(CWD, source)?;
+    mounts::detach_from_peers(*bind)?;
     mounts::restrict(*bind, mounts::RDONLY | mounts::NOSUID | mounts::NODEV)?;
     Ok(bind)
 }

@@ -77,6 +77,12 @@ pub(crate) fn restrict(mount: Raw, set: u64) -> Result<()> {
     change(mount, &Attributes { set, clear: 0, propagation: 0, user_namespace: 0 })
 }
 
+/// Has mounts neither come from the host nor go to it: a copy is the peer of a shared original.
+pub(crate) fn detach_from_peers(mount: Raw) -> Result<()> {
+    const PRIVATE: u64 = 1 << 18;
+    change(mount, &Attributes { set: 0, clear: 0, propagation: PRIVATE, user_namespace: 0 })
+}
+
 /// Shows the owners of a mount that is attached nowhere as `user_namespace` sees them.
 pub(crate) fn map_owners(mount: Raw, user_namespace: Raw) -> Result<()> {
     let user_namespace = user_namespace.0 as u64;

@@ -56,9 +56,10 @@ const FILES: [(&CStr, &[u8]); 5] = [
 ];
 
 /// What tells of the machine, or steers it, as the OCI runtimes hide it (`runc`, `libcontainer/specconv`).
-const HIDDEN: [&CStr; 9] = [
+const HIDDEN: [&CStr; 10] = [
     c"/proc/acpi",
     c"/proc/asound",
+    c"/proc/cmdline",
     c"/proc/interrupts",
     c"/proc/kcore",
     c"/proc/keys",
@@ -221,7 +222,7 @@ fn attach_devices(devices: [Option<Fd>; DEVICES.len()]) -> sys::Result<()> {
     ] {
         sys::symlink(target, *folder, name)?;
     }
-    let options = c"newinstance,ptmxmode=0666,mode=0620";
+    let options = c"newinstance,ptmxmode=0666,mode=0620,max=64";
     mounts::mount(c"devpts", c"/dev/pts", mounts::NOSUID | mounts::NOEXEC, options)
 }
 

@@ -196,6 +196,15 @@ pub(crate) fn become_user(id: u32) -> Result<()> {
     Ok(())
 }
 
+/// Takes another effective user and keeps all capabilities.
+pub(crate) fn act_as(id: usize) -> Result<()> {
+    const SECURE_BITS: usize = 28;
+    const NO_SETUID_FIXUP: usize = 1 << 2;
+    control(SECURE_BITS, NO_SETUID_FIXUP)?;
+    // SAFETY: setresuid(2) takes numbers only; -1 leaves an id as it is.
+    unsafe { raw(nr::SETRESUID, [usize::MAX, id, usize::MAX, 0, 0, 0]) }.map(drop)
+}
+
 pub(crate) fn set_umask(mask: usize) {
     // SAFETY: umask(2) takes a number and cannot fail.
     let _ = unsafe { raw(nr::UMASK, [mask, 0, 0, 0, 0, 0]) };

@@ -8,7 +8,7 @@
 //! Both are bound to repository, name and key; the value is bound to its version too. The two have different
 //! keys, so that listing needs no key that opens a value.
 
-use ci_core::id::{RepositoryId, SecretName};
+use ci_core::id::{Digest, RepositoryId, SecretName};
 use ci_core::records::{Batch, Condition, Key, Record};
 use ci_core::seal::{Context, DataKey};
 use ci_core::secret::{SecretInfo, SecretValue};
@@ -54,7 +54,7 @@ impl Place<'_> {
         let shown = serde_json::to_vec(info)
             .map_err(|error| Error::new(ErrorKind::Internal, "set a secret").caused_by(error))?;
         let shown = info_key(key).seal(&self.context("secret info", key), &shown);
-        let sealed = value_key(key).seal(&self.value_context(key, info.version), value.expose());
+        let sealed = value_key(key).seal(&self.value_context(key, info.version, &shown), value.expose());
         let unchanged = match before {
             None => Condition::Absent(self.info()),
             Some(record) => Condition::Is(self.info(), record.version),
@@ -69,8 +69,14 @@ impl Place<'_> {
         if info.name == *self.name { Ok(info) } else { Err(self.tampered()) }
     }
 
-    pub(crate) fn open_value(&self, key: &DataKey, version: u64, sealed: &[u8]) -> Result<SecretValue> {
-        let mut plain = value_key(key).open(&self.value_context(key, version), sealed)?;
+    pub(crate) fn open_value(
+        &self,
+        key: &DataKey,
+        version: u64,
+        info: &[u8],
+        sealed: &[u8],
+    ) -> Result<SecretValue> {
+        let mut plain = value_key(key).open(&self.value_context(key, version, info), sealed)?;
         // Moved out, not copied: nothing is left behind that nobody wipes.
         Ok(SecretValue::new(std::mem::take(&mut *plain)))
     }
@@ -86,8 +92,10 @@ impl Place<'_> {
         Error::new(ErrorKind::Tampered, "read a secret").with("secret", self.name)
     }
 
-    fn value_context(&self, key: &DataKey, version: u64) -> Context {
-        self.context("secret value", key).field(version.to_be_bytes())
+    /// A value belongs to the very row that is written with it: versions begin again after a deletion.
+    fn value_context(&self, key: &DataKey, version: u64, info: &[u8]) -> Context {
+        let info = Digest::of(info);
+        self.context("secret value", key).field(version.to_be_bytes()).field(info.as_str())
     }
 
     fn context(&self, kind: &str, key: &DataKey) -> Context {

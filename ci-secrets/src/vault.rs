@@ -134,7 +134,8 @@ impl Vault {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Unavailable`] when it cannot be done now; calling again finishes it.
+    /// [`ErrorKind::Denied`] when the act is for another tenant; [`ErrorKind::Unavailable`] when it cannot be done
+    /// now; calling again finishes it.
     ///
     /// # Cancel safety
     ///
@@ -163,7 +164,8 @@ impl Vault {
     /// # Ok::<(), ci_core::Error>(()) })?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub async fn erase(&self, _act: &Act<'_>, repository: &RepositoryId) -> Result<usize> {
+    pub async fn erase(&self, act: &Act<'_>, repository: &RepositoryId) -> Result<usize> {
+        act.covers(repository.tenant())?;
         // The keys first: when it stops half way, what is left cannot be read.
         let keys = self.hierarchy.destroy(repository).await?;
         Ok(keys + self.records.purge(&row::folder(repository)).await?)
@@ -203,7 +205,7 @@ impl Vault {
         let missing = || Error::new(ErrorKind::NotFound, LEASE).with("secret", place.name);
         for _ in 0..MOST_ROUNDS {
             let (record, info) = self.info(place).await?.ok_or_else(missing)?;
-            let opened = self.open_value(place, info.version).await;
+            let opened = self.open_value(place, info.version, &record.value).await;
             if !matches!(&opened, Err(error) if error.kind() == ErrorKind::Tampered) {
                 return opened;
             }
@@ -217,10 +219,10 @@ impl Vault {
             .with("secret", place.name))
     }
 
-    async fn open_value(&self, place: Place<'_>, version: u64) -> Result<SecretValue> {
+    async fn open_value(&self, place: Place<'_>, version: u64, info: &[u8]) -> Result<SecretValue> {
         let record = self.records.get(&place.value()).await?.ok_or_else(|| place.tampered())?;
         let key = self.hierarchy.key(place.repository, &key_id(&record.value)?).await?;
-        place.open_value(&key, version, &record.value)
+        place.open_value(&key, version, info, &record.value)
     }
 
     /// What setting a secret writes.

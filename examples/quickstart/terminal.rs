@@ -15,12 +15,18 @@ pub struct Terminal {
     colours: bool,
     // Whether the last byte that a step wrote ended a line.
     line_start: Mutex<bool>,
+    // The beginning of a character whose end has not come yet.
+    begun: Mutex<Vec<u8>>,
 }
 
 impl Terminal {
     pub fn new() -> Self {
         let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        Self { colours: io::stdout().is_terminal() && !no_colour, line_start: Mutex::new(true) }
+        Self {
+            colours: io::stdout().is_terminal() && !no_colour,
+            line_start: Mutex::new(true),
+            begun: Mutex::default(),
+        }
     }
 
     pub fn heading(&self, text: &str) {
@@ -53,8 +59,11 @@ impl Terminal {
     fn output(&self, bytes: &[u8]) {
         let bar = self.style(Style::new().dimmed());
         let mut line_start = self.line_start.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut bytes = [std::mem::take(&mut *begun), bytes.to_vec()].concat();
+        *begun = bytes.split_off(whole(&bytes));
         let mut out = io::stdout().lock();
-        for line in harmless(bytes, self.colours).split_inclusive(|byte| *byte == b'\n') {
+        for line in harmless(&bytes, self.colours).split_inclusive(|byte| *byte == b'\n') {
             if *line_start {
                 let _ = write!(out, "  {bar}│{bar:#} ");
             }
@@ -144,11 +153,34 @@ fn harmless(bytes: &[u8], colours: bool) -> Vec<u8> {
                 shown.push(b'?');
                 rest = tail;
             }
-            (b'\n' | b'\t' | b' '..=0x7e | 0x80.., _) => shown.push(*byte),
+            (b'\n' | b'\t' | b' '..=0x7e, _) => shown.push(*byte),
+            // Only whole characters: a single byte of these is a control character for some terminals.
+            (0xc2.., _) => {
+                match std::str::from_utf8(&bytes[bytes.len() - after.len() - 1..][..=length(*byte, after)]) {
+                    Ok(character) => {
+                        shown.extend_from_slice(character.as_bytes());
+                        rest = &after[character.len() - 1..];
+                    }
+                    Err(_) => shown.push(b'?'),
+                }
+            }
             _ => shown.push(b'?'),
         }
     }
     shown
+}
+
+/// How many bytes of `after` belong to the character that `first` begins, if they are there.
+fn length(first: u8, after: &[u8]) -> usize {
+    let wanted = if first >= 0xf0 { 3 } else { 1 + usize::from(first >= 0xe0) };
+    wanted.min(after.len())
+}
+
+/// How many bytes there are before a character whose end is missing.
+fn whole(bytes: &[u8]) -> usize {
+    let cut = bytes.utf8_chunks().last().map_or(&[][..], |last| last.invalid());
+    let is_begun = cut.first().is_some_and(|first| length(*first, &[0; 3]) >= cut.len());
+    bytes.len() - if is_begun && cut[0] >= 0xc2 { cut.len() } else { 0 }
 }
 
 /// How long the rest of a colour sequence is, `31m` for instance, if it is one.

@@ -204,3 +204,13 @@ fn listing(fixture: &Fixture) -> Vec<(std::path::PathBuf, Vec<u8>)> {
     files.sort();
     files
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_split_over_two_steps_is_masked() {
+    let Some(fixture) = Fixture::new("job::a_secret_split_over_two_steps_is_masked") else { return };
+    let service = fixture.service(Arc::new(Recorder::default())).await;
+    let halves = spec(&["printf '%s' \"$TOKEN\" | head -c 9", "printf '%s' \"$TOKEN\" | tail -c +10"]);
+    let (job, _) = run(&service, SECRET, halves).await;
+    let log = read_log(&service, &job).await;
+    assert!(!log.contains(SECRET), "{log}");
+}

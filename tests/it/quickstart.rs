@@ -38,6 +38,35 @@ fn it_runs_twice_with_the_exit_code_of_the_job() {
 }
 
 #[test]
+fn a_control_character_in_two_writes_does_not_reach_the_terminal() {
+    let test = "quickstart::a_control_character_in_two_writes_does_not_reach_the_terminal";
+    let Some(fixture) = Fixture::new(test) else { return };
+    // U+009B starts a control sequence, as ESC [ does; this one would clear the screen.
+    let script = r"printf '\302'; sleep 0.5; printf '\2332Jx'; echo; printf '\2332J'";
+    let output = fixture.quickstart(&[script]).output().expect("it runs");
+    let reaches = |bytes: &[u8]| output.stdout.windows(bytes.len()).any(|window| window == bytes);
+    assert!(!reaches("\u{9b}".as_bytes()), "as UTF-8: {}", stdout(&output));
+    assert!(!reaches(b"\x9b2J"), "as one byte: {}", stdout(&output));
+}
+
+#[test]
+fn a_state_folder_of_somebody_else_is_refused() {
+    let test = "quickstart::a_state_folder_of_somebody_else_is_refused";
+    let Some(fixture) = Fixture::new(test) else { return };
+    fs::create_dir(fixture.state()).expect("a folder");
+    let target = fixture.path().join("victim");
+    fs::write(&target, "precious").expect("a file");
+    // What a stranger does who makes /tmp/ci before root says `--state /tmp/ci`.
+    std::os::unix::fs::symlink(&target, fixture.state().join("access.new")).expect("a link");
+    if std::os::unix::fs::chown(fixture.state(), Some(65534), Some(65534)).is_err() {
+        return conformance::skip(test, "root", "only root can give a folder away");
+    }
+    let output = fixture.quickstart(&["true"]).output().expect("it runs");
+    assert_eq!(fs::read_to_string(&target).expect("a file"), "precious", "{}", stdout(&output));
+    assert_eq!(output.status.code(), Some(NOT_THE_JOB), "{}", stdout(&output));
+}
+
+#[test]
 fn it_runs_as_an_ordinary_user() {
     let test = "quickstart::it_runs_as_an_ordinary_user";
     let Some(fixture) = Fixture::new(test) else { return };

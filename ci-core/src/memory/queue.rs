@@ -83,7 +83,7 @@ impl Rows {
 
     pub(super) fn release(&mut self, fence: &Fence, why: Released, clock: &dyn Clock) -> Result<()> {
         let work = self.held(fence, clock)?;
-        if why == Released::ShuttingDown {
+        if why != Released::InfrastructureFailed {
             work.attempts -= 1;
         }
         work.wait_again();

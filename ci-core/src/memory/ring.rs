@@ -27,9 +27,9 @@ use crate::secret::{KeyRing, Purpose};
 /// let (rig, ring, job) = (Rig::new()?, Ring::new(), JobId::random());
 /// let ours = rig.grant::<Read>(&Rig::user("ada")?, &Rig::repository("1", "acme")?).await?;
 /// let theirs = rig.grant::<Read>(&Rig::user("ada")?, &Rig::repository("2", "acme")?).await?;
-/// let sealed = ring.seal(ours.scope()?, &Purpose::ticket(&job), b"hello").await?;
-/// assert_eq!(ring.open(ours.scope()?, &Purpose::ticket(&job), &sealed).await?, "hello");
-/// assert!(ring.open(theirs.scope()?, &Purpose::ticket(&job), &sealed).await.is_err());
+/// let sealed = ring.seal(ours.scope()?, &Purpose::log(&job, 0), b"hello").await?;
+/// assert_eq!(ring.open(ours.scope()?, &Purpose::log(&job, 0), &sealed).await?, "hello");
+/// assert!(ring.open(theirs.scope()?, &Purpose::log(&job, 0), &sealed).await.is_err());
 /// # Ok::<(), ci_core::Error>(()) })?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```

@@ -36,6 +36,9 @@ fn a_job_that_could_not_run_as_written_is_refused() -> Result<()> {
     }
     check(&large, expect!["it can run"]);
     large = large.with_cache(CacheKey::parse("one more")?, SandboxPath::work());
-    check(&large, expect!["check the job: a job has at most 1000 steps, secrets, caches or artifacts each"]);
+    check(
+        &large,
+        expect!["check the job: a job has at most 1000 steps, secrets, caches, artifacts or labels each"],
+    );
     Ok(())
 }

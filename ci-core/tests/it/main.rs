@@ -5,6 +5,7 @@
 mod access;
 mod audit;
 mod claims;
+mod faults;
 mod forgery;
 mod hostile;
 mod identity;

@@ -6,11 +6,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ci_core::access::Read;
-use ci_core::forge::{CheckState, Revision, RevisionName};
+use ci_core::clock::ManualClock;
+use ci_core::forge::{CheckState, Checks, Revision, RevisionName};
 use ci_core::id::{ArtifactName, CommitId, SecretName, StepName};
 use ci_core::job::{JobSpec, Script, Step, Timeouts};
 use ci_core::log::{Cursor, LogStore as _};
-use ci_core::memory::{Artifacts, Caches, Logs, Recorder, Reply, Rig, Secrets};
+use ci_core::memory::{Artifacts, Caches, Database, Logs, Recorder, Reply, Rig, Secrets};
 use ci_core::outcome::Conclusion;
 use ci_core::queue::{Claim, NewJob, Released, State};
 use ci_core::runner::{Parts, Runner, Stop};
@@ -20,6 +21,7 @@ use ci_core::trust::Origin;
 use ci_core::{ErrorKind, Result};
 use futures_util::poll;
 
+use crate::hostile::Deaf;
 use crate::{ours, refused, writer};
 
 struct Service {
@@ -32,7 +34,14 @@ struct Service {
 
 impl Service {
     fn new() -> Result<Self> {
-        let rig = Rig::new()?;
+        Ok(Self::of(Rig::new()?))
+    }
+
+    fn of(rig: Rig) -> Self {
+        Self::with_checks(rig, |rig| rig.forge.clone())
+    }
+
+    fn with_checks(rig: Rig, checks: impl FnOnce(&Rig) -> Arc<dyn Checks>) -> Self {
         let secrets = Arc::new(Secrets::new(rig.audit.clone(), rig.clock.clone()));
         let logs = Arc::new(Logs::new(rig.database.clone(), rig.clock.clone()));
         let seen = Arc::new(Recorder::new());
@@ -43,12 +52,12 @@ impl Service {
             logs: logs.clone(),
             artifacts: Arc::new(Artifacts::new(rig.records())),
             caches: Arc::new(Caches::new(rig.records())),
-            checks: Some(rig.forge.clone()),
+            checks: Some(checks(&rig)),
             audit: rig.audit.clone(),
             observer: seen.clone(),
             clock: rig.clock.clone(),
         });
-        Ok(Self { rig, secrets, logs, seen, runner })
+        Self { rig, secrets, logs, seen, runner }
     }
 
     /// Claims a job whose commit holds `main.rs`.
@@ -271,4 +280,81 @@ async fn a_runner_that_is_dropped_abandons_its_sandbox() -> Result<()> {
     service.rig.clock.advance(Duration::from_secs(30));
     assert!(service.rig.dispatcher.next(&[]).await?.is_some());
     Ok(())
+}
+
+#[tokio::test]
+async fn a_forge_hears_of_an_end_only_when_it_is_recorded() -> Result<()> {
+    let clock = Arc::new(ManualClock::new());
+    let database = Arc::new(Database::new(clock.clone()));
+    let service = Service::of(Rig::on(clock)?.with_database(database.clone())?);
+    service.rig.backend.on("sh", |_| Reply::exit(0));
+    // A queue that is gone when the job ends: the job is never finished, and runs again.
+    let deaf = service.rig.dispatcher_of(Arc::new(Deaf(database)));
+    let claim = service.rig.claim_by(&deaf, &ours(), Origin::Repository, Rig::spec()).await?;
+    let mut run = pin!(service.runner.run(claim, never()));
+    while poll!(&mut run).is_pending() {
+        service.rig.clock.advance(Duration::from_secs(1));
+    }
+    let reported: Vec<_> = service.rig.forge.reports().into_iter().map(|report| report.state).collect();
+    assert_eq!(reported, [CheckState::Running]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_secret_split_over_two_steps_or_streams_is_hidden() -> Result<()> {
+    for (first, second) in [("xyz", "xyz"), ("hun", "ter2")] {
+        let service = Service::new()?;
+        let token = SecretName::parse("TOKEN")?;
+        let secret = format!("{first}{second}");
+        let grant = writer(&service.rig, &ours()).await?;
+        service.secrets.put(&grant, &token, SecretValue::new(secret.clone())).await?;
+        let began = AtomicBool::new(false);
+        service.rig.backend.on("sh", move |_| {
+            if began.swap(true, Ordering::Relaxed) {
+                return Reply::exit(0).stdout(second);
+            }
+            Reply::exit(0).stdout(first)
+        });
+        let step = |name| {
+            Ok::<_, ci_core::Error>(
+                Step::script(StepName::parse(name)?, Script::literal("x")).with_secret(token.clone()),
+            )
+        };
+        let spec = JobSpec::new(Rig::spec().image)
+            .with_step(step("one")?)
+            .with_step(step("two")?)
+            .with_secret(token.clone());
+        let claim = service.claim(spec).await?;
+        let job = claim.job().clone();
+        service.runner.run(claim, never()).await?;
+        let log = service.output(&job).await?;
+        assert!(!log.contains(&secret), "{log:?}");
+    }
+    Ok(())
+}
+
+/// A forge that takes the call and never answers.
+#[derive(Debug)]
+struct Mute;
+
+#[async_trait::async_trait]
+impl Checks for Mute {
+    async fn report(&self, _: &Claim, state: CheckState, _: &str) -> Result<()> {
+        if state == CheckState::Running { Ok(()) } else { std::future::pending().await }
+    }
+}
+
+#[tokio::test]
+async fn a_forge_that_never_answers_does_not_hold_up_the_end() -> Result<()> {
+    let service = Service::with_checks(Rig::new()?, |_| Arc::new(Mute));
+    service.rig.backend.on("sh", |_| Reply::exit(0));
+    let claim = service.claim(Rig::spec()).await?;
+    let mut run = pin!(service.runner.run(claim, never()));
+    for _ in 0..10_000 {
+        if poll!(&mut run).is_ready() {
+            return Ok(());
+        }
+        service.rig.clock.advance(Duration::from_secs(7));
+    }
+    panic!("the job has run for {:?} and its lease is still kept", Duration::from_secs(70_000));
 }

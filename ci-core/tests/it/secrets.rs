@@ -131,11 +131,11 @@ async fn a_lease_shows_no_value() -> Result<()> {
 #[tokio::test]
 async fn a_key_serves_one_repository_and_opens_until_it_is_destroyed() -> Result<()> {
     let rig = Rig::new()?;
-    let (keys, purpose) = (Ring::new(), Purpose::ticket(&JobId::random()));
+    let (keys, purpose) = (Ring::new(), Purpose::log(&JobId::random(), 0));
     let (us, them) = (writer(&rig, &ours()).await?, writer(&rig, &theirs()).await?);
     let sealed = keys.seal(us.scope()?, &purpose, b"content").await?;
     assert!(keys.open(them.scope()?, &purpose, &sealed).await.is_err());
-    let elsewhere = Purpose::ticket(&JobId::random());
+    let elsewhere = Purpose::log(&JobId::random(), 0);
     assert_eq!(refused(keys.open(us.scope()?, &elsewhere, &sealed).await), ErrorKind::Tampered);
 
     let act = rig.operator.act(ours().tenant(), "key.rotated").await?;

@@ -21,6 +21,9 @@ use super::{proof, sys};
 /// How long the launcher has to do what takes it milliseconds, before it is killed itself.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long the kernel has to end what was killed: a job can hold millions of files for it to close.
+const LAST_PATIENCE: Duration = Duration::from_mins(1);
+
 /// A sandbox whose launcher has been started.
 ///
 /// Dropping it closes the lifeline, and the launcher kills the sandbox. The books and the control groups are
@@ -92,14 +95,14 @@ impl Life {
                 sys::kill(init.process.as_fd());
             }
             sys::kill(self.launcher.as_fd());
-            if !dies(&self.launcher, PATIENCE).await {
+            if !dies(&self.launcher, LAST_PATIENCE).await {
                 return Err(self.undead());
             }
         }
         sys::reap(self.launcher.as_fd());
         // When the launcher was killed by somebody else, the init dies of that, but later.
         match self.init.get() {
-            Some(init) if !sys::is_dead(&init.process) && !dies(&init.process, PATIENCE).await => {
+            Some(init) if !sys::is_dead(&init.process) && !dies(&init.process, LAST_PATIENCE).await => {
                 Err(self.undead())
             }
             _ => Ok(()),

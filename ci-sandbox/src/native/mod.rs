@@ -202,7 +202,10 @@ impl Backend for Native {
         let shared = self.0.clone();
         let runtime = life.runtime.clone();
         runtime.spawn(async move {
-            let _ = shared.end(&life).await;
+            const AGAIN: Duration = Duration::from_secs(1);
+            while !shared.end(&life).await.is_ok_and(|residue| residue.is_empty()) {
+                tokio::time::sleep(AGAIN).await;
+            }
         });
     }
 

@@ -8,6 +8,7 @@ mod life;
 mod limits;
 mod ordinary;
 mod port;
+mod shared;
 mod support;
 mod tar;
 mod transfer;

@@ -25,7 +25,11 @@ pub(crate) struct Rig {
 impl Rig {
     pub(crate) fn new() -> Self {
         let state = tempfile::tempdir().unwrap();
-        Self { native: native(state.path()), state }
+        Self::of(native(state.path()), state)
+    }
+
+    pub(crate) fn of(native: Native, state: tempfile::TempDir) -> Self {
+        Self { native, state }
     }
 
     /// A fresh sandbox on this machine's programs.

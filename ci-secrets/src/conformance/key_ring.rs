@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ci_core::ErrorKind;
 use ci_core::access::{Grant, Read};
-use ci_core::id::{ArtifactName, JobId, KeyId};
+use ci_core::id::{ArtifactName, CacheKey, JobId, KeyId};
 use ci_core::memory::Rig;
 use ci_core::secret::{KeyRing, Purpose};
 
@@ -33,6 +33,10 @@ type Ring = Arc<dyn KeyRing>;
 /// What is not the content of this place is one of these; never a retryable error, never another content.
 const WRONG: &[ErrorKind] = &[ErrorKind::Tampered, ErrorKind::NotFound];
 
+fn cached() -> Purpose {
+    Purpose::cache("trusted", &CacheKey::parse("dependencies").expect("a key"))
+}
+
 async fn grant(rig: &Rig, native: &str) -> Grant<Read> {
     rig.grant(&user(), &repository(native)).await.expect("a grant")
 }
@@ -43,7 +47,7 @@ pub async fn what_is_sealed_opens(keys: Ring) {
     let grant = grant(&rig, "1").await;
     let scope = grant.scope().expect("a fresh grant");
     let report = ArtifactName::parse("report").expect("a name");
-    for purpose in [Purpose::ticket(&job), Purpose::log(&job, 7), Purpose::artifact(&job, &report)] {
+    for purpose in [cached(), Purpose::log(&job, 7), Purpose::artifact(&job, &report)] {
         for plain in [&b""[..], b"x", &vec![0; 100_000]] {
             let sealed = keys.seal(scope, &purpose, plain).await.expect("it is sealed");
             assert_eq!(keys.open(scope, &purpose, &sealed).await.expect("it opens"), plain);
@@ -57,7 +61,7 @@ pub async fn content_opens_in_its_place_only(keys: Ring) {
     let grant = grant(&rig, "1").await;
     let scope = grant.scope().expect("a fresh grant");
     let sealed = keys.seal(scope, &Purpose::log(&job, 7), b"content").await.expect("it is sealed");
-    let elsewhere = [Purpose::log(&job, 8), Purpose::log(&JobId::random(), 7), Purpose::ticket(&job)];
+    let elsewhere = [Purpose::log(&job, 8), Purpose::log(&JobId::random(), 7), cached()];
     for purpose in elsewhere {
         refused(keys.open(scope, &purpose, &sealed).await, WRONG, "content that was moved");
     }
@@ -65,7 +69,7 @@ pub async fn content_opens_in_its_place_only(keys: Ring) {
 
 /// Content that was copied from another repository does not open.
 pub async fn content_of_another_repository_does_not_open(keys: Ring) {
-    let (rig, purpose) = (rig(), Purpose::ticket(&JobId::random()));
+    let (rig, purpose) = (rig(), cached());
     let (ours, theirs) = (grant(&rig, "1").await, grant(&rig, "2").await);
     let sealed = keys.seal(ours.scope().expect("fresh"), &purpose, b"content").await.expect("it is sealed");
     refused(keys.open(theirs.scope().expect("fresh"), &purpose, &sealed).await, WRONG, "another repository");
@@ -76,7 +80,7 @@ pub async fn content_of_another_repository_does_not_open(keys: Ring) {
 
 /// No key serves two repositories, nor two tenants.
 pub async fn repositories_have_different_keys(keys: Ring) {
-    let (rig, purpose) = (rig(), Purpose::ticket(&JobId::random()));
+    let (rig, purpose) = (rig(), cached());
     let other_tenant = Rig::repository("1", "umbrella").expect("a repository");
     let mut found = BTreeSet::new();
     for repository in [repository("1"), repository("2"), other_tenant] {
@@ -91,14 +95,14 @@ pub async fn kinds_have_different_keys(keys: Ring) {
     let (rig, job) = (rig(), JobId::random());
     let grant = grant(&rig, "1").await;
     let scope = grant.scope().expect("a fresh grant");
-    let ticket = keys.data_key(scope, &Purpose::ticket(&job), None).await.expect("a key");
+    let ticket = keys.data_key(scope, &cached(), None).await.expect("a key");
     let log = keys.data_key(scope, &Purpose::log(&job, 1), None).await.expect("a key");
     assert_ne!(ticket.expose(), log.expose());
 }
 
 /// The same place has the same key, now and later.
 pub async fn a_key_is_found_by_its_id(keys: Ring) {
-    let (rig, purpose) = (rig(), Purpose::ticket(&JobId::random()));
+    let (rig, purpose) = (rig(), cached());
     let grant = grant(&rig, "1").await;
     let scope = grant.scope().expect("a fresh grant");
     let current = keys.data_key(scope, &purpose, None).await.expect("a key");
@@ -110,7 +114,7 @@ pub async fn a_key_is_found_by_its_id(keys: Ring) {
 
 /// Knowing an id is no right to the key.
 pub async fn the_id_of_another_repository_is_refused(keys: Ring) {
-    let (rig, purpose) = (rig(), Purpose::ticket(&JobId::random()));
+    let (rig, purpose) = (rig(), cached());
     let (ours, theirs) = (grant(&rig, "1").await, grant(&rig, "2").await);
     let key = keys.data_key(ours.scope().expect("fresh"), &purpose, None).await.expect("a key");
     let asked = keys.data_key(theirs.scope().expect("fresh"), &purpose, Some(key.id())).await;
@@ -119,7 +123,7 @@ pub async fn the_id_of_another_repository_is_refused(keys: Ring) {
 
 /// A key that never was is not made.
 pub async fn an_unknown_id_is_not_found(keys: Ring) {
-    let (rig, purpose) = (rig(), Purpose::ticket(&JobId::random()));
+    let (rig, purpose) = (rig(), cached());
     let grant = grant(&rig, "1").await;
     let asked = keys.data_key(grant.scope().expect("fresh"), &purpose, Some(&KeyId::random())).await;
     refused(asked, &[ErrorKind::NotFound], "a key that never was");
@@ -127,7 +131,7 @@ pub async fn an_unknown_id_is_not_found(keys: Ring) {
 
 /// No byte can be changed, the key's id included.
 pub async fn every_altered_byte_is_noticed(keys: Ring) {
-    let (rig, purpose) = (rig(), Purpose::ticket(&JobId::random()));
+    let (rig, purpose) = (rig(), cached());
     let grant = grant(&rig, "1").await;
     let scope = grant.scope().expect("a fresh grant");
     let sealed = keys.seal(scope, &purpose, b"content").await.expect("it is sealed");
@@ -140,7 +144,7 @@ pub async fn every_altered_byte_is_noticed(keys: Ring) {
 
 /// No end can be cut off, and nothing is not something.
 pub async fn what_was_cut_short_is_noticed(keys: Ring) {
-    let (rig, purpose) = (rig(), Purpose::ticket(&JobId::random()));
+    let (rig, purpose) = (rig(), cached());
     let grant = grant(&rig, "1").await;
     let scope = grant.scope().expect("a fresh grant");
     let sealed = keys.seal(scope, &purpose, b"content").await.expect("it is sealed");
@@ -151,7 +155,7 @@ pub async fn what_was_cut_short_is_noticed(keys: Ring) {
 
 /// The first use of a repository by many at once makes one key, not many.
 pub async fn many_at_once_get_one_key(keys: Ring) {
-    let (rig, purpose) = (rig(), Purpose::ticket(&JobId::random()));
+    let (rig, purpose) = (rig(), cached());
     let mut asking = Vec::new();
     for _ in 0..16 {
         let (grant, keys, purpose) = (grant(&rig, "1").await, keys.clone(), purpose.clone());

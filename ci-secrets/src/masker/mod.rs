@@ -110,13 +110,15 @@ impl Known {
 
     fn add(&self, found: Vec<Pattern>) {
         let mut state = self.lock();
-        for pattern in found {
-            if let Err(place) = state.patterns.binary_search(&pattern) {
-                state.bytes += pattern.as_bytes().len();
-                state.patterns.insert(place, pattern);
-                state.built = None;
-                self.generation.fetch_add(1, Ordering::AcqRel);
-            }
+        let before = state.patterns.len();
+        state.patterns.extend(found);
+        // Two sorted runs are merged in one pass; one insertion each would take quadratic time.
+        state.patterns.sort();
+        state.patterns.dedup();
+        if state.patterns.len() > before {
+            state.bytes = state.patterns.iter().map(|pattern| pattern.as_bytes().len()).sum();
+            state.built = None;
+            self.generation.fetch_add(1, Ordering::AcqRel);
         }
     }
 

@@ -135,7 +135,7 @@ async fn every_flipped_bit_of_a_secret_is_noticed() {
 #[tokio::test]
 async fn every_flipped_bit_of_a_key_is_noticed() {
     let (bench, ours) = bench().await;
-    let (read, purpose) = (bench.grant::<Read>(&ours).await, Purpose::ticket(&JobId::random()));
+    let (read, purpose) = (bench.grant::<Read>(&ours).await, Purpose::log(&JobId::random(), 0));
     let rows = bench.below(&Key::new("key")).await;
     assert_eq!(rows.len(), 4, "tenant and repository, each a key and which one is current");
     for record in rows {
@@ -181,7 +181,7 @@ async fn keys_cannot_be_swapped() {
 #[tokio::test]
 async fn a_key_is_not_replaced_by_hiding_which_is_current() {
     let (bench, ours) = bench().await;
-    let (current, purpose) = (key_folder(&ours).part("current"), Purpose::ticket(&JobId::random()));
+    let (current, purpose) = (key_folder(&ours).part("current"), Purpose::log(&JobId::random(), 0));
     let grant = bench.grant::<Read>(&ours).await;
     let ask = async || bench.vault.data_key(grant.scope().expect("fresh"), &purpose, None).await;
     let right = bench.read(&current).await;
@@ -204,7 +204,7 @@ async fn copy_all(bench: &Bench, from: &Key, to: &Key) {
 #[tokio::test]
 async fn the_key_of_a_repository_cannot_be_given_to_another() {
     let (bench, ours) = bench().await;
-    let (theirs, purpose) = (repository("2"), Purpose::ticket(&JobId::random()));
+    let (theirs, purpose) = (repository("2"), Purpose::log(&JobId::random(), 0));
     let (our_grant, their_grant) = (bench.grant::<Read>(&ours).await, bench.grant::<Read>(&theirs).await);
     let sealed = bench.vault.seal(our_grant.scope().expect("fresh"), &purpose, b"content").await;
     copy_all(&bench, &key_folder(&ours), &key_folder(&theirs)).await;
@@ -221,7 +221,7 @@ async fn the_key_of_a_tenant_cannot_be_given_to_another() {
     copy_all(&bench, &folder("acme"), &folder("umbrella")).await;
     let theirs = Rig::repository("1", "umbrella").expect("a repository");
     let grant = bench.grant::<Read>(&theirs).await;
-    let purpose = Purpose::ticket(&JobId::random());
+    let purpose = Purpose::log(&JobId::random(), 0);
     let key = bench.vault.data_key(grant.scope().expect("fresh"), &purpose, None).await;
     assert_eq!(kind(key), ErrorKind::Tampered);
 }

@@ -3,6 +3,7 @@
 mod attacks;
 mod bench;
 mod broken;
+mod faults;
 mod file_root;
 mod kits;
 mod masking;

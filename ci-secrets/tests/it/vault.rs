@@ -125,7 +125,7 @@ async fn no_value_lies_in_the_records() {
     bench.put(&ours, "TOKEN", VALUE).await;
     bench.put(&ours, "TOKEN", &VALUE.repeat(100)).await;
     bench.lease(&ours, &["TOKEN"]).await.expect("a lease");
-    let purpose = Purpose::ticket(&JobId::random());
+    let purpose = Purpose::log(&JobId::random(), 0);
     let grant = bench.grant::<Read>(&ours).await;
     let key = bench.vault.data_key(grant.scope().expect("fresh"), &purpose, None).await.expect("a key");
     for needle in [VALUE.as_bytes(), &VALUE.as_bytes()[..8], key.expose()] {
@@ -248,7 +248,7 @@ async fn what_is_erased_cannot_be_read_by_anybody() {
     bench.put(&ours, "TOKEN", VALUE).await;
     bench.put(&theirs, "TOKEN", VALUE).await;
     let warm = bench.other_vault(bench.root.clone());
-    let (grant, purpose) = (bench.grant::<Read>(&ours).await, Purpose::ticket(&JobId::random()));
+    let (grant, purpose) = (bench.grant::<Read>(&ours).await, Purpose::log(&JobId::random(), 0));
     let scope = grant.scope().expect("fresh");
     let sealed = warm.seal(scope, &purpose, b"content").await.expect("it is sealed");
     let rows = bench.below(&Key::new("secret").repository(&ours)).await;

@@ -165,10 +165,10 @@ pub async fn a_released_row_waits_again_and_counts(rig: Rig) {
 /// Workers may be restarted as often as one likes.
 pub async fn a_row_that_was_released_by_a_worker_that_ends_counts_no_attempt(rig: Rig) {
     push(&rig, &[]).await;
-    for _ in 0..=MOST_ATTEMPTS {
+    for why in [Released::ShuttingDown, Released::NotBegun].repeat(MOST_ATTEMPTS as usize) {
         let leased = lease(&rig, &[]).await.expect("it waits");
         assert_eq!(leased.attempt, 1);
-        rig.database.release(&leased.fence, Released::ShuttingDown).await.expect("released");
+        rig.database.release(&leased.fence, why).await.expect("released");
     }
 }
 

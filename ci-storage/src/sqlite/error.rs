@@ -36,6 +36,8 @@ pub(super) enum Fault {
     Busy,
     /// The thread that owns the connection has ended.
     Gone,
+    /// What a caller is told already.
+    Told(Box<Error>),
 }
 
 impl From<rusqlite::Error> for Fault {
@@ -72,6 +74,7 @@ impl Fault {
             )
             .with("version", version),
             Self::Busy => told(ErrorKind::Unavailable, "another process holds the database"),
+            Self::Told(error) => *error,
             Self::Gone => told(ErrorKind::Internal, "the thread that owns the database has ended"),
         }
     }
@@ -87,8 +90,15 @@ impl Fault {
     }
 }
 
+/// `SQLITE_IOERR_SHMSIZE` of SQLite's result codes.
+const SQLITE_IOERR_SHMSIZE: i32 = 4874;
+
 fn of_sqlite(error: rusqlite::Error, operation: &'static str) -> Error {
+    // The memory that connections share lies in a file too, and finds out first that a small disk is full.
+    let no_room_to_share =
+        error.sqlite_error().is_some_and(|error| error.extended_code == SQLITE_IOERR_SHMSIZE);
     let (kind, reason) = match error.sqlite_error_code() {
+        _ if no_room_to_share => (ErrorKind::Unavailable, Some("the disk is full; free space")),
         Some(ErrorCode::DiskFull) => (ErrorKind::Unavailable, Some("the disk is full; free space")),
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
             (ErrorKind::Unavailable, Some("another process holds the database"))

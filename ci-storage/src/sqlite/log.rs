@@ -91,6 +91,7 @@ impl LogStore for SqliteLogs {
             seq,
             sealed: key.seal(Purpose::log(&job, seq).context(), &bytes),
             head: Head { next, closed_by: OPEN }.seal(&key, &job),
+            key: key.clone(),
             most: i64::try_from(self.most.as_u64()).unwrap_or(i64::MAX),
         };
         let found = self.database.write("append to a log", move |c, now| append(c, &chunk, now)).await?;
@@ -225,6 +226,8 @@ struct NewChunk {
     sealed: bytes::Bytes,
     /// The head of the log when this chunk is its last.
     head: bytes::Bytes,
+    /// What opens the head that it goes behind.
+    key: Arc<DataKey>,
     most: i64,
 }
 
@@ -239,7 +242,7 @@ enum Found {
 }
 
 fn append(connection: &Connection, chunk: &NewChunk, now: i64) -> Result<Found, Fault> {
-    let NewChunk { fence, seq, sealed, head, most } = chunk;
+    let NewChunk { fence, seq, sealed, head, key, most } = chunk;
     let job = &fence.job;
     check_held(connection, fence, now)?;
     let stored = find_head(connection, job)?;
@@ -253,6 +256,15 @@ fn append(connection: &Connection, chunk: &NewChunk, now: i64) -> Result<Found, 
         }
     }
     let (place, true) = (to_stored(*seq), *seq == stored.head.next) else { return Ok(Found::Behind(stored)) };
+    if let Some(before) = &stored.sealed
+        && seal::key_id(before).is_ok_and(|id| id == *key.id())
+    {
+        // A head that does not fit must not be replaced by one that does.
+        let plain = key.open(Purpose::log(job, HEAD).context(), before).ok();
+        if plain.and_then(|plain| Head::decode(&plain)) != Some(stored.head) {
+            return Err(Fault::Forged("a log whose head says something else than its row"));
+        }
+    }
     let mut insert =
         connection.prepare_cached("INSERT INTO chunks (job, seq, token, sealed) VALUES (?1, ?2, ?3, ?4)")?;
     insert.execute((job.as_str(), place, to_stored(fence.token), &sealed[..]))?;

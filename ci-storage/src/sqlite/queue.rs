@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use ci_core::ErrorKind;
 use ci_core::clock::Timestamp;
 use ci_core::id::{ForgeId, JobId, Label, NativeId, RepositoryId, TenantId};
 use ci_core::outcome::Outcome;
@@ -36,37 +37,53 @@ pub(super) fn lease(
     ttl: Duration,
     now: i64,
 ) -> Result<Option<Leased>, Fault> {
+    // Labels that are none fit every worker, so that the row is found and refused.
     let mut find = connection.prepare_cached(
-        "SELECT id, job, attempts, cancelled FROM jobs
+        "SELECT id FROM jobs
          WHERE state <> 'finished' AND (state = 'waiting' OR until <= ?1) AND NOT EXISTS (
-             SELECT 1 FROM json_each(jobs.labels) AS needed
+             SELECT 1 FROM json_each(CASE WHEN json_valid(jobs.labels) THEN jobs.labels ELSE '[]' END) AS needed
              WHERE needed.value NOT IN (SELECT value FROM json_each(?2)))
          ORDER BY id LIMIT 1",
     )?;
     let offered = to_json(labels);
     loop {
-        let found = find.query_row((now, &offered), |row| {
-            Ok((
-                row.get::<_, i64>(0)?,
-                row.get::<_, String>(1)?,
-                row.get::<_, u32>(2)?,
-                row.get::<_, bool>(3)?,
-            ))
-        });
-        let Some((id, job, attempts, cancelled)) = found.optional()? else { return Ok(None) };
-        // Whoever was told to stop it is gone.
-        if cancelled {
-            set_finished(connection, id, &Outcome::cancelled())?;
-        } else if attempts >= MOST_ATTEMPTS {
-            tracing::warn!(job, attempts, "every worker that took the job was lost");
-            set_finished(connection, id, &Outcome::gave_up())?;
-        } else {
-            return hand_out(connection, id, to_millis(now, ttl)).map(Some);
+        let Some(id) = find.query_row((now, &offered), |row| row.get(0)).optional()? else { return Ok(None) };
+        match hand_out(connection, id, to_millis(now, ttl)) {
+            Ok(Some(leased)) => return Ok(Some(leased)),
+            Ok(None) => {}
+            Err(fault) => {
+                let error = fault.told("lease a job");
+                if error.kind() != ErrorKind::Tampered {
+                    return Err(Fault::Told(Box::new(error)));
+                }
+                // It must not hold up the jobs behind it.
+                tracing::error!(row = id, error = %error.for_operator(), "job refused");
+                set_finished(connection, id, &Outcome::refused(&error))?;
+            }
         }
     }
 }
 
-fn hand_out(connection: &Connection, id: i64, until: i64) -> Result<Leased, Fault> {
+/// Leases the row, or finishes it where that is what is left to do.
+fn hand_out(connection: &Connection, id: i64, until: i64) -> Result<Option<Leased>, Fault> {
+    let mut look = connection
+        .prepare_cached("SELECT job, attempts, cancelled, json_valid(labels) FROM jobs WHERE id = ?1")?;
+    let (job, attempts, cancelled, is_valid) = look.query_row([id], |row| {
+        Ok((row.get::<_, String>(0)?, row.get::<_, u32>(1)?, row.get::<_, bool>(2)?, row.get::<_, bool>(3)?))
+    })?;
+    if !is_valid {
+        return Err(Fault::Forged("labels that are none"));
+    }
+    // Whoever was told to stop it is gone.
+    if cancelled {
+        set_finished(connection, id, &Outcome::cancelled())?;
+        return Ok(None);
+    }
+    if attempts >= MOST_ATTEMPTS {
+        tracing::warn!(job, attempts, "every worker that took the job was lost");
+        set_finished(connection, id, &Outcome::gave_up())?;
+        return Ok(None);
+    }
     let mut update = connection.prepare_cached(
         "UPDATE jobs SET state = 'running', attempts = attempts + 1, token = token + 1, until = ?2 WHERE id = ?1
          RETURNING job, token, tenant, forge, native, ticket, attempts",
@@ -85,7 +102,7 @@ fn hand_out(connection: &Connection, id: i64, until: i64) -> Result<Leased, Faul
     };
     // An update with `RETURNING` is done when its last row has been asked for.
     while rows.next()?.is_some() {}
-    Ok(leased)
+    Ok(Some(leased))
 }
 
 pub(super) fn extend(
@@ -108,7 +125,7 @@ pub(super) fn release(connection: &Connection, fence: &Fence, why: Released, now
     }
     let mut update = connection
         .prepare_cached("UPDATE jobs SET state = 'waiting', attempts = attempts - ?2 WHERE id = ?1")?;
-    update.execute((held.id, why == Released::ShuttingDown))?;
+    update.execute((held.id, why != Released::InfrastructureFailed))?;
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 
 mod backends;
 mod broken;
+mod faults;
 mod files;
 mod kits;
 mod model;
