@@ -59,7 +59,8 @@ pub trait ArtifactStore: fmt::Debug + Send + Sync + 'static {
     async fn delete(&self, grant: &Grant<Write>, job: &JobId, name: &ArtifactName) -> Result<()>;
 }
 
-/// What is known of an artifact.
+/// What is known of an artifact. The runner keeps every artifact as a tar archive, a single file too; size and digest
+/// are those of the archive.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Artifact {
     /// Its name.

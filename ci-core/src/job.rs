@@ -101,6 +101,30 @@ impl JobSpec {
         self
     }
 
+    /// Sets a variable of every step.
+    pub fn with_variable(mut self, name: VariableName, value: impl Into<Value>) -> Self {
+        self.environment.set(name, value);
+        self
+    }
+
+    /// Demands a machine that offers `label`.
+    pub fn with_label(mut self, label: Label) -> Self {
+        self.labels.push(label);
+        self
+    }
+
+    /// Replaces where it may connect to.
+    pub fn with_network(mut self, network: NetworkPolicy) -> Self {
+        self.network = network;
+        self
+    }
+
+    /// Says whether submodules are checked out.
+    pub fn with_submodules(mut self, submodules: Submodules) -> Self {
+        self.submodules = submodules;
+        self
+    }
+
     /// Replaces the limits.
     pub fn with_limits(mut self, limits: Limits) -> Self {
         self.limits = limits;

@@ -106,7 +106,7 @@ pub struct Page {
 /// What callers do with a [`LogStore`], built from what implementors write.
 #[async_trait]
 pub trait LogStoreExt: LogStore {
-    /// The log from `from` on, as it grows, until it is closed.
+    /// The log from `from` on, as it grows, until it is closed: that is shortly before the job's outcome is recorded.
     ///
     /// The `authority` is asked again whenever the grant has expired: the stream ends with
     /// [`ErrorKind::Denied`](crate::ErrorKind::Denied) when the person may no longer read.

@@ -52,7 +52,8 @@ pub struct SecretInfo {
     pub set_at: Timestamp,
 }
 
-/// Where secrets are kept. People write them; only trusted jobs read them.
+/// Where secrets are kept. People write them; only trusted jobs read them. Every change and every lease has its entry
+/// in the audit log, which names no secret and holds no value; a value has between 1 byte and 64 KiB.
 #[async_trait]
 pub trait SecretStore: fmt::Debug + Send + Sync + 'static {
     /// Opens the named secrets for one job, all or none. They are released if and only if the audit log holds
@@ -69,7 +70,8 @@ pub trait SecretStore: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Denied`] when the grant is over; [`ErrorKind::Invalid`] when the value is empty or too large;
+    /// [`ErrorKind::Denied`] when the grant is over; [`ErrorKind::Invalid`] when the value is empty or larger than
+    /// 64 KiB;
     /// [`ErrorKind::Unavailable`] when the store or a key cannot be reached.
     async fn put(&self, grant: &Grant<Write>, name: &SecretName, value: SecretValue) -> Result<SecretInfo>;
 

@@ -26,8 +26,7 @@ const LOCK: &str = "lock";
 #[derive(Debug)]
 pub(super) struct Ledger {
     folder: PathBuf,
-    // Held, not read.
-    _lock: File,
+    lock: File,
 }
 
 impl Ledger {
@@ -43,7 +42,7 @@ impl Ledger {
         let lock = File::create_new(unready.join(LOCK))?;
         flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
         fs::rename(&unready, &folder)?;
-        Ok(Self { folder, _lock: lock })
+        Ok(Self { folder, lock })
     }
 
     /// The books of owners that are gone, taken over for as long as the value lives.
@@ -58,10 +57,18 @@ impl Ledger {
             let named = folder.file_name().and_then(|name| name.to_str()).map(SandboxId::parse);
             let (Some(Ok(_)), Ok(lock)) = (named, File::open(folder.join(LOCK))) else { continue };
             if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
-                dead.push(Self { folder, _lock: lock });
+                dead.push(Self { folder, lock });
             }
         }
         Ok(dead)
+    }
+
+    /// Whether somebody else's books are locked: by a living owner, or for a moment still by the child that a killed
+    /// one was just starting.
+    pub(super) fn others_live(&self) -> bool {
+        let folders = self.folder.parent().and_then(|all| fs::read_dir(all).ok());
+        let others = folders.into_iter().flatten().flatten().map(|folder| folder.path());
+        others.filter(|folder| *folder != self.folder).any(|folder| folder.join(LOCK).exists())
     }
 
     /// Whether any owner, living or dead, has `id` in its books.
@@ -120,6 +127,8 @@ impl Drop for Ledger {
             let _ = fs::remove_file(self.folder.join(LOCK));
             let _ = fs::remove_dir(&self.folder);
         }
+        // Closing is not enough: a child that another thread is starting holds a copy until it executes its program.
+        let _ = flock(&self.lock, FlockOperation::Unlock);
     }
 }
 

@@ -189,9 +189,17 @@ impl Backend for Native {
     }
 
     async fn leftovers(&self) -> Result<Vec<SandboxId>> {
+        const LOOKS: u32 = 10;
+        const BETWEEN: Duration = Duration::from_millis(20);
         let mut ids = Vec::new();
-        for ledger in self.0.ledgers_of_the_dead()? {
-            ids.extend(ledger.ids().map_err(failure::host("list leftover sandboxes"))?);
+        for look in 1..=LOOKS {
+            for ledger in self.0.ledgers_of_the_dead()? {
+                ids.extend(ledger.ids().map_err(failure::host("list leftover sandboxes"))?);
+            }
+            if !ids.is_empty() || look == LOOKS || !self.0.ledger.others_live() {
+                break;
+            }
+            tokio::time::sleep(BETWEEN).await;
         }
         Ok(ids)
     }

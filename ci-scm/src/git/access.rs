@@ -50,8 +50,8 @@ use super::url::Protocols;
 /// It is read again for every question, so that a permission taken away in it stops at once: the next question
 /// gets the new answer, and [`withdrawn`](PermissionSource::withdrawn) ends grants that were made before. A file
 /// that is missing, open to others or malformed grants nobody anything until it is whole again; the state before
-/// does not live on. A person whose token was replaced is signed out, and jobs that they had started with the old
-/// one and that still wait are refused.
+/// does not live on. A person whose token was replaced while this value lives is signed out, and jobs that they had
+/// started with the old one and that still wait are refused; of a token that was replaced before, nothing is known.
 ///
 /// Reading blocks for as long as the file system does: keep the file on a disk of this machine.
 ///

@@ -65,7 +65,8 @@ pub use self::url::{Protocol, Protocols, RemoteUrl};
 /// # What a job gets
 ///
 /// The files of the exact commit in `/work`, with a `.git` folder beside them: a detached `HEAD`, no remote, no
-/// hook, no credential, and as much history as [`HelperOptions::depth`] says. Submodules are not checked out, and
+/// hook, no credential, and as much history as [`HelperOptions::depth`] says; tags come with
+/// [`Depth::Full`] only, so `git describe` needs that. Submodules are not checked out, and
 /// a job that asks for them is refused: their URLs are chosen by whoever wrote the commit.
 ///
 /// # Example
@@ -139,7 +140,7 @@ impl Git {
         let found = self.fetchers.iter().find(|fetcher| fetcher.serves(protocol));
         found.map(AsRef::as_ref).ok_or_else(|| {
             Error::new(ErrorKind::Unsupported, "reach a repository")
-                .because("no fetcher serves its protocol; add one with Git::with_fetcher")
+                .because("no fetcher serves its protocol; add one with Git::with_fetcher, and give a HostFetcher SshOptions for ssh://")
                 .with("protocol", protocol)
         })
     }
