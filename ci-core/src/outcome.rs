@@ -108,6 +108,7 @@ pub struct StepOutcome {
     pub duration: Duration,
     /// What it used.
     pub usage: Usage,
-    /// Which part of the job's log it wrote.
+    /// Which part of the job's log it wrote. What could have been the beginning of a secret at its end stands where the
+    /// next step writes, or at the log's end.
     pub output: Range<Cursor>,
 }

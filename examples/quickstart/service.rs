@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::future::Future;
 use std::io::ErrorKind as Io;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -210,6 +210,10 @@ fn own_folder(path: &Path) -> Result<fs::File> {
     let about = made
         .and_then(|()| fs::metadata(path))
         .map_err(|error| cannot("make the state folder", path, error))?;
+    let ours = fs::metadata("/proc/self").map_err(|error| cannot("look at this process", path, error))?;
+    if about.uid() != ours.uid() {
+        return Err(refused("it belongs to somebody else; choose another with --state"));
+    }
     if about.permissions().mode() & 0o077 != 0 {
         return Err(refused(
             "others may look into it; run `chmod 700` on it, or choose another with --state",
@@ -234,13 +238,9 @@ fn write_private(path: &Path, text: &str) -> Result<()> {
     options.write(true).create(true).truncate(true).mode(0o600);
     let written = options
         .open(&new)
-        .and_then(|mut file| io_write(&mut file, text))
+        .and_then(|mut file| std::io::Write::write_all(&mut file, text.as_bytes()))
         .and_then(|()| fs::rename(&new, path));
     written.map_err(|error| cannot("write to the state folder", path, error))
-}
-
-fn io_write(file: &mut fs::File, text: &str) -> std::io::Result<()> {
-    std::io::Write::write_all(file, text.as_bytes())
 }
 
 fn cannot(what: &'static str, path: &Path, error: std::io::Error) -> Error {

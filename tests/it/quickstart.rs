@@ -61,9 +61,37 @@ fn a_state_folder_of_somebody_else_is_refused() {
     if std::os::unix::fs::chown(fixture.state(), Some(65534), Some(65534)).is_err() {
         return conformance::skip(test, "root", "only root can give a folder away");
     }
-    let output = fixture.quickstart(&["true"]).output().expect("it runs");
-    assert_eq!(fs::read_to_string(&target).expect("a file"), "precious", "{}", stdout(&output));
-    assert_eq!(output.status.code(), Some(NOT_THE_JOB), "{}", stdout(&output));
+    // Its mode alone would not tell.
+    fs::set_permissions(fixture.state(), fs::Permissions::from_mode(0o700)).expect("as root");
+    one_clear_line(&fixture.quickstart(&["true"]).output().expect("it runs"), "it belongs to somebody else");
+    assert_eq!(fs::read_to_string(&target).expect("a file"), "precious");
+}
+
+#[test]
+fn a_state_folder_that_is_open_to_others_is_refused_and_stays_as_it_is() {
+    let test = "quickstart::a_state_folder_that_is_open_to_others_is_refused_and_stays_as_it_is";
+    let Some(fixture) = Fixture::new(test) else { return };
+    fs::create_dir(fixture.state()).expect("a folder");
+    fs::set_permissions(fixture.state(), fs::Permissions::from_mode(0o755)).expect("our own folder");
+    one_clear_line(&fixture.quickstart(&["true"]).output().expect("it runs"), "others may look into it");
+    let mode = fs::metadata(fixture.state()).expect("a folder").permissions().mode();
+    assert_eq!(mode & 0o777, 0o755);
+}
+
+#[test]
+fn one_at_a_time_works_in_a_state_folder() {
+    let test = "quickstart::one_at_a_time_works_in_a_state_folder";
+    let Some(fixture) = Fixture::new(test) else { return };
+    let first = fixture.quickstart(&["sleep 1.5"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let first = first.expect("it starts");
+    let works = || !traces::ledger(&fixture.state()).is_empty();
+    assert!(traces::within(Duration::from_secs(30), works), "it never worked");
+    one_clear_line(
+        &fixture.quickstart(&["true"]).output().expect("it runs"),
+        "another quickstart works in it",
+    );
+    let first = first.wait_with_output().expect("it ends");
+    assert_eq!(first.status.code(), Some(0), "undisturbed: {}{}", stdout(&first), stderr(&first));
 }
 
 #[test]
@@ -180,7 +208,7 @@ fn a_machine_without_user_namespaces_gets_one_clear_line() {
 fn a_full_disk_gets_one_clear_line() {
     let test = "quickstart::a_full_disk_gets_one_clear_line";
     let Some(fixture) = Fixture::new(test) else { return };
-    // SAFETY-relevant only for the test: a mount of its own, in a mount namespace of its own.
+    // A small file system of its own, in a mount namespace of its own.
     let script = "mount -t tmpfs -o size=64k,mode=700 none \"$1\" || exit 99; shift; exec \"$@\"";
     fs::create_dir(fixture.state()).expect("a folder");
     let mut program = Command::new("unshare");
