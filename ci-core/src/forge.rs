@@ -15,7 +15,7 @@ use crate::access::Scope;
 use crate::clock::{Clock, Timestamp};
 use crate::error::{Error, ErrorKind, Result};
 use crate::external::External;
-use crate::id::{CommitId, Digest, ForgeId, NativeId, RepositoryId, UserId};
+use crate::id::{CommitId, Digest, ForgeId, NativeId, RepositoryId, TenantId, UserId};
 use crate::operator::Act;
 use crate::queue::Claim;
 use crate::records::{Batch, Condition, Key, Records};
@@ -230,8 +230,10 @@ impl Inbox {
     ///
     /// # Errors
     ///
+    /// [`ErrorKind::Denied`] when the act is not for [the service](TenantId::service): deliveries are of all tenants;
     /// [`ErrorKind::Unavailable`] when the records cannot be reached.
-    pub async fn forget(&self, _act: &Act<'_>, age: Duration) -> Result<usize> {
+    pub async fn forget(&self, act: &Act<'_>, age: Duration) -> Result<usize> {
+        act.covers(&TenantId::service())?;
         const PAGE: usize = 500;
         let (now, mut after, mut forgotten) = (self.clock.now(), None, 0);
         loop {

@@ -102,6 +102,14 @@ checked_text! {
     /// Who pays: the unit that keys, quotas and erasure belong to.
     TenantId, "a tenant", "1 to 64 of A-Z a-z 0-9 - _ . that starts with a letter or digit", |t| is_slug(t, 64)
 }
+impl TenantId {
+    /// Stands for the installation itself, in whose books everything is recorded that concerns no single tenant.
+    /// No tenant can have its name.
+    pub fn service() -> Self {
+        Self("*".into())
+    }
+}
+
 checked_text! {
     /// One installation of a forge, as the operator calls it: `github`, `gitlab.example.org`.
     ForgeId, "a forge name", "1 to 128 of A-Z a-z 0-9 - _ . that starts with a letter or digit", |t| is_slug(t, 128)

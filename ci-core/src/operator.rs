@@ -27,7 +27,8 @@ impl Operator {
             .because("this audit log has one; pass it on from where the service is put together"))
     }
 
-    /// Records one use of power over what belongs to `tenant`, and then allows it.
+    /// Records one use of power over what belongs to `tenant`, and then allows it. What goes over all tenants is
+    /// recorded for [the service](TenantId::service); that covers nothing which belongs to a single one.
     ///
     /// # Errors
     ///

@@ -51,15 +51,27 @@ impl Ring {
     }
 
     /// Draws new keys for a repository. What was sealed before still opens.
-    pub fn rotate(&self, _act: &Act<'_>, repository: &RepositoryId) {
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Denied`] when the act is for another tenant.
+    pub fn rotate(&self, act: &Act<'_>, repository: &RepositoryId) -> Result<()> {
+        act.covers(repository.tenant())?;
         let mut keys = lock(&self.keys);
         let of_repository = keys.iter_mut().filter(|((of, _), _)| of == repository);
         of_repository.for_each(|(_, keys)| keys.push(Arc::new(DataKey::random())));
+        Ok(())
     }
 
     /// Destroys all keys of a repository. What was sealed with them never opens again.
-    pub fn destroy(&self, _act: &Act<'_>, repository: &RepositoryId) {
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Denied`] when the act is for another tenant.
+    pub fn destroy(&self, act: &Act<'_>, repository: &RepositoryId) -> Result<()> {
+        act.covers(repository.tenant())?;
         lock(&self.keys).retain(|(of, _), _| of != repository);
+        Ok(())
     }
 }
 

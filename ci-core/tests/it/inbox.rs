@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use ci_core::clock::Timestamp;
 use ci_core::forge::{EventKind, HookScope, Hooks, Inbox, Occurrence, RawDelivery};
-use ci_core::id::{ForgeId, NativeId};
+use ci_core::id::{ForgeId, NativeId, TenantId};
 use ci_core::memory::{Forge, Rig};
 use ci_core::queue::NewJob;
 use ci_core::trust::Trust;
@@ -108,6 +108,9 @@ async fn a_delivery_is_received_once() -> Result<()> {
 
     rig.clock.advance(Duration::from_hours(1));
     let act = rig.operator.act(ours().tenant(), "inbox.forget").await?;
+    let foreign = inbox.forget(&act, Duration::from_hours(1)).await;
+    assert_eq!(refused(foreign), ErrorKind::Denied, "deliveries are of all tenants");
+    let act = rig.operator.act(&TenantId::service(), "inbox.forget").await?;
     assert_eq!(inbox.forget(&act, Duration::from_hours(1)).await?, 0);
     rig.clock.advance(Duration::from_secs(1));
     assert_eq!(inbox.forget(&act, Duration::from_hours(1)).await?, 1);

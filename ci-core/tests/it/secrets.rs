@@ -139,13 +139,15 @@ async fn a_key_serves_one_repository_and_opens_until_it_is_destroyed() -> Result
     assert_eq!(refused(keys.open(us.scope()?, &elsewhere, &sealed).await), ErrorKind::Tampered);
 
     let act = rig.operator.act(ours().tenant(), "key.rotated").await?;
-    keys.rotate(&act, &ours());
+    assert_eq!(refused(keys.rotate(&act, &theirs())), ErrorKind::Denied);
+    keys.rotate(&act, &ours())?;
     let again = keys.seal(us.scope()?, &purpose, b"content").await?;
     assert_ne!(ci_core::seal::key_id(&sealed)?, ci_core::seal::key_id(&again)?);
     for sealed in [&sealed, &again] {
         assert_eq!(keys.open(us.scope()?, &purpose, sealed).await?, "content");
     }
-    keys.destroy(&act, &ours());
+    assert_eq!(refused(keys.destroy(&act, &theirs())), ErrorKind::Denied);
+    keys.destroy(&act, &ours())?;
     assert_eq!(refused(keys.open(us.scope()?, &purpose, &sealed).await), ErrorKind::NotFound);
     Ok(())
 }

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ci_core::clock::Clock;
+use ci_core::id::TenantId;
 use ci_core::operator::Act;
 use ci_core::records::Records;
 use ci_core::secret::KeyRing;
@@ -143,13 +144,15 @@ impl Objects {
     ///
     /// # Errors
     ///
+    /// [`ErrorKind::Denied`] when the act is not for [the service](TenantId::service): objects are of all tenants;
     /// [`ErrorKind::Invalid`] for a `grace` of less than an hour; [`ErrorKind::Unavailable`] when store or
     /// records cannot be reached: the next sweep goes on.
     ///
     /// # Cancel safety
     ///
     /// When the future is dropped, some have been deleted; the next sweep goes on.
-    pub async fn sweep(&self, _act: &Act<'_>, grace: Duration) -> Result<usize> {
+    pub async fn sweep(&self, act: &Act<'_>, grace: Duration) -> Result<usize> {
+        act.covers(&TenantId::service())?;
         sweep::sweep(self, grace).await
     }
 }

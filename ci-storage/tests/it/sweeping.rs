@@ -44,6 +44,9 @@ async fn a_sweep_takes_what_no_record_knows_and_is_old() {
 
     let tenant = TenantId::parse("acme").expect("a tenant");
     let act = rig.operator.act(&tenant, "objects.sweep").await.expect("recorded");
+    let foreign = objects.sweep(&act, DAY).await.expect_err("objects are of all tenants");
+    assert_eq!(foreign.kind(), ErrorKind::Denied);
+    let act = rig.operator.act(&TenantId::service(), "objects.sweep").await.expect("recorded");
     let hasty = objects.sweep(&act, Duration::from_mins(59)).await.expect_err("too soon");
     assert_eq!(hasty.kind(), ErrorKind::Invalid);
     // The store's time is that of the files.
