@@ -80,7 +80,7 @@ async fn quickstart(options: &Options) -> Result<u8> {
     // How far the code is trusted follows from where it comes from; who asks for the job must have the right to.
     let code = forge::resolve(&*service.git, grant.scope()?, &service.sandboxes, &options.reference).await?;
     terminal.fact("commit", code.commit());
-    let job = service.dispatcher.enqueue(NewJob::requested(&grant, code, spec(options, &token)?)?).await?;
+    let job = service.dispatcher.enqueue(&NewJob::requested(&grant, code, spec(options, &token)?)?).await?;
     terminal.fact("job", &job);
 
     let outcome = service.run(&job, interrupted()).await?;

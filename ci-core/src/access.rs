@@ -368,7 +368,9 @@ impl<A: Access> fmt::Debug for Grant<A> {
 
 /// That somebody has just shown a right to this repository: a person by a [`Grant`], or a job by a
 /// [`Claim`](crate::queue::Claim).
-#[derive(Clone, Copy, Debug)]
+///
+/// It is used up by what it is passed to, so that the next use asks again whether the right still holds.
+#[derive(Debug)]
 pub struct Scope<'a> {
     repository: &'a RepositoryId,
 }

@@ -233,8 +233,8 @@ impl Inbox {
     /// [`ErrorKind::Denied`] when the act is not for [the service](TenantId::service): deliveries are of all tenants;
     /// [`ErrorKind::Unavailable`] when the records cannot be reached.
     pub async fn forget(&self, act: &Act<'_>, age: Duration) -> Result<usize> {
-        act.covers(&TenantId::service())?;
         const PAGE: usize = 500;
+        act.covers(&TenantId::service())?;
         let (now, mut after, mut forgotten) = (self.clock.now(), None, 0);
         loop {
             let page = self.records.list(&Self::seen(), after.as_ref(), PAGE).await?;
@@ -438,8 +438,9 @@ pub async fn resolve(
     helpers: &Sandboxes,
     name: &RevisionName,
 ) -> Result<Provenance> {
+    let repository = scope.repository().clone();
     let revision = source.resolve(scope, helpers, name).await?;
-    Ok(Provenance::new(scope.repository().clone(), revision))
+    Ok(Provenance::new(repository, revision))
 }
 
 /// A branch, a tag, `HEAD` or a commit, as a person named it.

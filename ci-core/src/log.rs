@@ -39,6 +39,8 @@ pub trait LogStore: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     ///
     /// [`ErrorKind::Fenced`](crate::ErrorKind::Fenced) when the claim is over;
+    /// [`ErrorKind::Denied`](crate::ErrorKind::Denied) when the bytes were masked for another job
+    /// ([`Masked::for_log_of`]);
     /// [`ErrorKind::Conflict`](crate::ErrorKind::Conflict) when this lease has closed the log, or stored chunk
     /// `seq` with other bytes; [`ErrorKind::LimitExceeded`](crate::ErrorKind::LimitExceeded) for more than [`MOST_CHUNK`]
     /// bytes; [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable) when the store cannot be reached.

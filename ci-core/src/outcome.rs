@@ -41,21 +41,22 @@ impl Outcome {
         }
     }
 
-    /// A job that was handed out [`MOST_ATTEMPTS`](crate::queue::MOST_ATTEMPTS) times and ended none.
-    pub fn gave_up() -> Self {
-        Self {
-            reason: Some("every worker that took the job was lost; the operator's log says more".to_owned()),
-            ..Self::new(Conclusion::Errored)
-        }
+    pub(crate) fn gave_up() -> Self {
+        let reason = "every worker that took the job was lost; the operator's log says more";
+        Self { reason: Some(reason.to_owned()), ..Self::new(Conclusion::Errored) }
     }
 
-    /// A job that was stopped before it began.
-    pub fn cancelled() -> Self {
+    pub(crate) fn not_admitted() -> Self {
+        let reason =
+            "it is not the job that was enqueued, or no worker can open it; the operator's log says more";
+        Self { reason: Some(reason.to_owned()), ..Self::new(Conclusion::Refused) }
+    }
+
+    pub(crate) fn cancelled() -> Self {
         Self::new(Conclusion::Cancelled)
     }
 
-    /// A job that was not allowed to begin.
-    pub fn refused(error: &Error) -> Self {
+    pub(crate) fn refused(error: &Error) -> Self {
         Self { reason: Some(error.to_string()), ..Self::new(Conclusion::Refused) }
     }
 

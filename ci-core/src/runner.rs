@@ -436,8 +436,9 @@ impl Runner {
             Conclusion::Failed | Conclusion::LimitExceeded | Conclusion::TimedOut => CheckState::Failed,
             _ => CheckState::Errored,
         };
+        let end = &claim.retried(|| claim.seal(outcome)).await?;
         claim
-            .retried(|| self.parts.audit.attempt(tenant, entry.clone(), |batch| claim.finish(outcome, batch)))
+            .retried(|| self.parts.audit.attempt(tenant, entry.clone(), |batch| claim.finish(end, batch)))
             .await?;
         // Only now: a forge that heard of a success that was never recorded would go on showing it.
         self.tell(claim, state, outcome.reason.as_deref().unwrap_or("done")).await;

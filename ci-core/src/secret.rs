@@ -206,14 +206,15 @@ impl SecretLease {
 
     /// A mask for one stream of output.
     pub fn mask(&self) -> Mask {
-        Mask { redactor: self.masker.redactor() }
+        let job = self.tenure.as_ref().map(|tenure| tenure.job().clone());
+        Mask { redactor: self.masker.redactor(), job }
     }
 
     /// A whole text without secrets: an error message, a status description.
     pub fn mask_text(&self, text: &str) -> String {
         let mut mask = self.mask();
-        let mut masked = mask.push(text.as_bytes()).into_bytes().to_vec();
-        masked.extend_from_slice(&mask.finish().into_bytes());
+        let mut masked = mask.push(text.as_bytes()).bytes.to_vec();
+        masked.extend_from_slice(&mask.finish().bytes);
         String::from_utf8_lossy(&masked).into_owned()
     }
 }
@@ -228,6 +229,7 @@ impl fmt::Debug for SecretLease {
 #[derive(Debug)]
 pub struct Mask {
     redactor: Box<dyn Redactor>,
+    job: Option<JobId>,
 }
 
 impl Mask {
@@ -235,44 +237,57 @@ impl Mask {
     pub fn push(&mut self, bytes: &[u8]) -> Masked {
         let mut out = Vec::with_capacity(bytes.len());
         self.redactor.push(bytes, &mut out);
-        Masked(out.into())
+        Masked { bytes: out.into(), job: self.job.clone() }
     }
 
     /// The stream has ended: returns the rest.
     pub fn finish(mut self) -> Masked {
         let mut out = Vec::new();
         self.redactor.finish(&mut out);
-        Masked(out.into())
+        Masked { bytes: out.into(), job: self.job }
     }
 }
 
-/// Bytes that went through a [`Mask`]. There is no other way to make them.
+/// Bytes that went through a [`Mask`], and whose secrets that mask knew. There is no other way to make them.
 ///
 /// ```compile_fail
-/// let unmasked = ci_core::secret::Masked(bytes::Bytes::from_static(b"raw")); // the field is private
+/// let bytes = bytes::Bytes::from_static(b"raw");
+/// let unmasked = ci_core::secret::Masked { bytes, job: None }; // the fields are private
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Masked(Bytes);
+pub struct Masked {
+    bytes: Bytes,
+    job: Option<JobId>,
+}
 
 impl Masked {
     /// The bytes.
     pub fn as_bytes(&self) -> &Bytes {
-        &self.0
+        &self.bytes
     }
 
-    /// The bytes.
-    pub fn into_bytes(self) -> Bytes {
-        self.0
+    /// The bytes, for the log of the claim's job.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Denied`] when they were masked with the lease of another job, or of none: it knows other secrets.
+    pub fn for_log_of(self, claim: &Claim) -> Result<Bytes> {
+        if self.is_empty() || self.job.as_ref() == Some(claim.job()) {
+            return Ok(self.bytes);
+        }
+        Err(Error::new(ErrorKind::Denied, "append to a log")
+            .because("the bytes were masked for another job; mask them with the lease of this one")
+            .with("job", claim.job()))
     }
 
     /// How many bytes they are.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.bytes.len()
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.bytes.is_empty()
     }
 
     /// These bytes, then `next`.
@@ -280,7 +295,7 @@ impl Masked {
         if self.is_empty() {
             *self = next.clone();
         } else if !next.is_empty() {
-            self.0 = [self.0.as_ref(), next.0.as_ref()].concat().into();
+            self.bytes = [self.bytes.as_ref(), next.bytes.as_ref()].concat().into();
         }
     }
 }
@@ -334,6 +349,11 @@ impl Purpose {
     /// nobody makes a job that is trusted more than its code.
     pub(crate) fn ticket(job: &JobId) -> Self {
         Self::of("ticket", &[job.as_str().as_bytes()])
+    }
+
+    /// How a job ended. Only its claim seals one.
+    pub(crate) fn outcome(job: &JobId) -> Self {
+        Self::of("outcome", &[job.as_str().as_bytes()])
     }
 
     /// One chunk of a job's log.

@@ -123,7 +123,7 @@ pub async fn enqueue(service: &Service, secret: &str, spec: JobSpec) -> JobId {
     let scope = grant.scope().expect("fresh");
     let code = forge::resolve(&*service.git, scope, &service.sandboxes, &head).await.expect("a commit");
     let new = NewJob::requested(&grant, code, spec).expect("a job");
-    service.dispatcher.enqueue(new).await.expect("enqueued")
+    service.dispatcher.enqueue(&new).await.expect("enqueued")
 }
 
 /// Remembers what happened.

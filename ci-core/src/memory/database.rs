@@ -13,8 +13,7 @@ use super::queue::Rows;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{JobId, Label};
-use crate::outcome::Outcome;
-use crate::queue::{Extended, Leased, NewRow, Queue, Released, Row};
+use crate::queue::{End, Extended, Leased, NewRow, Queue, Released, Row};
 use crate::records::{Batch, Condition, Fence, Key, Record, Records, Version};
 
 /// Records and queue, in memory.
@@ -121,10 +120,10 @@ impl Queue for Database {
         lock(&self.state).rows.release(fence, why, self.clock.as_ref())
     }
 
-    async fn finish(&self, fence: &Fence, outcome: &Outcome, with: Batch) -> Result<()> {
+    async fn finish(&self, fence: &Fence, end: &End, with: Batch) -> Result<()> {
         let mut state = lock(&self.state);
         state.commit(with.require(Condition::Held(fence.clone())), self.clock.as_ref())?;
-        state.rows.finish(fence, outcome, self.clock.as_ref())
+        state.rows.finish(fence, end, self.clock.as_ref())
     }
 
     async fn cancel(&self, job: &JobId) -> Result<()> {

@@ -13,7 +13,7 @@ use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{JobId, RepositoryId};
 use crate::log::{Appended, Cursor, LogStore, MOST_CHUNK, Page};
-use crate::queue::{Claim, Database, State};
+use crate::queue::{Claim, Database, Stage};
 use crate::records::{Batch, Condition, Key, Version};
 use crate::secret::Masked;
 
@@ -113,7 +113,7 @@ impl Logs {
         let repository = grant.scope()?.repository();
         match row {
             Some(row) if row.repository == *repository => {
-                Ok((Place::new(repository, job), matches!(row.state, State::Finished(_))))
+                Ok((Place::new(repository, job), matches!(row.stage, Stage::Ended(_))))
             }
             _ => Err(Error::new(ErrorKind::NotFound, "read a log").with("job", job)),
         }
@@ -124,6 +124,7 @@ impl Logs {
 impl LogStore for Logs {
     async fn append(&self, claim: &Claim, seq: u64, chunk: Masked) -> Result<Appended> {
         let place = Place::new(claim.scope()?.repository(), claim.job());
+        let chunk = chunk.for_log_of(claim)?;
         if chunk.len() > MOST_CHUNK {
             return Err(Error::new(ErrorKind::LimitExceeded, "append to a log").with("bytes", chunk.len()));
         }
@@ -142,12 +143,12 @@ impl LogStore for Logs {
             if seq < head.chunks {
                 let stored = self.database.get(&place.chunk(seq)).await?;
                 return match stored {
-                    Some(record) if record.value == *chunk.as_bytes() => Ok(Appended::Repeated),
+                    Some(record) if record.value == chunk => Ok(Appended::Repeated),
                     Some(_) => conflict("this chunk was stored with other bytes"),
                     None => Err(tampered(&place)),
                 };
             }
-            let batch = Batch::new().put(place.chunk(seq), chunk.as_bytes().clone());
+            let batch = Batch::new().put(place.chunk(seq), chunk.clone());
             let next = Head { chunks: seq + 1, ..head };
             match self.write(claim, &place, next, version, batch).await {
                 // Somebody else appended first: look again at what there is now.

@@ -6,8 +6,7 @@ use std::time::Duration;
 use crate::clock::{Clock, Deadline};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{JobId, Label, RepositoryId};
-use crate::outcome::Outcome;
-use crate::queue::{Extended, Leased, MOST_ATTEMPTS, NewRow, Released, Row, State, Ticket};
+use crate::queue::{End, Extended, Leased, MOST_ATTEMPTS, NewRow, Released, Row, Stage, Ticket};
 use crate::records::Fence;
 
 /// All rows of a queue.
@@ -28,14 +27,14 @@ struct Work {
     /// How often it was handed out; every time with the next token.
     attempts: u32,
     is_cancelled: bool,
-    stage: Stage,
+    standing: Standing,
 }
 
 #[derive(Debug)]
-enum Stage {
+enum Standing {
     Waiting,
     Leased(Deadline),
-    Finished(Outcome),
+    Ended(End),
 }
 
 impl Rows {
@@ -45,9 +44,9 @@ impl Rows {
             return Err(Error::new(ErrorKind::Conflict, "add a job to the queue").with("job", &job));
         }
         self.pushed += 1;
-        let stage = Stage::Waiting;
+        let standing = Standing::Waiting;
         let work =
-            Work { age: self.pushed, repository, labels, ticket, attempts: 0, is_cancelled: false, stage };
+            Work { age: self.pushed, repository, labels, ticket, attempts: 0, is_cancelled: false, standing };
         self.rows.insert(job, work);
         Ok(())
     }
@@ -56,16 +55,17 @@ impl Rows {
         self.lapse(clock);
         loop {
             let fits = |work: &Work| {
-                matches!(work.stage, Stage::Waiting) && work.labels.iter().all(|label| labels.contains(label))
+                matches!(work.standing, Standing::Waiting)
+                    && work.labels.iter().all(|label| labels.contains(label))
             };
             let waiting = self.rows.iter_mut().filter(|(_, work)| fits(work));
             let (job, work) = waiting.min_by_key(|(_, work)| work.age)?;
             if work.attempts >= MOST_ATTEMPTS {
-                work.stage = Stage::Finished(Outcome::gave_up());
+                work.standing = Standing::Ended(End::GaveUp);
                 continue;
             }
             work.attempts += 1;
-            work.stage = Stage::Leased(Deadline::after(clock, ttl));
+            work.standing = Standing::Leased(Deadline::after(clock, ttl));
             return Some(Leased {
                 fence: Fence { job: job.clone(), token: work.token() },
                 repository: work.repository.clone(),
@@ -77,7 +77,7 @@ impl Rows {
 
     pub(super) fn extend(&mut self, fence: &Fence, ttl: Duration, clock: &dyn Clock) -> Result<Extended> {
         let work = self.held(fence, clock)?;
-        work.stage = Stage::Leased(Deadline::after(clock, ttl));
+        work.standing = Standing::Leased(Deadline::after(clock, ttl));
         Ok(Extended { ttl, cancelled: work.is_cancelled })
     }
 
@@ -90,8 +90,8 @@ impl Rows {
         Ok(())
     }
 
-    pub(super) fn finish(&mut self, fence: &Fence, outcome: &Outcome, clock: &dyn Clock) -> Result<()> {
-        self.held(fence, clock)?.stage = Stage::Finished(outcome.clone());
+    pub(super) fn finish(&mut self, fence: &Fence, end: &End, clock: &dyn Clock) -> Result<()> {
+        self.held(fence, clock)?.standing = Standing::Ended(end.clone());
         Ok(())
     }
 
@@ -100,7 +100,7 @@ impl Rows {
         let missing = || Error::new(ErrorKind::NotFound, "cancel a job").with("job", job);
         let work = self.rows.get_mut(job).ok_or_else(missing)?;
         work.is_cancelled = true;
-        if matches!(work.stage, Stage::Waiting) {
+        if matches!(work.standing, Standing::Waiting) {
             work.wait_again();
         }
         Ok(())
@@ -109,12 +109,12 @@ impl Rows {
     pub(super) fn row(&mut self, job: &JobId, clock: &dyn Clock) -> Option<Row> {
         self.lapse(clock);
         let work = self.rows.get(job)?;
-        let state = match &work.stage {
-            Stage::Waiting => State::Waiting,
-            Stage::Leased(_) => State::Running,
-            Stage::Finished(outcome) => State::Finished(outcome.clone()),
+        let stage = match &work.standing {
+            Standing::Waiting => Stage::Waiting,
+            Standing::Leased(_) => Stage::Running,
+            Standing::Ended(end) => Stage::Ended(end.clone()),
         };
-        Some(Row::new(work.repository.clone(), state))
+        Some(Row::new(work.repository.clone(), stage))
     }
 
     /// Refuses a lease that is not the latest one of its job, or has run out.
@@ -129,14 +129,14 @@ impl Rows {
     fn held(&mut self, fence: &Fence, clock: &dyn Clock) -> Result<&mut Work> {
         self.lapse(clock);
         let held = self.rows.get_mut(&fence.job);
-        held.filter(|work| work.token() == fence.token && matches!(work.stage, Stage::Leased(_)))
+        held.filter(|work| work.token() == fence.token && matches!(work.standing, Standing::Leased(_)))
             .ok_or_else(|| Error::new(ErrorKind::Fenced, "use a lease").with("job", &fence.job))
     }
 
     /// Lets the rows wait again whose lease has run out.
     fn lapse(&mut self, clock: &dyn Clock) {
         let is_over =
-            |work: &&mut Work| matches!(work.stage, Stage::Leased(until) if until.has_passed(clock));
+            |work: &&mut Work| matches!(work.standing, Standing::Leased(until) if until.has_passed(clock));
         self.rows.values_mut().filter(is_over).for_each(Work::wait_again);
     }
 }
@@ -148,6 +148,6 @@ impl Work {
 
     /// Waits, unless somebody asked for the job to stop: nobody is left then who could be told.
     fn wait_again(&mut self) {
-        self.stage = if self.is_cancelled { Stage::Finished(Outcome::cancelled()) } else { Stage::Waiting };
+        self.standing = if self.is_cancelled { Standing::Ended(End::Cancelled) } else { Standing::Waiting };
     }
 }

@@ -234,7 +234,7 @@ impl Rig {
     ) -> Result<JobId> {
         let code = self.code(repository, origin).await?;
         let grant = self.grant::<Write>(&Self::user("rig")?, repository).await?;
-        dispatcher.enqueue(NewJob::requested(&grant, code, spec)?).await
+        dispatcher.enqueue(&NewJob::requested(&grant, code, spec)?).await
     }
 
     /// Enqueues a job and claims it.

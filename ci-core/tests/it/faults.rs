@@ -11,7 +11,7 @@ use ci_core::id::{JobId, Label, RepositoryId, StepName};
 use ci_core::memory::{Database, Forge, Masking, Rig};
 use ci_core::queue::{Dispatcher, NewJob, NewRow, Queue as _};
 use ci_core::records::{Batch, Key};
-use ci_core::secret::{Purpose, SecretLease, SecretValue};
+use ci_core::secret::{SecretLease, SecretValue};
 use ci_core::trust::Origin;
 use ci_core::{ErrorKind, Result};
 
@@ -28,7 +28,7 @@ async fn a_job_runs_only_where_its_ticket_says() -> Result<()> {
     spec.labels.push(label);
     let by = writer(&rig, &ours()).await?;
     let job =
-        dispatcher.enqueue(NewJob::requested(&by, rig.code(&ours(), Origin::Fork).await?, spec)?).await?;
+        dispatcher.enqueue(&NewJob::requested(&by, rig.code(&ours(), Origin::Fork).await?, spec)?).await?;
     // Somebody with access to the database: the same sealed ticket in a row without labels.
     let label = Label::parse("throw-away")?;
     let leased = database.lease(&[label], Duration::from_secs(30)).await?.expect("the row");
@@ -67,7 +67,7 @@ async fn a_permission_that_was_withdrawn_starts_no_job() -> Result<()> {
     let rig = Rig::new()?;
     let by = writer(&rig, &ours()).await?;
     let code = rig.code(&ours(), Origin::Repository).await?;
-    rig.dispatcher.enqueue(NewJob::requested(&by, code, Rig::spec())?).await?;
+    rig.dispatcher.enqueue(&NewJob::requested(&by, code, Rig::spec())?).await?;
     let authority = Authority::new(Arc::new(Late(rig.permissions.clone())), rig.clock.clone());
     let late = Dispatcher::new(rig.database.clone(), rig.ring.clone(), authority, rig.clock.clone());
     assert!(late.next(&[]).await?.is_none(), "the source has said that it is withdrawn");
@@ -211,7 +211,6 @@ async fn an_entry_that_nobody_wrote_is_not_contention() -> Result<()> {
 
 /// What is masked by a lease that knows no secret is as good as raw.
 #[tokio::test]
-#[ignore = "pending: masked bytes that know their job"]
 async fn masked_bytes_of_another_lease_are_not_appended() -> Result<()> {
     use ci_core::id::SecretName;
     use ci_core::log::LogStore as _;
@@ -222,7 +221,7 @@ async fn masked_bytes_of_another_lease_are_not_appended() -> Result<()> {
     let lease = SecretLease::new(claim.trusted()?, [secret], Arc::new(Masking::new()));
     let raw = SecretLease::for_helper(Arc::new(Masking::new())).mask().push(b"hunter2hunter2");
     let appended = logs.append(&claim, 0, raw).await;
-    assert!(appended.is_err(), "the log of a job with {lease:?} shows its secret");
+    assert_eq!(refused(appended), ErrorKind::Denied, "the log of a job with {lease:?} shows its secret");
     Ok(())
 }
 
@@ -249,21 +248,6 @@ fn a_job_has_a_bound() -> Result<()> {
     let mut spec = Rig::spec();
     spec.labels = (0..100_000).map(|number| Label::parse(format!("l{number}"))).collect::<Result<_>>()?;
     assert!(spec.check().is_err(), "100,000 labels");
-    Ok(())
-}
-
-/// A scope says what was so once, for as long as it is kept.
-#[tokio::test]
-#[ignore = "pending: scopes with a deadline"]
-async fn a_scope_ends_with_its_grant() -> Result<()> {
-    let rig = Rig::new()?;
-    let ada = Rig::user("ada")?;
-    let grant = rig.grant::<Read>(&ada, &ours()).await?;
-    let (scope, purpose) = (grant.scope()?, Purpose::log(&JobId::random(), 0));
-    let sealed = rig.ring.seal(scope, &purpose, b"a line of output").await?;
-    rig.permissions.allow(&ada, &ours(), Level::None);
-    rig.clock.advance(Duration::from_hours(24));
-    assert!(rig.ring.open(scope, &purpose, &sealed).await.is_err(), "read a day after it was withdrawn");
     Ok(())
 }
 
@@ -302,10 +286,10 @@ impl ci_core::queue::Queue for Mute {
     async fn finish(
         &self,
         fence: &ci_core::records::Fence,
-        outcome: &ci_core::outcome::Outcome,
+        end: &ci_core::queue::End,
         with: Batch,
     ) -> Result<()> {
-        let done = self.0.finish(fence, outcome, with).await;
+        let done = self.0.finish(fence, end, with).await;
         self.answer(done)
     }
     async fn cancel(&self, job: &JobId) -> Result<()> {
@@ -317,16 +301,15 @@ impl ci_core::queue::Queue for Mute {
 }
 
 #[tokio::test]
-#[ignore = "pending: an id that the caller keeps"]
 async fn a_job_that_is_enqueued_again_after_a_lost_answer_runs_once() -> Result<()> {
     let rig = Rig::new()?;
     let queue = Arc::new(Mute(Arc::new(Database::new(rig.clock.clone())), 0.into()));
     let dispatcher = rig.dispatcher_of(queue);
     let by = writer(&rig, &ours()).await?;
     let code = rig.code(&ours(), Origin::Protected).await?;
-    let deploy = || NewJob::requested(&by, code.clone(), Rig::spec());
-    assert_eq!(refused(dispatcher.enqueue(deploy()?).await), ErrorKind::Unavailable);
-    dispatcher.enqueue(deploy()?).await?;
+    let deploy = NewJob::requested(&by, code, Rig::spec())?;
+    assert_eq!(refused(dispatcher.enqueue(&deploy).await), ErrorKind::Unavailable);
+    dispatcher.enqueue(&deploy).await?;
     assert!(dispatcher.next(&[]).await?.is_some());
     assert!(dispatcher.next(&[]).await?.is_none(), "it was deployed twice");
     Ok(())

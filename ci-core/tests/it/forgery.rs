@@ -31,9 +31,9 @@ async fn altered(mut alter: impl FnMut(&mut Leased, &Ticket) + Send + 'static) -
     let dispatcher = rig.dispatcher_of(Arc::new(queue));
     let by = writer(&rig, &ours()).await?;
     let untrusted = NewJob::requested(&by, rig.code(&ours(), Origin::Fork).await?, Rig::spec())?;
-    let untrusted = dispatcher.enqueue(untrusted).await?;
+    let untrusted = dispatcher.enqueue(&untrusted).await?;
     let protected = NewJob::requested(&by, rig.code(&ours(), Origin::Protected).await?, Rig::spec())?;
-    let protected = dispatcher.enqueue(protected).await?;
+    let protected = dispatcher.enqueue(&protected).await?;
 
     // What somebody with access to the database can read, the ticket of the other job among it.
     let lease = Duration::from_secs(1);
@@ -96,8 +96,8 @@ async fn who_lost_the_permission_does_not_run() -> Result<()> {
     let (ada, bob) = (Rig::user("ada")?, Rig::user("bob")?);
     let (by_ada, by_bob) = (rig.grant(&ada, &ours()).await?, rig.grant(&bob, &ours()).await?);
     let code = rig.code(&ours(), Origin::Repository).await?;
-    let first = rig.dispatcher.enqueue(NewJob::requested(&by_ada, code.clone(), Rig::spec())?).await?;
-    let second = rig.dispatcher.enqueue(NewJob::requested(&by_bob, code, Rig::spec())?).await?;
+    let first = rig.dispatcher.enqueue(&NewJob::requested(&by_ada, code.clone(), Rig::spec())?).await?;
+    let second = rig.dispatcher.enqueue(&NewJob::requested(&by_bob, code, Rig::spec())?).await?;
 
     rig.permissions.allow(&ada, &ours(), Level::Read);
     let claim = rig.dispatcher.next(&[]).await?.expect("the second job");

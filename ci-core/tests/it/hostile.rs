@@ -7,8 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use ci_core::id::{JobId, Label};
 use ci_core::memory::Database;
-use ci_core::outcome::Outcome;
-use ci_core::queue::{Extended, Leased, NewRow, Queue, Released, Row};
+use ci_core::queue::{End, Extended, Leased, NewRow, Queue, Released, Row};
 use ci_core::records::{Batch, Fence, Key, Record, Records, Version};
 use ci_core::{Error, ErrorKind, Result};
 
@@ -48,8 +47,8 @@ impl Queue for Altered {
         self.honest.release(fence, why).await
     }
 
-    async fn finish(&self, fence: &Fence, outcome: &Outcome, with: Batch) -> Result<()> {
-        self.honest.finish(fence, outcome, with).await
+    async fn finish(&self, fence: &Fence, end: &End, with: Batch) -> Result<()> {
+        self.honest.finish(fence, end, with).await
     }
 
     async fn cancel(&self, job: &JobId) -> Result<()> {
@@ -89,7 +88,7 @@ impl Queue for Deaf {
         Err(Error::new(ErrorKind::Unavailable, "release a lease"))
     }
 
-    async fn finish(&self, _: &Fence, _: &Outcome, _: Batch) -> Result<()> {
+    async fn finish(&self, _: &Fence, _: &End, _: Batch) -> Result<()> {
         Err(Error::new(ErrorKind::Unavailable, "finish a job"))
     }
 

@@ -157,7 +157,7 @@ async fn an_event_becomes_a_job_that_is_trusted_as_its_code_is() -> Result<()> {
                "revision": {{"commit": "{commit}", "origin": "{origin}", "reference": "topic"}}"#
         );
         let event = inbox.receive(Forge::signed(&secret(), body(&rest))?).await?.parse()?;
-        rig.dispatcher.enqueue(NewJob::from_event(&event, Rig::spec())?).await?;
+        rig.dispatcher.enqueue(&NewJob::from_event(&event, Rig::spec())?).await?;
         let claim = rig.dispatcher.next(&[]).await?.expect("a job");
         assert_eq!((claim.trust(), claim.code().commit().as_str()), (trust, commit));
     }

@@ -6,8 +6,7 @@ use std::time::Duration;
 use ci_core::clock::ManualClock;
 use ci_core::id::{JobId, Label};
 use ci_core::memory::Database;
-use ci_core::outcome::{Conclusion, Outcome};
-use ci_core::queue::{MOST_ATTEMPTS, NewRow, Queue, Released, State, Ticket};
+use ci_core::queue::{End, MOST_ATTEMPTS, NewRow, Queue, Released, Stage, Ticket};
 use ci_core::records::{Batch, Condition, Fence, Key, Records};
 use ci_core::{ErrorKind, Result};
 
@@ -39,11 +38,8 @@ impl Setup {
         Ok(self.database.lease(&labels, TTL).await?.map(|leased| leased.fence))
     }
 
-    async fn conclusion(&self, job: &JobId) -> Result<Option<Conclusion>> {
-        Ok(match self.database.row(job).await?.expect("a row").state {
-            State::Finished(outcome) => Some(outcome.conclusion),
-            State::Waiting | State::Running => None,
-        })
+    async fn stage(&self, job: &JobId) -> Result<Stage> {
+        Ok(self.database.row(job).await?.expect("a row").stage)
     }
 }
 
@@ -70,10 +66,10 @@ async fn tokens_grow_and_a_lost_job_is_given_up() -> Result<()> {
         token = fence.token;
         setup.clock.advance(TTL);
         assert_eq!(refused(setup.database.extend(&fence, TTL).await), ErrorKind::Fenced);
-        assert_eq!(setup.conclusion(&job).await?, None);
+        assert_eq!(setup.stage(&job).await?, Stage::Waiting);
     }
     assert_eq!(setup.lease(&[]).await?, None);
-    assert_eq!(setup.conclusion(&job).await?, Some(Conclusion::Errored));
+    assert_eq!(setup.stage(&job).await?, Stage::Ended(End::GaveUp));
     Ok(())
 }
 
@@ -82,7 +78,7 @@ async fn a_job_can_be_cancelled_at_every_stage() -> Result<()> {
     let setup = Setup::new();
     let waiting = setup.push(&[]).await?;
     setup.database.cancel(&waiting).await?;
-    assert_eq!(setup.conclusion(&waiting).await?, Some(Conclusion::Cancelled));
+    assert_eq!(setup.stage(&waiting).await?, Stage::Ended(End::Cancelled));
     assert_eq!(setup.lease(&[]).await?, None);
 
     let running = setup.push(&[]).await?;
@@ -90,7 +86,7 @@ async fn a_job_can_be_cancelled_at_every_stage() -> Result<()> {
     setup.database.cancel(&running).await?;
     assert!(setup.database.extend(&fence, TTL).await?.cancelled);
     setup.clock.advance(TTL);
-    assert_eq!(setup.conclusion(&running).await?, Some(Conclusion::Cancelled), "its worker is lost");
+    assert_eq!(setup.stage(&running).await?, Stage::Ended(End::Cancelled), "its worker is lost");
 
     setup.database.cancel(&running).await?;
     assert_eq!(refused(setup.database.cancel(&JobId::random()).await), ErrorKind::NotFound);
@@ -106,18 +102,18 @@ async fn who_lost_the_lease_writes_nothing() -> Result<()> {
     let new = setup.lease(&[]).await?.expect("the job");
     let write = |fence: &Fence| Batch::new().require(Condition::Held(fence.clone())).put(key.clone(), "x");
     assert_eq!(refused(setup.database.commit(write(&old)).await), ErrorKind::Fenced);
-    let outcome = Outcome::cancelled();
+    let end = End::Cancelled;
     let with = Batch::new().put(key.clone(), "x");
-    assert_eq!(refused(setup.database.finish(&old, &outcome, with.clone()).await), ErrorKind::Fenced);
+    assert_eq!(refused(setup.database.finish(&old, &end, with.clone()).await), ErrorKind::Fenced);
     assert_eq!(refused(setup.database.release(&old, Released::ShuttingDown).await), ErrorKind::Fenced);
     assert_eq!(setup.database.get(&key).await?, None);
 
     setup.database.commit(write(&new)).await?;
     let condition = Condition::Absent(key.clone());
-    let refusal = setup.database.finish(&new, &outcome, with.clone().require(condition)).await;
+    let refusal = setup.database.finish(&new, &end, with.clone().require(condition)).await;
     assert_eq!(refused(refusal), ErrorKind::Conflict);
-    assert_eq!(setup.conclusion(&job).await?, None, "both happen, or neither");
-    setup.database.finish(&new, &outcome, with).await?;
+    assert_eq!(setup.stage(&job).await?, Stage::Running, "both happen, or neither");
+    setup.database.finish(&new, &end, with).await?;
     assert_eq!(refused(setup.database.commit(write(&new)).await), ErrorKind::Fenced, "the job has ended");
     Ok(())
 }

@@ -69,7 +69,7 @@ impl Service {
         let (forge, sandboxes) = (self.rig.forge.as_ref(), &self.rig.sandboxes);
         let code =
             ci_core::forge::resolve(forge, grant.scope()?, sandboxes, &RevisionName::parse("HEAD")?).await?;
-        self.rig.dispatcher.enqueue(NewJob::requested(&grant, code, spec)?).await?;
+        self.rig.dispatcher.enqueue(&NewJob::requested(&grant, code, spec)?).await?;
         Ok(self.rig.dispatcher.next(&[]).await?.expect("the job"))
     }
 

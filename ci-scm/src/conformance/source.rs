@@ -208,7 +208,7 @@ impl Case {
     async fn claim(&self, name: &str) -> Claim {
         let code = self.resolve(name).await.expect("it exists");
         let job = NewJob::requested(&self.grant, code, Rig::spec()).expect("a job");
-        self.rig.dispatcher.enqueue(job).await.expect("a place in the queue");
+        self.rig.dispatcher.enqueue(&job).await.expect("a place in the queue");
         self.rig.dispatcher.next(&[]).await.expect("a queue").expect("the job")
     }
 

@@ -150,7 +150,8 @@ impl Git {
 impl Source for Git {
     #[tracing::instrument(skip_all, err(level = "debug"), fields(vcs.repository.name = %scope.repository()))]
     async fn resolve(&self, scope: Scope<'_>, helpers: &Sandboxes, name: &RevisionName) -> Result<Revision> {
-        let named = |error: Error| error.with("repository", scope.repository());
+        let repository = scope.repository();
+        let named = |error: Error| error.with("repository", repository);
         self.find(scope, helpers, name).await.map_err(named)
     }
 

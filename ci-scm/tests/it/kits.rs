@@ -441,7 +441,7 @@ impl Source for Newest {
         let grant = rig.grant(&Rig::user("writer")?, claim.scope()?.repository()).await?;
         let head = RevisionName::parse("HEAD")?;
         let newest = ci_core::forge::resolve(&*self.0.forge, grant.scope()?, helpers, &head).await?;
-        rig.dispatcher.enqueue(NewJob::requested(&grant, newest, Rig::spec())?).await?;
+        rig.dispatcher.enqueue(&NewJob::requested(&grant, newest, Rig::spec())?).await?;
         let claim = rig.dispatcher.next(&[]).await?.unwrap();
         self.0.forge.checkout(&claim, helpers, into).await
     }

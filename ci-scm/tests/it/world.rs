@@ -76,7 +76,7 @@ impl World {
 
     pub(crate) async fn claim_with(&self, name: &str, spec: JobSpec) -> Claim {
         let code = self.resolve(name).await.unwrap();
-        self.rig.dispatcher.enqueue(NewJob::requested(&self.grant, code, spec).unwrap()).await.unwrap();
+        self.rig.dispatcher.enqueue(&NewJob::requested(&self.grant, code, spec).unwrap()).await.unwrap();
         self.rig.dispatcher.next(&[]).await.unwrap().unwrap()
     }
 

@@ -45,12 +45,12 @@ async fn grant(rig: &Rig, native: &str) -> Grant<Read> {
 pub async fn what_is_sealed_opens(keys: Ring) {
     let (rig, job) = (rig(), JobId::random());
     let grant = grant(&rig, "1").await;
-    let scope = grant.scope().expect("a fresh grant");
+    let scope = || grant.scope().expect("a fresh grant");
     let report = ArtifactName::parse("report").expect("a name");
     for purpose in [cached(), Purpose::log(&job, 7), Purpose::artifact(&job, &report)] {
         for plain in [&b""[..], b"x", &vec![0; 100_000]] {
-            let sealed = keys.seal(scope, &purpose, plain).await.expect("it is sealed");
-            assert_eq!(keys.open(scope, &purpose, &sealed).await.expect("it opens"), plain);
+            let sealed = keys.seal(scope(), &purpose, plain).await.expect("it is sealed");
+            assert_eq!(keys.open(scope(), &purpose, &sealed).await.expect("it opens"), plain);
         }
     }
 }
@@ -59,11 +59,11 @@ pub async fn what_is_sealed_opens(keys: Ring) {
 pub async fn content_opens_in_its_place_only(keys: Ring) {
     let (rig, job) = (rig(), JobId::random());
     let grant = grant(&rig, "1").await;
-    let scope = grant.scope().expect("a fresh grant");
-    let sealed = keys.seal(scope, &Purpose::log(&job, 7), b"content").await.expect("it is sealed");
+    let scope = || grant.scope().expect("a fresh grant");
+    let sealed = keys.seal(scope(), &Purpose::log(&job, 7), b"content").await.expect("it is sealed");
     let elsewhere = [Purpose::log(&job, 8), Purpose::log(&JobId::random(), 7), cached()];
     for purpose in elsewhere {
-        refused(keys.open(scope, &purpose, &sealed).await, WRONG, "content that was moved");
+        refused(keys.open(scope(), &purpose, &sealed).await, WRONG, "content that was moved");
     }
 }
 
@@ -94,9 +94,9 @@ pub async fn repositories_have_different_keys(keys: Ring) {
 pub async fn kinds_have_different_keys(keys: Ring) {
     let (rig, job) = (rig(), JobId::random());
     let grant = grant(&rig, "1").await;
-    let scope = grant.scope().expect("a fresh grant");
-    let ticket = keys.data_key(scope, &cached(), None).await.expect("a key");
-    let log = keys.data_key(scope, &Purpose::log(&job, 1), None).await.expect("a key");
+    let scope = || grant.scope().expect("a fresh grant");
+    let ticket = keys.data_key(scope(), &cached(), None).await.expect("a key");
+    let log = keys.data_key(scope(), &Purpose::log(&job, 1), None).await.expect("a key");
     assert_ne!(ticket.expose(), log.expose());
 }
 
@@ -104,10 +104,10 @@ pub async fn kinds_have_different_keys(keys: Ring) {
 pub async fn a_key_is_found_by_its_id(keys: Ring) {
     let (rig, purpose) = (rig(), cached());
     let grant = grant(&rig, "1").await;
-    let scope = grant.scope().expect("a fresh grant");
-    let current = keys.data_key(scope, &purpose, None).await.expect("a key");
-    let again = keys.data_key(scope, &purpose, None).await.expect("a key");
-    let by_id = keys.data_key(scope, &purpose, Some(current.id())).await.expect("a key");
+    let scope = || grant.scope().expect("a fresh grant");
+    let current = keys.data_key(scope(), &purpose, None).await.expect("a key");
+    let again = keys.data_key(scope(), &purpose, None).await.expect("a key");
+    let by_id = keys.data_key(scope(), &purpose, Some(current.id())).await.expect("a key");
     assert_eq!((current.id(), current.expose()), (again.id(), again.expose()));
     assert_eq!((current.id(), current.expose()), (by_id.id(), by_id.expose()));
 }
@@ -133,12 +133,12 @@ pub async fn an_unknown_id_is_not_found(keys: Ring) {
 pub async fn every_altered_byte_is_noticed(keys: Ring) {
     let (rig, purpose) = (rig(), cached());
     let grant = grant(&rig, "1").await;
-    let scope = grant.scope().expect("a fresh grant");
-    let sealed = keys.seal(scope, &purpose, b"content").await.expect("it is sealed");
+    let scope = || grant.scope().expect("a fresh grant");
+    let sealed = keys.seal(scope(), &purpose, b"content").await.expect("it is sealed");
     for index in 0..sealed.len() {
         let mut altered = sealed.to_vec();
         altered[index] ^= 1;
-        refused(keys.open(scope, &purpose, &altered).await, WRONG, "an altered byte");
+        refused(keys.open(scope(), &purpose, &altered).await, WRONG, "an altered byte");
     }
 }
 
@@ -146,10 +146,10 @@ pub async fn every_altered_byte_is_noticed(keys: Ring) {
 pub async fn what_was_cut_short_is_noticed(keys: Ring) {
     let (rig, purpose) = (rig(), cached());
     let grant = grant(&rig, "1").await;
-    let scope = grant.scope().expect("a fresh grant");
-    let sealed = keys.seal(scope, &purpose, b"content").await.expect("it is sealed");
+    let scope = || grant.scope().expect("a fresh grant");
+    let sealed = keys.seal(scope(), &purpose, b"content").await.expect("it is sealed");
     for length in 0..sealed.len() {
-        refused(keys.open(scope, &purpose, &sealed[..length]).await, WRONG, "content that was cut short");
+        refused(keys.open(scope(), &purpose, &sealed[..length]).await, WRONG, "content that was cut short");
     }
 }
 
@@ -160,8 +160,8 @@ pub async fn many_at_once_get_one_key(keys: Ring) {
     for _ in 0..16 {
         let (grant, keys, purpose) = (grant(&rig, "1").await, keys.clone(), purpose.clone());
         asking.push(tokio::spawn(async move {
-            let scope = grant.scope().expect("a fresh grant");
-            *keys.data_key(scope, &purpose, None).await.expect("a key").expose()
+            let scope = || grant.scope().expect("a fresh grant");
+            *keys.data_key(scope(), &purpose, None).await.expect("a key").expose()
         }));
     }
     let mut found = BTreeSet::new();

@@ -249,8 +249,8 @@ async fn what_is_erased_cannot_be_read_by_anybody() {
     bench.put(&theirs, "TOKEN", VALUE).await;
     let warm = bench.other_vault(bench.root.clone());
     let (grant, purpose) = (bench.grant::<Read>(&ours).await, Purpose::log(&JobId::random(), 0));
-    let scope = grant.scope().expect("fresh");
-    let sealed = warm.seal(scope, &purpose, b"content").await.expect("it is sealed");
+    let scope = || grant.scope().expect("fresh");
+    let sealed = warm.seal(scope(), &purpose, b"content").await.expect("it is sealed");
     let rows = bench.below(&Key::new("secret").repository(&ours)).await;
 
     let operator = Operator::new(&bench.audit).expect("the operator");
@@ -262,7 +262,7 @@ async fn what_is_erased_cannot_be_read_by_anybody() {
     );
 
     for vault in [&warm, &*bench.vault] {
-        assert_eq!(kind(vault.open(scope, &purpose, &sealed).await), ErrorKind::NotFound);
+        assert_eq!(kind(vault.open(scope(), &purpose, &sealed).await), ErrorKind::NotFound);
         assert!(vault.list(&grant).await.expect("a list").is_empty());
     }
     // Secrets that come back from a copy of the database cannot be read either.
@@ -273,8 +273,8 @@ async fn what_is_erased_cannot_be_read_by_anybody() {
     assert_eq!(kind(warm.list(&grant).await), ErrorKind::NotFound);
     assert_eq!(bench.value(&theirs, "TOKEN").await.expect("it is not erased"), VALUE.as_bytes());
     // The repository can be used again, with another key.
-    bench.vault.seal(scope, &purpose, b"content").await.expect("it is sealed");
-    assert_eq!(kind(bench.vault.open(scope, &purpose, &sealed).await), ErrorKind::NotFound);
+    bench.vault.seal(scope(), &purpose, b"content").await.expect("it is sealed");
+    assert_eq!(kind(bench.vault.open(scope(), &purpose, &sealed).await), ErrorKind::NotFound);
     assert_eq!(bench.below(&key_folder(&ours)).await.len(), 2);
 }
 

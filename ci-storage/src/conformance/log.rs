@@ -8,8 +8,7 @@ use ci_core::access::{Grant, Read};
 use ci_core::id::JobId;
 use ci_core::log::{Appended, Cursor, LogStore, LogStoreExt as _, MOST_CHUNK, Page};
 use ci_core::memory::{Masking, Rig};
-use ci_core::outcome::Outcome;
-use ci_core::queue::Claim;
+use ci_core::queue::{Claim, End};
 use ci_core::records::Batch;
 use ci_core::secret::{Masked, SecretLease};
 use ci_core::{ByteSize, ErrorKind, Result, stream};
@@ -19,12 +18,12 @@ use super::{Bench, LAPSE, acme, claim, claim_of_stalled_worker, kind, other};
 
 type Backend = Bench<dyn LogStore>;
 
-fn masked(bytes: &[u8]) -> Masked {
-    SecretLease::for_helper(Arc::new(Masking::new())).mask().push(bytes)
+fn masked(claim: &Claim, bytes: &[u8]) -> Masked {
+    SecretLease::empty(claim, Arc::new(Masking::new())).mask().push(bytes)
 }
 
 async fn append(bench: &Backend, claim: &Claim, seq: u64, bytes: &[u8]) -> Result<Appended> {
-    bench.store.append(claim, seq, masked(bytes)).await
+    bench.store.append(claim, seq, masked(claim, bytes)).await
 }
 
 async fn write(bench: &Backend, claim: &Claim, chunks: &[&[u8]]) {
@@ -132,6 +131,15 @@ pub async fn a_closed_log_stays_as_it_is(bench: Backend) {
     assert!(!read(&bench, claim.job(), 0, 1).await.end, "the second chunk follows");
 }
 
+/// What another job's lease hides is not what this job's does.
+pub async fn bytes_that_were_masked_for_another_job_are_refused(bench: Backend) {
+    let (mine, other) = (claim(&bench.rig).await, claim(&bench.rig).await);
+    let chunk = masked(&other, b"a secret of mine");
+    let appended = bench.store.append(&mine, 0, chunk).await;
+    assert_eq!(kind(appended), Some(ErrorKind::Denied));
+    assert_eq!(read(&bench, mine.job(), 0, 1_000).await, page(b"", 0, false));
+}
+
 /// A worker that does not know that its lease has run out is stopped by the store.
 pub async fn a_lapsed_worker_writes_nothing(bench: Backend) {
     let claim = claim_of_stalled_worker(&bench.rig).await;
@@ -187,7 +195,7 @@ pub async fn the_log_of_a_job_that_has_ended_is_at_its_end(bench: Backend) {
     let claim = claim(&bench.rig).await;
     write(&bench, &claim, &[b"one"]).await;
     let fence = claim.fence().expect("held");
-    bench.rig.database.finish(fence, &Outcome::cancelled(), Batch::new()).await.expect("finished");
+    bench.rig.database.finish(fence, &End::Cancelled, Batch::new()).await.expect("finished");
     assert_eq!(read(&bench, claim.job(), 0, 1_000).await, page(b"one", 1, true));
     bench.store.changed(&reader(&bench).await, claim.job(), Cursor(1)).await.expect("at once");
 }

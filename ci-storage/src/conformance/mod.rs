@@ -114,6 +114,7 @@ ci_core::declare_kit! {
     /// [`Rig`](ci_core::memory::Rig) over the database.
     queue_kit for ci_storage::conformance::queue {
         a_job_waits_runs_and_finishes,
+        an_end_comes_out_as_it_went_in,
         a_row_comes_out_as_it_went_in,
         a_job_is_in_the_queue_once,
         the_oldest_row_comes_first,
@@ -124,6 +125,7 @@ ci_core::declare_kit! {
         a_released_row_waits_again_and_counts,
         a_row_that_was_released_by_a_worker_that_ends_counts_no_attempt,
         a_lease_is_extended_while_it_holds,
+        a_calendar_that_is_set_back_makes_no_lease_longer,
         a_lapsed_worker_can_do_nothing,
         a_replaced_worker_can_do_nothing,
         a_job_finishes_together_with_its_batch,
@@ -146,6 +148,7 @@ ci_core::declare_kit! {
         a_hole_is_told,
         a_chunk_has_a_bound,
         a_closed_log_stays_as_it_is,
+        bytes_that_were_masked_for_another_job_are_refused,
         a_lapsed_worker_writes_nothing,
         a_claim_that_is_over_writes_nothing,
         a_later_lease_goes_on_behind_an_earlier_one,

@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use ci_core::ErrorKind;
+use ci_core::clock::Timestamp;
 use ci_core::id::{JobId, Label};
 use ci_core::memory::Rig;
-use ci_core::outcome::Outcome;
-use ci_core::queue::{Extended, Leased, MOST_ATTEMPTS, NewRow, Released, State, Ticket};
+use ci_core::queue::{End, Extended, Leased, MOST_ATTEMPTS, NewRow, Released, SealedOutcome, Stage, Ticket};
 use ci_core::records::{Batch, Condition, Fence, Key};
 use futures_util::future::join_all;
 
@@ -40,8 +40,8 @@ async fn leased(rig: &Rig) -> Fence {
     lease(rig, &[]).await.expect("a row waits").fence
 }
 
-async fn state(rig: &Rig, job: &JobId) -> State {
-    rig.database.row(job).await.expect("asked").expect("there is such a job").state
+async fn stage(rig: &Rig, job: &JobId) -> Stage {
+    rig.database.row(job).await.expect("asked").expect("there is such a job").stage
 }
 
 /// The way of a job that goes well.
@@ -49,15 +49,26 @@ pub async fn a_job_waits_runs_and_finishes(rig: Rig) {
     assert_eq!(rig.database.row(&JobId::random()).await.expect("asked"), None);
     assert!(lease(&rig, &[]).await.is_none(), "an empty queue");
     let job = push(&rig, &[]).await;
-    assert_eq!(state(&rig, &job).await, State::Waiting);
+    assert_eq!(stage(&rig, &job).await, Stage::Waiting);
     let fence = leased(&rig).await;
-    assert_eq!(state(&rig, &job).await, State::Running);
+    assert_eq!(stage(&rig, &job).await, Stage::Running);
     assert!(lease(&rig, &[]).await.is_none(), "it is leased");
-    let outcome = Outcome::gave_up();
-    rig.database.finish(&fence, &outcome, Batch::new()).await.expect("finished");
-    assert_eq!(state(&rig, &job).await, State::Finished(outcome));
+    let end = End::GaveUp;
+    rig.database.finish(&fence, &end, Batch::new()).await.expect("finished");
+    assert_eq!(stage(&rig, &job).await, Stage::Ended(end));
     rig.clock.advance(2 * TTL);
     assert!(lease(&rig, &[]).await.is_none(), "it is finished");
+}
+
+/// Whatever a worker or the dispatcher says comes back as it was said.
+pub async fn an_end_comes_out_as_it_went_in(rig: Rig) {
+    let outcome = SealedOutcome::from_stored(&b"an \0 outcome"[..]);
+    for end in [End::Recorded(outcome), End::Cancelled, End::GaveUp, End::Refused] {
+        let job = push(&rig, &[]).await;
+        let fence = leased(&rig).await;
+        rig.database.finish(&fence, &end, Batch::new()).await.expect("finished");
+        assert_eq!(stage(&rig, &job).await, Stage::Ended(end));
+    }
 }
 
 /// Job, repository and ticket come back as they were pushed.
@@ -125,7 +136,7 @@ pub async fn a_lapsed_lease_waits_again_with_a_larger_token(rig: Rig) {
     rig.clock.advance(ALMOST);
     assert!(lease(&rig, &[]).await.is_none(), "there is a second left");
     rig.clock.advance(Duration::from_secs(1));
-    assert_eq!(state(&rig, &job).await, State::Waiting);
+    assert_eq!(stage(&rig, &job).await, Stage::Waiting);
     let second = lease(&rig, &[]).await.expect("it waits again");
     assert_eq!((first.attempt, second.attempt), (1, 2));
     assert_eq!(second.fence.job, job);
@@ -141,7 +152,7 @@ pub async fn a_row_is_given_up_after_the_last_attempt(rig: Rig) {
     }
     let next = push(&rig, &[]).await;
     assert_eq!(leased(&rig).await.job, next);
-    assert_eq!(state(&rig, &job).await, State::Finished(Outcome::gave_up()));
+    assert_eq!(stage(&rig, &job).await, Stage::Ended(End::GaveUp));
 }
 
 /// A lease that was given back is over; the row waits, and has been handed out once more.
@@ -159,7 +170,7 @@ pub async fn a_released_row_waits_again_and_counts(rig: Rig) {
         assert_eq!(kind(rig.database.extend(&leased.fence, TTL).await), Some(ErrorKind::Fenced));
     }
     assert!(lease(&rig, &[]).await.is_none());
-    assert_eq!(state(&rig, &job).await, State::Finished(Outcome::gave_up()));
+    assert_eq!(stage(&rig, &job).await, Stage::Ended(End::GaveUp));
 }
 
 /// Workers may be restarted as often as one likes.
@@ -193,7 +204,7 @@ async fn can_do_nothing(rig: &Rig, fence: &Fence) {
     let with = Batch::new().put(key.clone(), "1");
     assert_eq!(kind(rig.database.extend(fence, TTL).await), Some(ErrorKind::Fenced));
     assert_eq!(kind(rig.database.release(fence, Released::ShuttingDown).await), Some(ErrorKind::Fenced));
-    let finished = rig.database.finish(fence, &Outcome::cancelled(), with.clone()).await;
+    let finished = rig.database.finish(fence, &End::Cancelled, with.clone()).await;
     assert_eq!(kind(finished), Some(ErrorKind::Fenced));
     let committed = rig.database.commit(with.require(Condition::Held(fence.clone()))).await;
     assert_eq!(kind(committed), Some(ErrorKind::Fenced));
@@ -206,7 +217,7 @@ pub async fn a_lapsed_worker_can_do_nothing(rig: Rig) {
     let fence = leased(&rig).await;
     rig.clock.advance(TTL);
     can_do_nothing(&rig, &fence).await;
-    assert_eq!(state(&rig, &job).await, State::Waiting);
+    assert_eq!(stage(&rig, &job).await, Stage::Waiting);
 }
 
 /// A worker whose job somebody else has is refused, and does not disturb the other.
@@ -218,7 +229,7 @@ pub async fn a_replaced_worker_can_do_nothing(rig: Rig) {
     can_do_nothing(&rig, &lost).await;
     can_do_nothing(&rig, &Fence { token: fence.token + 1, ..fence.clone() }).await;
     can_do_nothing(&rig, &Fence { job: JobId::random(), ..fence.clone() }).await;
-    assert_eq!(state(&rig, &job).await, State::Running);
+    assert_eq!(stage(&rig, &job).await, Stage::Running);
     rig.database.extend(&fence, TTL).await.expect("it holds");
 }
 
@@ -228,17 +239,27 @@ pub async fn a_job_finishes_together_with_its_batch(rig: Rig) {
     let (fence, key) = (leased(&rig).await, Key::new("audit"));
     let with = Batch::new().require(Condition::Absent(key.clone())).put(key.clone(), "new");
     rig.database.commit(Batch::new().put(key.clone(), "old")).await.expect("committed");
-    let outcome = Outcome::cancelled();
-    let refused = rig.database.finish(&fence, &outcome, with.clone()).await;
+    let end = End::Cancelled;
+    let refused = rig.database.finish(&fence, &end, with.clone()).await;
     assert_eq!(kind(refused), Some(ErrorKind::Conflict));
-    assert_eq!(state(&rig, &job).await, State::Running);
+    assert_eq!(stage(&rig, &job).await, Stage::Running);
     rig.database.commit(Batch::new().delete(key.clone())).await.expect("deleted");
     let with = with.require(Condition::Held(fence.clone()));
-    rig.database.finish(&fence, &outcome, with).await.expect("finished");
-    assert_eq!(state(&rig, &job).await, State::Finished(outcome.clone()));
+    rig.database.finish(&fence, &end, with).await.expect("finished");
+    assert_eq!(stage(&rig, &job).await, Stage::Ended(end.clone()));
     assert_eq!(rig.database.get(&key).await.expect("read").expect("written").value, "new");
-    let again = rig.database.finish(&fence, &outcome, Batch::new()).await;
+    let again = rig.database.finish(&fence, &end, Batch::new()).await;
     assert_eq!(kind(again), Some(ErrorKind::Fenced), "the lease is over");
+}
+
+/// A lost worker's job does not wait for as long as the calendar was set back.
+pub async fn a_calendar_that_is_set_back_makes_no_lease_longer(rig: Rig) {
+    push(&rig, &[]).await;
+    leased(&rig).await;
+    rig.clock.jump_to(Timestamp::from_unix_millis(1_000_000_000_000));
+    assert!(lease(&rig, &[]).await.is_none(), "its worker may be there");
+    rig.clock.advance(TTL);
+    assert!(lease(&rig, &[]).await.is_some());
 }
 
 /// A commit with a fence happens while the lease holds. A lost lease is told before a condition on a key.
@@ -257,12 +278,12 @@ pub async fn a_fence_holds_in_a_commit_as_long_as_the_lease(rig: Rig) {
 pub async fn a_waiting_job_is_cancelled_at_once(rig: Rig) {
     let (job, lapsed) = (push(&rig, &[]).await, push(&rig, &["b"]).await);
     rig.database.cancel(&job).await.expect("cancelled");
-    assert_eq!(state(&rig, &job).await, State::Finished(Outcome::cancelled()));
+    assert_eq!(stage(&rig, &job).await, Stage::Ended(End::Cancelled));
     assert!(lease(&rig, &[]).await.is_none());
     assert!(lease(&rig, &["b"]).await.is_some());
     rig.clock.advance(TTL);
     rig.database.cancel(&lapsed).await.expect("cancelled");
-    assert_eq!(state(&rig, &lapsed).await, State::Finished(Outcome::cancelled()));
+    assert_eq!(stage(&rig, &lapsed).await, Stage::Ended(End::Cancelled));
     assert_eq!(kind(rig.database.cancel(&JobId::random()).await), Some(ErrorKind::NotFound));
 }
 
@@ -271,13 +292,13 @@ pub async fn a_running_job_is_told(rig: Rig) {
     let job = push(&rig, &[]).await;
     let fence = leased(&rig).await;
     rig.database.cancel(&job).await.expect("asked for");
-    assert_eq!(state(&rig, &job).await, State::Running);
+    assert_eq!(stage(&rig, &job).await, Stage::Running);
     for _ in 0..2 {
         let extended = rig.database.extend(&fence, TTL).await.expect("it holds");
         assert_eq!(extended, Extended { ttl: TTL, cancelled: true });
     }
-    rig.database.finish(&fence, &Outcome::gave_up(), Batch::new()).await.expect("finished");
-    assert_eq!(state(&rig, &job).await, State::Finished(Outcome::gave_up()));
+    rig.database.finish(&fence, &End::GaveUp, Batch::new()).await.expect("finished");
+    assert_eq!(stage(&rig, &job).await, Stage::Ended(End::GaveUp));
 }
 
 /// When the worker that was told is lost or gives the job back, nobody else gets it.
@@ -288,17 +309,17 @@ pub async fn a_cancelled_job_is_not_handed_out_again(rig: Rig) {
         rig.database.cancel(job).await.expect("asked for");
     }
     rig.database.release(&fence, Released::ShuttingDown).await.expect("released");
-    assert_eq!(state(&rig, &released).await, State::Finished(Outcome::cancelled()));
+    assert_eq!(stage(&rig, &released).await, Stage::Ended(End::Cancelled));
     rig.clock.advance(TTL);
     assert!(lease(&rig, &[]).await.is_none());
-    assert_eq!(state(&rig, &lost).await, State::Finished(Outcome::cancelled()));
+    assert_eq!(stage(&rig, &lost).await, Stage::Ended(End::Cancelled));
 }
 
 /// To cancel what has ended is no error, and changes nothing.
 pub async fn a_finished_job_stays_as_it_is(rig: Rig) {
     let job = push(&rig, &[]).await;
     let fence = leased(&rig).await;
-    rig.database.finish(&fence, &Outcome::gave_up(), Batch::new()).await.expect("finished");
+    rig.database.finish(&fence, &End::GaveUp, Batch::new()).await.expect("finished");
     rig.database.cancel(&job).await.expect("no error");
-    assert_eq!(state(&rig, &job).await, State::Finished(Outcome::gave_up()));
+    assert_eq!(stage(&rig, &job).await, Stage::Ended(End::GaveUp));
 }

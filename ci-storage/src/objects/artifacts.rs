@@ -32,7 +32,7 @@ impl ObjectArtifacts {
         job: &JobId,
         name: &ArtifactName,
     ) -> Result<Option<(Record, Stored)>> {
-        let record = self.objects.records.get(&folder(scope, job).part(name.as_str())).await?;
+        let record = self.objects.records.get(&folder(&scope, job).part(name.as_str())).await?;
         let Some(record) = record else { return Ok(None) };
         let stored = self.objects.describe(scope, &Purpose::artifact(job, name), &record).await?;
         Ok(Some((record, stored)))
@@ -46,7 +46,7 @@ impl ObjectArtifacts {
         stored: &Stored,
         earlier: Option<(Record, Stored)>,
     ) -> Result<Option<ObjectName>> {
-        let place = folder(claim.scope()?, claim.job()).part(name.as_str());
+        let place = folder(&claim.scope()?, claim.job()).part(name.as_str());
         let held = Batch::new().require(Condition::Held(claim.fence()?.clone()));
         let (batch, earlier) = match earlier {
             None => (held.require(Condition::Absent(place.clone())), None),
@@ -81,7 +81,7 @@ impl ArtifactStore for ObjectArtifacts {
 
     async fn list(&self, grant: &Grant<Read>, job: &JobId) -> Result<Vec<Artifact>> {
         const PAGE: usize = 500;
-        let prefix = folder(grant.scope()?, job);
+        let prefix = folder(&grant.scope()?, job);
         let (mut found, mut after) = (Vec::new(), None);
         loop {
             let page = self.objects.records.list(&prefix, after.as_ref(), PAGE).await?;
@@ -137,7 +137,7 @@ impl ArtifactStore for ObjectArtifacts {
     }
 }
 
-fn folder(scope: Scope<'_>, job: &JobId) -> Key {
+fn folder(scope: &Scope<'_>, job: &JobId) -> Key {
     Key::new("artifact").repository(scope.repository()).part(job.as_str())
 }
 

@@ -30,7 +30,7 @@ impl ObjectCaches {
     }
 
     async fn find(&self, claim: &Claim, space: &str, key: &CacheKey) -> Result<Option<ByteStream<'static>>> {
-        let (place, purpose) = (place(claim.scope()?, space, key), Purpose::cache(space, key));
+        let (place, purpose) = (place(&claim.scope()?, space, key), Purpose::cache(space, key));
         let mut last = None;
         for _ in 0..MOST_ROUNDS {
             let Some(record) = self.objects.records.get(&place).await? else { return Ok(None) };
@@ -55,7 +55,7 @@ impl ObjectCaches {
         purpose: &Purpose,
         stored: &Stored,
     ) -> Result<Option<ObjectName>> {
-        let place = place(claim.scope()?, namespace(claim.trust()), key);
+        let place = place(&claim.scope()?, namespace(claim.trust()), key);
         for _ in 0..MOST_ROUNDS {
             let held = Batch::new().require(Condition::Held(claim.fence()?.clone()));
             let (batch, earlier) = match self.objects.records.get(&place).await? {
@@ -103,7 +103,7 @@ impl CacheStore for ObjectCaches {
     }
 }
 
-fn place(scope: Scope<'_>, space: &str, key: &CacheKey) -> Key {
+fn place(scope: &Scope<'_>, space: &str, key: &CacheKey) -> Key {
     Key::new("cache").repository(scope.repository()).part(space).part(key.as_str())
 }
 

@@ -79,7 +79,7 @@ impl fmt::Debug for SqliteLogs {
 #[async_trait]
 impl LogStore for SqliteLogs {
     async fn append(&self, claim: &Claim, seq: u64, chunk: Masked) -> Result<Appended> {
-        let (fence, bytes) = (claim.fence()?.clone(), chunk.into_bytes());
+        let (fence, bytes) = (claim.fence()?.clone(), chunk.for_log_of(claim)?);
         let job = fence.job.clone();
         if bytes.len() > MOST_CHUNK {
             return Err(Error::new(ErrorKind::LimitExceeded, "append to a log").with("bytes", bytes.len()));

@@ -21,8 +21,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use ci_core::clock::Clock;
 use ci_core::id::{JobId, Label};
-use ci_core::outcome::Outcome;
-use ci_core::queue::{Extended, Leased, NewRow, Queue, Released, Row};
+use ci_core::queue::{End, Extended, Leased, NewRow, Queue, Released, Row};
 use ci_core::records::{Batch, Fence, Key, Record, Records, Version};
 use ci_core::secret::KeyRing;
 use ci_core::{Error, ErrorKind, Result};
@@ -220,12 +219,10 @@ impl Queue for Sqlite {
             .await
     }
 
-    async fn finish(&self, fence: &Fence, outcome: &Outcome, with: Batch) -> Result<()> {
-        let (held, outcome) = (fence.clone(), outcome.clone());
-        self.write("finish a job", move |connection, now| {
-            queue::finish(connection, &held, &outcome, &with, now)
-        })
-        .await?;
+    async fn finish(&self, fence: &Fence, end: &End, with: Batch) -> Result<()> {
+        let (held, end) = (fence.clone(), end.clone());
+        self.write("finish a job", move |connection, now| queue::finish(connection, &held, &end, &with, now))
+            .await?;
         self.0.bells.ring(&fence.job);
         Ok(())
     }

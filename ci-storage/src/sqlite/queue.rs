@@ -3,18 +3,44 @@
 //! A row is `waiting`, `running` until a point in time, or `finished`. A running row whose time has come waits
 //! again without anybody having written so; [`STANDING`] says how a row stands at a given time.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use ci_core::ErrorKind;
 use ci_core::clock::Timestamp;
 use ci_core::id::{ForgeId, JobId, Label, NativeId, RepositoryId, TenantId};
-use ci_core::outcome::Outcome;
-use ci_core::queue::{Extended, Leased, MOST_ATTEMPTS, NewRow, Released, Row, State, Ticket};
+use ci_core::queue::{
+    End, Extended, Leased, MOST_ATTEMPTS, NewRow, Released, Row, SealedOutcome, Stage, Ticket,
+};
 use ci_core::records::{Batch, Fence};
 use rusqlite::{Connection, OptionalExtension as _};
 
 use super::error::Fault;
 use super::records;
+
+/// The oldest row that waits at the time `?1` for a worker that offers `?2`.
+///
+/// It looks once per set of labels that is waited with, however many jobs wait. Labels that are none fit every worker,
+/// so that their row is found and refused.
+const OLDEST: &str = "WITH RECURSIVE needs (labels) AS (
+         SELECT min(labels) FROM jobs WHERE state <> 'finished'
+         UNION ALL
+         SELECT (SELECT min(labels) FROM jobs WHERE state <> 'finished' AND labels > needs.labels)
+         FROM needs WHERE needs.labels IS NOT NULL
+     )
+     SELECT min(oldest) FROM (
+         SELECT (SELECT min(id) FROM jobs
+                 WHERE state <> 'finished' AND labels = needs.labels AND (state = 'waiting' OR until <= ?1)) AS oldest
+         FROM needs
+         WHERE needs.labels IS NOT NULL AND NOT EXISTS (
+             SELECT 1 FROM json_each(CASE WHEN json_valid(needs.labels) THEN needs.labels ELSE '[]' END) AS needed
+             WHERE needed.value NOT IN (SELECT value FROM json_each(?2))))";
+
+/// How rows that have ended say so.
+const RECORDED: &str = "recorded";
+const CANCELLED: &str = "cancelled";
+const GAVE_UP: &str = "gave up";
+const REFUSED: &str = "refused";
 
 /// How a row stands at the time `:now`.
 const STANDING: &str = "CASE WHEN state = 'running' AND until <= :now THEN 'waiting' ELSE state END";
@@ -37,18 +63,13 @@ pub(super) fn lease(
     ttl: Duration,
     now: i64,
 ) -> Result<Option<Leased>, Fault> {
-    // Labels that are none fit every worker, so that the row is found and refused.
-    let mut find = connection.prepare_cached(
-        "SELECT id FROM jobs
-         WHERE state <> 'finished' AND (state = 'waiting' OR until <= ?1) AND NOT EXISTS (
-             SELECT 1 FROM json_each(CASE WHEN json_valid(jobs.labels) THEN jobs.labels ELSE '[]' END) AS needed
-             WHERE needed.value NOT IN (SELECT value FROM json_each(?2)))
-         ORDER BY id LIMIT 1",
-    )?;
+    shorten(connection, now)?;
+    let mut find = connection.prepare_cached(OLDEST)?;
     let offered = to_json(labels);
     loop {
-        let Some(id) = find.query_row((now, &offered), |row| row.get(0)).optional()? else { return Ok(None) };
-        match hand_out(connection, id, to_millis(now, ttl)) {
+        let oldest = find.query_row((now, &offered), |row| row.get::<_, Option<i64>>(0))?;
+        let Some(id) = oldest else { return Ok(None) };
+        match hand_out(connection, id, ttl, now) {
             Ok(Some(leased)) => return Ok(Some(leased)),
             Ok(None) => {}
             Err(fault) => {
@@ -58,14 +79,23 @@ pub(super) fn lease(
                 }
                 // It must not hold up the jobs behind it.
                 tracing::error!(row = id, error = %error.for_operator(), "job refused");
-                set_finished(connection, id, &Outcome::refused(&error))?;
+                set_ended(connection, id, &End::Refused)?;
             }
         }
     }
 }
 
+/// Shortens what a calendar that was set back has made longer. Whoever holds such a lease counts for itself, and gives
+/// up no later than it would have.
+fn shorten(connection: &Connection, now: i64) -> Result<(), Fault> {
+    let mut update = connection
+        .prepare_cached("UPDATE jobs SET until = ?1 + ttl WHERE state = 'running' AND until > ?1 + ttl")?;
+    update.execute([now])?;
+    Ok(())
+}
+
 /// Leases the row, or finishes it where that is what is left to do.
-fn hand_out(connection: &Connection, id: i64, until: i64) -> Result<Option<Leased>, Fault> {
+fn hand_out(connection: &Connection, id: i64, ttl: Duration, now: i64) -> Result<Option<Leased>, Fault> {
     let mut look = connection
         .prepare_cached("SELECT job, attempts, cancelled, json_valid(labels) FROM jobs WHERE id = ?1")?;
     let (job, attempts, cancelled, is_valid) = look.query_row([id], |row| {
@@ -76,19 +106,20 @@ fn hand_out(connection: &Connection, id: i64, until: i64) -> Result<Option<Lease
     }
     // Whoever was told to stop it is gone.
     if cancelled {
-        set_finished(connection, id, &Outcome::cancelled())?;
+        set_ended(connection, id, &End::Cancelled)?;
         return Ok(None);
     }
     if attempts >= MOST_ATTEMPTS {
         tracing::warn!(job, attempts, "every worker that took the job was lost");
-        set_finished(connection, id, &Outcome::gave_up())?;
+        set_ended(connection, id, &End::GaveUp)?;
         return Ok(None);
     }
     let mut update = connection.prepare_cached(
-        "UPDATE jobs SET state = 'running', attempts = attempts + 1, token = token + 1, until = ?2 WHERE id = ?1
+        "UPDATE jobs SET state = 'running', attempts = attempts + 1, token = token + 1, until = ?2, ttl = ?3
+         WHERE id = ?1
          RETURNING job, token, tenant, forge, native, ticket, attempts",
     )?;
-    let mut rows = update.query((id, until))?;
+    let mut rows = update.query((id, now.saturating_add(to_millis(ttl)), to_millis(ttl)))?;
     let row = rows.next()?.ok_or(Fault::Forged("a row that is gone while it is leased"))?;
     let leased = Leased {
         fence: Fence { job: to_job(&row.get::<_, String>(0)?)?, token: to_unsigned(row.get(1)?)? },
@@ -112,16 +143,17 @@ pub(super) fn extend(
     now: i64,
 ) -> Result<Extended, Fault> {
     check_held(connection, fence, now)?;
-    let mut update =
-        connection.prepare_cached("UPDATE jobs SET until = ?2 WHERE job = ?1 RETURNING cancelled")?;
-    let cancelled = update.query_row((fence.job.as_str(), to_millis(now, ttl)), |row| row.get(0))?;
+    let mut update = connection
+        .prepare_cached("UPDATE jobs SET until = ?2, ttl = ?3 WHERE job = ?1 RETURNING cancelled")?;
+    let until = now.saturating_add(to_millis(ttl));
+    let cancelled = update.query_row((fence.job.as_str(), until, to_millis(ttl)), |row| row.get(0))?;
     Ok(Extended { ttl, cancelled })
 }
 
 pub(super) fn release(connection: &Connection, fence: &Fence, why: Released, now: i64) -> Result<(), Fault> {
     let held = check_held(connection, fence, now)?;
     if held.cancelled {
-        return set_finished(connection, held.id, &Outcome::cancelled());
+        return set_ended(connection, held.id, &End::Cancelled);
     }
     let mut update = connection
         .prepare_cached("UPDATE jobs SET state = 'waiting', attempts = attempts - ?2 WHERE id = ?1")?;
@@ -132,13 +164,13 @@ pub(super) fn release(connection: &Connection, fence: &Fence, why: Released, now
 pub(super) fn finish(
     connection: &Connection,
     fence: &Fence,
-    outcome: &Outcome,
+    end: &End,
     with: &Batch,
     now: i64,
 ) -> Result<(), Fault> {
     let held = check_held(connection, fence, now)?;
     records::check(connection, with, now)?;
-    set_finished(connection, held.id, outcome)?;
+    set_ended(connection, held.id, end)?;
     records::write(connection, with)?;
     Ok(())
 }
@@ -152,7 +184,7 @@ pub(super) fn cancel(connection: &Connection, job: &JobId, now: i64) -> Result<(
         });
     let (id, standing) = found.optional()?.ok_or_else(|| Fault::Unknown(job.clone()))?;
     match standing.as_str() {
-        "waiting" => set_finished(connection, id, &Outcome::cancelled()),
+        "waiting" => set_ended(connection, id, &End::Cancelled),
         "running" => {
             connection.prepare_cached("UPDATE jobs SET cancelled = 1 WHERE id = ?1")?.execute([id])?;
             Ok(())
@@ -162,20 +194,21 @@ pub(super) fn cancel(connection: &Connection, job: &JobId, now: i64) -> Result<(
 }
 
 pub(super) fn row(connection: &Connection, job: &JobId, now: i64) -> Result<Option<Row>, Fault> {
-    let find =
-        format!("SELECT tenant, forge, native, {STANDING}, cancelled, outcome FROM jobs WHERE job = :job");
+    let find = format!(
+        "SELECT tenant, forge, native, {STANDING}, cancelled, ifnull(ending, ''), outcome FROM jobs WHERE job = :job"
+    );
     let mut find = connection.prepare_cached(&find)?;
     let mut rows = find.query(&[(":job", &job.as_str() as &dyn rusqlite::ToSql), (":now", &now)])?;
     let Some(row) = rows.next()? else { return Ok(None) };
     let repository =
         to_repository(row.get_ref(0)?.as_str(), row.get_ref(1)?.as_str(), row.get_ref(2)?.as_str())?;
-    let state = match (row.get::<_, String>(3)?.as_str(), row.get::<_, bool>(4)?) {
-        ("waiting", true) => State::Finished(Outcome::cancelled()),
-        ("waiting", false) => State::Waiting,
-        ("running", _) => State::Running,
-        _ => State::Finished(to_outcome(row.get(5)?)?),
+    let stage = match (row.get::<_, String>(3)?.as_str(), row.get::<_, bool>(4)?) {
+        ("waiting", true) => Stage::Ended(End::Cancelled),
+        ("waiting", false) => Stage::Waiting,
+        ("running", _) => Stage::Running,
+        _ => Stage::Ended(to_end(&row.get::<_, String>(5)?, row.get(6)?)?),
     };
-    Ok(Some(Row::new(repository, state)))
+    Ok(Some(Row::new(repository, stage)))
 }
 
 /// A row whose lease holds.
@@ -202,15 +235,22 @@ pub(super) fn stored(time: Timestamp) -> i64 {
     i64::try_from(time.unix_millis()).unwrap_or(i64::MAX)
 }
 
-fn set_finished(connection: &Connection, id: i64, outcome: &Outcome) -> Result<(), Fault> {
-    let mut update =
-        connection.prepare_cached("UPDATE jobs SET state = 'finished', outcome = ?2 WHERE id = ?1")?;
-    update.execute((id, to_json(outcome)))?;
+fn set_ended(connection: &Connection, id: i64, end: &End) -> Result<(), Fault> {
+    let (ending, outcome) = match end {
+        End::Recorded(outcome) => (RECORDED, Some(outcome.as_bytes())),
+        End::Cancelled => (CANCELLED, None),
+        End::GaveUp => (GAVE_UP, None),
+        End::Refused => (REFUSED, None),
+    };
+    let mut update = connection
+        .prepare_cached("UPDATE jobs SET state = 'finished', ending = ?2, outcome = ?3 WHERE id = ?1")?;
+    update.execute((id, ending, outcome))?;
     Ok(())
 }
 
-fn to_millis(now: i64, ttl: Duration) -> i64 {
-    now.saturating_add(i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX))
+/// A duration as rows hold it. It is added to the time, and must not overflow.
+fn to_millis(ttl: Duration) -> i64 {
+    i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX).min(i64::MAX / 4)
 }
 
 /// The three texts that a repository's id consists of.
@@ -242,11 +282,45 @@ fn to_unsigned(stored: i64) -> Result<u64, Fault> {
     u64::try_from(stored).map_err(|_| Fault::Forged("a number below zero"))
 }
 
-fn to_outcome(stored: Option<String>) -> Result<Outcome, Fault> {
-    let outcome = stored.and_then(|json| serde_json::from_str(&json).ok());
-    outcome.ok_or(Fault::Forged("a finished row without an outcome"))
+fn to_end(ending: &str, outcome: Option<Vec<u8>>) -> Result<End, Fault> {
+    match (ending, outcome) {
+        (RECORDED, Some(outcome)) => Ok(End::Recorded(SealedOutcome::from_stored(outcome))),
+        (CANCELLED, None) => Ok(End::Cancelled),
+        (GAVE_UP, None) => Ok(End::GaveUp),
+        (REFUSED, None) => Ok(End::Refused),
+        _ => Err(Fault::Forged("a row that has ended in no way that there is")),
+    }
 }
 
-fn to_json<T: serde::Serialize + ?Sized>(value: &T) -> String {
-    serde_json::to_string(value).expect("labels and outcomes have no maps with other keys than text")
+/// Labels as rows hold them: the same set is the same text.
+fn to_json(labels: &[Label]) -> String {
+    let labels: BTreeSet<&str> = labels.iter().map(Label::as_str).collect();
+    serde_json::to_string(&labels).expect("a list of texts")
+}
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::StatementStatus;
+
+    use super::*;
+    use crate::sqlite::schema;
+
+    #[test]
+    fn jobs_that_nobody_can_do_hold_nobody_up() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let connection = schema::open_writer(&folder.path().join("ci.db")).expect("a database");
+        let mut steps = Vec::new();
+        for count in [10, 10_000] {
+            let insert = "
+                WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?1)
+                INSERT INTO jobs (job, tenant, forge, native, labels, ticket)
+                SELECT printf('%d of %d', i, ?1), 'acme', 'memory', '1', '[\"no-such-machine\"]', x'00' FROM n";
+            connection.execute(insert, [count]).expect("inserted");
+            let leased = lease(&connection, &[], Duration::from_secs(1), 0).expect("asked");
+            assert!(leased.is_none());
+            let find = connection.prepare_cached(OLDEST).expect("the statement");
+            steps.push(find.reset_status(StatementStatus::VmStep));
+        }
+        assert!(steps[0] > 0 && steps[1] < 2 * steps[0], "{steps:?}");
+    }
 }

@@ -41,10 +41,13 @@ const MIGRATIONS: &[&str] = &["
         attempts INTEGER NOT NULL DEFAULT 0,
         token INTEGER NOT NULL DEFAULT 0,
         until INTEGER NOT NULL DEFAULT 0,
+        ttl INTEGER NOT NULL DEFAULT 0,
         cancelled INTEGER NOT NULL DEFAULT 0,
-        outcome TEXT
+        ending TEXT,
+        outcome BLOB
     ) STRICT;
-    CREATE INDEX open_jobs ON jobs (id) WHERE state <> 'finished';
+    CREATE INDEX open_jobs ON jobs (labels, id) WHERE state <> 'finished';
+    CREATE INDEX running_jobs ON jobs (id) WHERE state = 'running';
 
     CREATE TABLE logs (
         job TEXT NOT NULL PRIMARY KEY REFERENCES jobs (job),

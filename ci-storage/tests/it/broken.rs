@@ -14,8 +14,7 @@ use ci_core::clock::ManualClock;
 use ci_core::id::{ArtifactName, CacheKey, JobId, Label};
 use ci_core::log::{Appended, Cursor, LogStore, Page};
 use ci_core::memory::{Artifacts, Caches, Database, Logs, Rig};
-use ci_core::outcome::Outcome;
-use ci_core::queue::{Claim, Extended, Leased, NewRow, Queue, Released, Row};
+use ci_core::queue::{Claim, End, Extended, Leased, NewRow, Queue, Released, Row};
 use ci_core::records::{Batch, Condition, Fence, Key, Record, Records, Version};
 use ci_core::secret::Masked;
 use ci_core::trust::Trust;
@@ -117,12 +116,12 @@ impl Queue for BrokenDatabase {
         self.inner.release(fence, why).await
     }
 
-    async fn finish(&self, fence: &Fence, outcome: &Outcome, with: Batch) -> Result<()> {
+    async fn finish(&self, fence: &Fence, end: &End, with: Batch) -> Result<()> {
         if self.wrong == Wrong::HalfCommits {
             self.inner.commit(with).await?;
-            return self.inner.finish(fence, outcome, Batch::new()).await;
+            return self.inner.finish(fence, end, Batch::new()).await;
         }
-        self.inner.finish(fence, outcome, with).await
+        self.inner.finish(fence, end, with).await
     }
 
     async fn cancel(&self, job: &JobId) -> Result<()> {

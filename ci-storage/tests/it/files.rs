@@ -12,8 +12,7 @@ use ci_core::clock::{ManualClock, SystemClock};
 use ci_core::id::JobId;
 use ci_core::log::{Cursor, LogStore as _, LogStoreExt as _};
 use ci_core::memory::{Masking, Rig};
-use ci_core::outcome::Outcome;
-use ci_core::queue::{NewRow, Queue as _, Ticket};
+use ci_core::queue::{End, NewRow, Queue as _, Ticket};
 use ci_core::records::{Batch, Condition, Key, Records as _};
 use ci_core::secret::SecretLease;
 use ci_core::trust::Origin;
@@ -181,7 +180,7 @@ async fn the_log_of_a_job_whose_worker_was_lost_ends_with_the_job() {
     let mut follow = logs.follow(grant, rig.authority.clone(), claim.job().clone(), Cursor(0));
     assert_eq!(follow.next().await.expect("a page").expect("read"), "hello");
     let fence = claim.fence().expect("it holds");
-    database.finish(fence, &Outcome::gave_up(), Batch::new()).await.expect("finished");
+    database.finish(fence, &End::GaveUp, Batch::new()).await.expect("finished");
     assert!(follow.next().await.is_none(), "nobody will close it, and nobody can write to it");
 }
 

@@ -1,0 +1,227 @@
+//! Puts jobs into a queue and takes them out again, sealed in between.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::claim::Claim;
+use super::ticket::{NewJob, Slip, Trigger};
+use super::{End, Leased, NewRow, Queue, Released, Stage};
+use crate::access::{Authority, Grant, Read, Write};
+use crate::clock::{Clock, Deadline};
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::{JobId, Label};
+use crate::outcome::Outcome;
+use crate::records::{Batch, Fence};
+use crate::secret::KeyRing;
+
+/// Puts jobs into a queue and takes them out again, sealed in between.
+///
+/// # Example
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+/// use ci_core::access::Write;
+/// use ci_core::memory::Rig;
+/// use ci_core::queue::{Dispatcher, NewJob, State};
+/// use ci_core::trust::Origin;
+///
+/// let (rig, repository) = (Rig::new()?, Rig::repository("1", "acme")?);
+/// let dispatcher =
+///     Dispatcher::new(rig.database.clone(), rig.ring.clone(), rig.authority.clone(), rig.clock.clone());
+///
+/// let grant = rig.grant::<Write>(&Rig::user("ada")?, &repository).await?;
+/// let code = rig.code(&repository, Origin::Repository).await?;
+/// let job = dispatcher.enqueue(&NewJob::requested(&grant, code, Rig::spec())?).await?;
+/// assert_eq!(dispatcher.state(&grant.lower(), &job).await?, State::Waiting);
+///
+/// let claim = dispatcher.next(&[]).await?.expect("the job");
+/// assert_eq!(dispatcher.state(&grant.lower(), &job).await?, State::Running);
+/// # drop(claim);
+/// # Ok::<(), ci_core::Error>(()) })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Dispatcher {
+    pub(super) queue: Arc<dyn Queue>,
+    pub(super) ring: Arc<dyn KeyRing>,
+    authority: Authority,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) ttl: Duration,
+    longest_wait: Duration,
+}
+
+/// How far a job is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// It waits for a worker.
+    Waiting,
+    /// A worker has it.
+    Running,
+    /// It has ended.
+    Finished(Outcome),
+}
+
+impl Dispatcher {
+    /// A dispatcher whose leases last 30 seconds between heartbeats, and whose jobs begin within 24 hours.
+    pub fn new(
+        queue: Arc<dyn Queue>,
+        ring: Arc<dyn KeyRing>,
+        authority: Authority,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        let (ttl, longest_wait) = (Duration::from_secs(30), Duration::from_hours(24));
+        Self { queue, ring, authority, clock, ttl, longest_wait }
+    }
+
+    /// Replaces how long a lease lasts without a heartbeat. A worker takes its sandbox down before that.
+    pub fn with_ttl(mut self, ttl: Duration) -> Self {
+        self.ttl = ttl;
+        self
+    }
+
+    /// Replaces how long after it was enqueued a job may begin; one that waited longer is refused.
+    ///
+    /// Somebody who can write to the database can make a job that has ended wait again, and can do so for as long.
+    pub fn with_longest_wait(mut self, longest_wait: Duration) -> Self {
+        self.longest_wait = longest_wait;
+        self
+    }
+
+    /// Seals a job's ticket and adds the job to the queue, unless an earlier call with the same `new` has done so.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unavailable`] when a key or the queue cannot be reached: call again with the same `new`.
+    pub async fn enqueue(&self, new: &NewJob) -> Result<JobId> {
+        let NewJob { job, code, trigger, spec } = new;
+        let slip = Slip {
+            job: job.clone(),
+            code: code.clone(),
+            trigger: trigger.clone(),
+            spec: spec.clone(),
+            enqueued_at: self.clock.now(),
+        };
+        let ticket = slip.seal(self.ring.as_ref()).await?;
+        let (repository, labels) = (code.repository().clone(), spec.labels.clone());
+        match self.queue.push(NewRow { job: job.clone(), repository, labels, ticket }).await {
+            // Only an earlier call can have used this id.
+            Err(error) if error.kind() == ErrorKind::Conflict => Ok(job.clone()),
+            pushed => pushed.map(|()| job.clone()),
+        }
+    }
+
+    /// Claims the next job that a worker with `labels` can do, or `None` when there is none.
+    ///
+    /// A job whose starter has lost the permission meanwhile, or that has waited too long, is finished as refused,
+    /// and the next one is looked at.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Tampered`] when a row was forged or swapped: it has been finished as refused, and the next
+    /// call goes on; [`ErrorKind::Unavailable`] when a key, the forge or the queue cannot be reached.
+    ///
+    /// # Cancel safety
+    ///
+    /// When the future is dropped, a row may have been leased; it waits again when that lease runs out.
+    pub async fn next(&self, labels: &[Label]) -> Result<Option<Claim>> {
+        // A bound for a call: whoever is refused does not hold up the worker for ever.
+        const MOST_REFUSED: usize = 100;
+        for _ in 0..MOST_REFUSED {
+            let until = Deadline::after(self.clock.as_ref(), self.ttl);
+            let Some(leased) = self.queue.lease(labels, self.ttl).await? else { return Ok(None) };
+            let fence = leased.fence.clone();
+            let claim = match self.open(leased, labels, until).await {
+                Ok(claim) => claim,
+                Err(error) => return Err(self.give_back(&fence, error).await?),
+            };
+            match self.check(&claim).await {
+                Ok(()) => return Ok(Some(claim)),
+                Err(error) if error.kind() == ErrorKind::Denied => {
+                    tracing::warn!(job = %fence.job, %error, "job refused");
+                    let end = claim.seal(&Outcome::refused(&error)).await?;
+                    self.queue.finish(&fence, &end, Batch::new()).await?;
+                }
+                Err(error) => return Err(self.give_back(&fence, error).await?),
+            }
+        }
+        Ok(None)
+    }
+
+    async fn open(&self, leased: Leased, labels: &[Label], until: Deadline) -> Result<Claim> {
+        let Leased { fence, repository, ticket, attempt } = leased;
+        let slip = Slip::open(&ticket, &fence.job, &repository, self.ring.as_ref()).await?;
+        // The row's labels were shown to the queue, and those of the ticket are meant.
+        if !slip.spec.labels.iter().all(|label| labels.contains(label)) {
+            return Err(Error::new(ErrorKind::Tampered, "open a ticket").with("job", &fence.job));
+        }
+        Ok(Claim::new(fence, until, slip, attempt, self))
+    }
+
+    /// Refuses a job that may not begin now.
+    async fn check(&self, claim: &Claim) -> Result<()> {
+        let Slip { trigger, enqueued_at, code, .. } = claim.slip();
+        if enqueued_at.until(self.clock.now()).is_some_and(|waited| waited > self.longest_wait) {
+            return Err(Error::new(ErrorKind::Denied, "start a job")
+                .because("it waited too long for a worker; start it again")
+                .with("hours", self.longest_wait.as_secs() / 3600));
+        }
+        match trigger {
+            Trigger::Person { user, signed_in_at } => {
+                self.authority.recheck(user, *signed_in_at, code.repository()).await
+            }
+            Trigger::Event | Trigger::Schedule => Ok(()),
+        }
+    }
+
+    /// Gives back a row that cannot be claimed now, or ends one that never can; returns why.
+    async fn give_back(&self, fence: &Fence, error: Error) -> Result<Error> {
+        if error.is_retryable() {
+            self.queue.release(fence, Released::NotBegun).await?;
+        } else {
+            tracing::warn!(job = %fence.job, error = %error.for_operator(), "job refused");
+            self.queue.finish(fence, &End::Refused, Batch::new()).await?;
+        }
+        Ok(error)
+    }
+
+    /// Asks for a job to stop. One that runs hears of it with its next heartbeat, within a third of the time that a
+    /// lease lasts.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`] when the repository has no such job; [`ErrorKind::Denied`] when the grant is
+    /// over; [`ErrorKind::Unavailable`] when the queue cannot be reached.
+    pub async fn cancel(&self, grant: &Grant<Write>, job: &JobId) -> Result<()> {
+        self.state(&grant.lower(), job).await?;
+        self.queue.cancel(job).await
+    }
+
+    /// How far a job is.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`] when the repository has no such job; [`ErrorKind::Denied`] when the grant is
+    /// over; [`ErrorKind::Tampered`] when how it ended is not what its worker recorded; [`ErrorKind::Unavailable`]
+    /// when a key or the queue cannot be reached.
+    pub async fn state(&self, grant: &Grant<Read>, job: &JobId) -> Result<State> {
+        let scope = grant.scope()?;
+        let row = self.queue.row(job).await?.filter(|row| row.repository == *scope.repository());
+        let row = row.ok_or_else(|| {
+            Error::new(ErrorKind::NotFound, "look at a job")
+                .because(
+                    "the repository has no job of that id; it was deleted, or belongs to another repository",
+                )
+                .with("job", job)
+        })?;
+        Ok(match row.stage {
+            Stage::Waiting => State::Waiting,
+            Stage::Running => State::Running,
+            Stage::Ended(end) => State::Finished(match end {
+                End::Recorded(sealed) => sealed.open(job, scope, self.ring.as_ref()).await?,
+                End::Cancelled => Outcome::cancelled(),
+                End::GaveUp => Outcome::gave_up(),
+                End::Refused => Outcome::not_admitted(),
+            }),
+        })
+    }
+}
