@@ -2,9 +2,9 @@
 //!
 //! Every tenant has a chain: an entry holds the hash of the one before, and the chain's head holds the number
 //! and the hash of the last. An entry that was changed, removed, added or moved breaks the chain. Somebody who can
-//! write to the store could make a whole new chain: keep the [`Head`] that [`Audit::verify`] returns elsewhere, and
-//! compare. An entry names
-//! people by the forge's ids and never holds a secret or a name.
+//! write to the store could make a whole new chain, or cut off its end: keep the [`Head`] that [`Audit::verify`]
+//! returns elsewhere, and pass it to [`Audit::verify_since`] the next time. An entry names people by the forge's ids
+//! and never holds a secret or a name.
 
 use std::fmt;
 use std::sync::Arc;
@@ -20,6 +20,25 @@ use crate::operator::Act;
 use crate::records::{Batch, Condition, Key, Record, Records};
 
 /// The audit log over a store of records.
+///
+/// # Example
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+/// use ci_core::audit::{Audit, Entry};
+/// use ci_core::id::TenantId;
+/// use ci_core::memory::Rig;
+///
+/// let (rig, tenant) = (Rig::new()?, TenantId::parse("acme")?);
+/// let audit = Audit::new(rig.records(), rig.clock.clone());
+/// audit.record(&tenant, Entry::new("secret.set", "github/17").about("repository", "github/1")).await?;
+/// let kept = audit.verify(&tenant).await?; // to be kept where whoever can write to the store cannot
+///
+/// audit.record(&tenant, Entry::new("secret.deleted", "github/17")).await?;
+/// assert_eq!(audit.verify_since(&tenant, &kept).await?.count, 2);
+/// # Ok::<(), ci_core::Error>(()) })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Audit {
     records: Arc<dyn Records>,
@@ -148,6 +167,16 @@ impl Audit {
     /// [`ErrorKind::Tampered`] when an entry was changed, removed, added or moved;
     /// [`ErrorKind::Unavailable`] when the log cannot be read.
     pub async fn verify(&self, tenant: &TenantId) -> Result<Head> {
+        self.verify_since(tenant, &Head::start()).await
+    }
+
+    /// Checks the whole chain of `tenant`, and that it goes on from where it ended when `kept` was its end.
+    ///
+    /// # Errors
+    ///
+    /// As for [`verify`](Self::verify); [`ErrorKind::Tampered`] also when what came before `kept` is not what it was,
+    /// however well the chain fits together.
+    pub async fn verify_since(&self, tenant: &TenantId, kept: &Head) -> Result<Head> {
         let mut head = Head::start();
         let mut after = None;
         loop {
@@ -161,7 +190,13 @@ impl Audit {
                     return Err(broken(tenant, head.count));
                 }
                 head = Head { count: head.count + 1, hash: Digest::of(&record.value) };
+                if head.count == kept.count && head != *kept {
+                    return Err(broken(tenant, logged.number));
+                }
             }
+        }
+        if head.count < kept.count {
+            return Err(broken(tenant, head.count));
         }
         let stored = match self.records.get(&head_key(tenant)).await? {
             Some(record) => read(&record)?,

@@ -38,7 +38,6 @@ pub mod cache;
 pub mod clock;
 #[cfg(feature = "conformance")]
 pub mod conformance;
-mod console;
 pub mod error;
 mod external;
 pub mod forge;

@@ -25,7 +25,9 @@ use crate::trust::{Provenance, Trust};
 ///
 /// ```compile_fail
 /// # use ci_core::queue::Claim;
-/// let claim = Claim { ..todo!() }; // its fields are private
+/// fn another(claim: Claim) -> Claim {
+///     Claim { ..claim } // its fields are private
+/// }
 /// ```
 #[derive(Debug)]
 pub struct Claim {

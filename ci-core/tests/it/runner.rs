@@ -3,20 +3,21 @@
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
-use ci_core::access::Read;
+use ci_core::access::{Grant, Read};
 use ci_core::clock::ManualClock;
 use ci_core::forge::{CheckState, Checks, Revision, RevisionName};
-use ci_core::id::{ArtifactName, CommitId, SecretName, StepName};
+use ci_core::id::{ArtifactName, CommitId, JobId, SecretName, StepName};
 use ci_core::job::{JobSpec, Script, Step, Timeouts};
-use ci_core::log::{Cursor, LogStore as _};
+use ci_core::log::{Appended, Cursor, LogStore, Page};
 use ci_core::memory::{Artifacts, Caches, Database, Logs, Recorder, Reply, Rig, Secrets};
 use ci_core::outcome::Conclusion;
 use ci_core::queue::{Claim, NewJob, Released, State};
 use ci_core::runner::{Parts, Runner, Stop};
-use ci_core::sandbox::{Residue, SandboxPath};
-use ci_core::secret::{SecretStore as _, SecretValue};
+use ci_core::sandbox::{Backend as _, Residue, SandboxPath};
+use ci_core::secret::{Masked, SecretStore as _, SecretValue};
 use ci_core::trust::Origin;
 use ci_core::{ErrorKind, Result};
 use futures_util::poll;
@@ -38,25 +39,27 @@ impl Service {
     }
 
     fn of(rig: Rig) -> Self {
-        Self::with_checks(rig, |rig| rig.forge.clone())
+        Self::with_parts(rig, |_| {})
     }
 
-    fn with_checks(rig: Rig, checks: impl FnOnce(&Rig) -> Arc<dyn Checks>) -> Self {
+    fn with_parts(rig: Rig, change: impl FnOnce(&mut Parts)) -> Self {
         let secrets = Arc::new(Secrets::new(rig.audit.clone(), rig.clock.clone()));
         let logs = Arc::new(Logs::new(rig.database.clone(), rig.clock.clone()));
         let seen = Arc::new(Recorder::new());
-        let runner = Runner::new(Parts {
+        let mut parts = Parts {
             secrets: secrets.clone(),
             sandboxes: rig.sandboxes.clone(),
             source: rig.forge.clone(),
             logs: logs.clone(),
             artifacts: Arc::new(Artifacts::new(rig.records())),
             caches: Arc::new(Caches::new(rig.records())),
-            checks: Some(checks(&rig)),
+            checks: Some(rig.forge.clone()),
             audit: rig.audit.clone(),
             observer: seen.clone(),
             clock: rig.clock.clone(),
-        });
+        };
+        change(&mut parts);
+        let runner = Runner::new(parts);
         Self { rig, secrets, logs, seen, runner }
     }
 
@@ -73,7 +76,7 @@ impl Service {
         Ok(self.rig.dispatcher.next(&[]).await?.expect("the job"))
     }
 
-    async fn output(&self, job: &ci_core::id::JobId) -> Result<String> {
+    async fn output(&self, job: &JobId) -> Result<String> {
         let grant = writer(&self.rig, &ours()).await?.lower::<Read>();
         let page = self.logs.read(&grant, job, Cursor(0), 1 << 20).await?;
         Ok(String::from_utf8_lossy(&page.bytes).into_owned())
@@ -346,15 +349,79 @@ impl Checks for Mute {
 
 #[tokio::test]
 async fn a_forge_that_never_answers_does_not_hold_up_the_end() -> Result<()> {
-    let service = Service::with_checks(Rig::new()?, |_| Arc::new(Mute));
+    let service = Service::with_parts(Rig::new()?, |parts| parts.checks = Some(Arc::new(Mute)));
     service.rig.backend.on("sh", |_| Reply::exit(0));
     let claim = service.claim(Rig::spec()).await?;
-    let mut run = pin!(service.runner.run(claim, never()));
-    for _ in 0..10_000 {
-        if poll!(&mut run).is_ready() {
-            return Ok(());
+    let outcome = soon(&service.rig, service.runner.run(claim, never())).await?;
+    assert_eq!(outcome.conclusion, Conclusion::Succeeded);
+    Ok(())
+}
+
+/// Waits for the end of a run, which must come within hours.
+async fn soon<T>(rig: &Rig, run: impl Future<Output = T>) -> T {
+    let mut run = pin!(run);
+    for _ in 0..5_000 {
+        if let Poll::Ready(ended) = poll!(&mut run) {
+            return ended;
         }
-        service.rig.clock.advance(Duration::from_secs(7));
+        rig.clock.advance(Duration::from_secs(7));
+        tokio::task::yield_now().await;
     }
-    panic!("the job has run for {:?} and its lease is still kept", Duration::from_secs(70_000));
+    panic!("the job has run for {:?} and its lease is still kept", Duration::from_secs(35_000));
+}
+
+/// Where a log takes the call and never answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hangs {
+    AtTheLastOutput,
+    WhenItIsClosed,
+}
+
+#[derive(Debug)]
+struct Hanging(Logs, Hangs);
+
+#[async_trait::async_trait]
+impl LogStore for Hanging {
+    async fn append(&self, claim: &Claim, seq: u64, chunk: Masked) -> Result<Appended> {
+        if self.1 == Hangs::AtTheLastOutput && !chunk.is_empty() {
+            return std::future::pending().await;
+        }
+        self.0.append(claim, seq, chunk).await
+    }
+
+    async fn close(&self, claim: &Claim) -> Result<()> {
+        if self.1 == Hangs::WhenItIsClosed {
+            return std::future::pending().await;
+        }
+        self.0.close(claim).await
+    }
+
+    async fn read(&self, grant: &Grant<Read>, job: &JobId, from: Cursor, limit: usize) -> Result<Page> {
+        self.0.read(grant, job, from, limit).await
+    }
+
+    async fn changed(&self, grant: &Grant<Read>, job: &JobId, from: Cursor) -> Result<()> {
+        self.0.changed(grant, job, from).await
+    }
+}
+
+#[tokio::test]
+async fn a_log_that_never_answers_holds_no_worker() -> Result<()> {
+    for hangs in [Hangs::AtTheLastOutput, Hangs::WhenItIsClosed] {
+        let rig = Rig::new()?;
+        let logs = Logs::new(rig.database.clone(), rig.clock.clone());
+        let service = Service::with_parts(rig, |parts| parts.logs = Arc::new(Hanging(logs, hangs)));
+        service.rig.backend.on("sh", |_| Reply::exit(0).stdout("hello"));
+        let claim = service.claim(Rig::spec()).await?;
+        let job = claim.job().clone();
+        let ended = soon(&service.rig, service.runner.run(claim, never())).await;
+        assert!(service.rig.backend.leftovers().await?.is_empty(), "{hangs:?}");
+        let grant = writer(&service.rig, &ours()).await?.lower::<Read>();
+        let state = service.rig.dispatcher.state(&grant, &job).await?;
+        match hangs {
+            Hangs::AtTheLastOutput => assert!(matches!(state, State::Finished(_)), "{ended:?}, {state:?}"),
+            Hangs::WhenItIsClosed => assert_eq!(state, State::Waiting, "{ended:?}"),
+        }
+    }
+    Ok(())
 }

@@ -3,10 +3,10 @@
 use std::mem;
 use std::time::Duration;
 
+use super::{Event, Parts};
 use crate::error::{Error, ErrorKind, Result};
 use crate::log::{Appended, Cursor};
 use crate::queue::Claim;
-use crate::runner::{Event, Parts};
 use crate::sandbox::OutputStream;
 use crate::secret::{Mask, Masked, SecretLease};
 use crate::units::ByteSize;
@@ -18,42 +18,98 @@ const LONGEST_WAIT: Duration = Duration::from_millis(250);
 
 /// Where the output of one job goes.
 #[derive(Debug)]
-pub(crate) struct Console<'a> {
-    claim: &'a Claim,
-    parts: &'a Parts,
-    lease: &'a SecretLease,
+pub(super) struct Console<'a> {
     // One mask per stream for the whole job: what is split over two writes, or two steps, is still found.
     stdout: Mask,
     stderr: Mask,
-    pending: Masked,
-    since: Option<Duration>,
-    seq: u64,
-    written: u64,
+    lease: &'a SecretLease,
     step_started: Duration,
+    sink: Sink<'a>,
 }
 
 impl<'a> Console<'a> {
-    pub(crate) fn new(claim: &'a Claim, parts: &'a Parts, lease: &'a SecretLease) -> Self {
+    pub(super) fn new(claim: &'a Claim, parts: &'a Parts, lease: &'a SecretLease) -> Self {
         Self {
-            claim,
-            parts,
-            lease,
             stdout: lease.mask(),
             stderr: lease.mask(),
-            pending: Masked::default(),
-            since: None,
-            seq: 0,
-            written: 0,
+            lease,
             step_started: Duration::ZERO,
+            sink: Sink::new(claim, parts),
         }
     }
 
-    pub(crate) fn lease(&self) -> &'a SecretLease {
+    pub(super) fn lease(&self) -> &'a SecretLease {
         self.lease
     }
 
     /// Learns where to go on: earlier leases of the job may have written.
-    pub(crate) async fn open(&mut self) -> Result<()> {
+    pub(super) async fn open(&mut self) -> Result<()> {
+        self.sink.open().await
+    }
+
+    /// A step begins, here.
+    pub(super) fn begin_step(&mut self) -> Cursor {
+        self.step_started = self.sink.parts.clock.elapsed();
+        self.cursor()
+    }
+
+    /// How long the step has run.
+    pub(super) fn step_took(&self) -> Duration {
+        self.sink.parts.clock.elapsed().saturating_sub(self.step_started)
+    }
+
+    /// Behind everything that is stored.
+    pub(super) fn cursor(&self) -> Cursor {
+        Cursor(self.sink.seq)
+    }
+
+    /// After how long something must be flushed.
+    pub(super) fn flush_within(&self) -> Duration {
+        let waited = |since| self.sink.parts.clock.elapsed().saturating_sub(since);
+        self.sink.since.map_or(Duration::MAX, |since| LONGEST_WAIT.saturating_sub(waited(since)))
+    }
+
+    /// Takes raw output of the running step.
+    pub(super) async fn write(&mut self, stream: OutputStream, bytes: &[u8]) -> Result<()> {
+        let mask = match stream {
+            OutputStream::Stdout => &mut self.stdout,
+            OutputStream::Stderr => &mut self.stderr,
+        };
+        let masked = mask.push(bytes);
+        self.sink.take(stream, &masked).await
+    }
+
+    /// Stores what is pending.
+    pub(super) async fn flush(&mut self) -> Result<()> {
+        self.sink.flush().await
+    }
+
+    /// The job has ended: what the masks held back comes out.
+    pub(super) async fn finish(self) -> Result<()> {
+        let Self { stdout, stderr, mut sink, .. } = self;
+        sink.take(OutputStream::Stdout, &stdout.finish()).await?;
+        sink.take(OutputStream::Stderr, &stderr.finish()).await?;
+        sink.flush().await
+    }
+}
+
+/// Masked output on its way into the log.
+#[derive(Debug)]
+struct Sink<'a> {
+    claim: &'a Claim,
+    parts: &'a Parts,
+    pending: Masked,
+    since: Option<Duration>,
+    seq: u64,
+    written: u64,
+}
+
+impl<'a> Sink<'a> {
+    fn new(claim: &'a Claim, parts: &'a Parts) -> Self {
+        Self { claim, parts, pending: Masked::default(), since: None, seq: 0, written: 0 }
+    }
+
+    async fn open(&mut self) -> Result<()> {
         // No log is so long: nothing is stored, and the answer says what is missing.
         const FAR_BEYOND: u64 = u64::MAX;
         let (parts, claim) = (self.parts, self.claim);
@@ -65,53 +121,6 @@ impl<'a> Console<'a> {
             }
         }
         Ok(())
-    }
-
-    /// A step begins, here.
-    pub(crate) fn begin_step(&mut self) -> Cursor {
-        self.step_started = self.parts.clock.elapsed();
-        self.cursor()
-    }
-
-    /// How long the step has run.
-    pub(crate) fn step_took(&self) -> Duration {
-        self.parts.clock.elapsed().saturating_sub(self.step_started)
-    }
-
-    /// Behind everything that is stored.
-    pub(crate) fn cursor(&self) -> Cursor {
-        Cursor(self.seq)
-    }
-
-    /// After how long something must be flushed.
-    pub(crate) fn flush_within(&self) -> Duration {
-        match self.since {
-            Some(since) => LONGEST_WAIT.saturating_sub(self.parts.clock.elapsed().saturating_sub(since)),
-            None => Duration::MAX,
-        }
-    }
-
-    /// Takes raw output of the running step.
-    pub(crate) async fn write(&mut self, stream: OutputStream, bytes: &[u8]) -> Result<()> {
-        let mask = match stream {
-            OutputStream::Stdout => &mut self.stdout,
-            OutputStream::Stderr => &mut self.stderr,
-        };
-        let masked = mask.push(bytes);
-        self.take(stream, &masked).await
-    }
-
-    /// The job has ended: what the masks held back comes out.
-    pub(crate) async fn end(&mut self) -> Result<()> {
-        for stream in [OutputStream::Stdout, OutputStream::Stderr] {
-            let fresh = self.lease.mask();
-            let mask = match stream {
-                OutputStream::Stdout => mem::replace(&mut self.stdout, fresh),
-                OutputStream::Stderr => mem::replace(&mut self.stderr, fresh),
-            };
-            self.take(stream, &mask.finish()).await?;
-        }
-        self.flush().await
     }
 
     async fn take(&mut self, stream: OutputStream, masked: &Masked) -> Result<()> {
@@ -130,8 +139,7 @@ impl<'a> Console<'a> {
         if self.pending.len() >= FULL { self.flush().await } else { Ok(()) }
     }
 
-    /// Stores what is pending.
-    pub(crate) async fn flush(&mut self) -> Result<()> {
+    async fn flush(&mut self) -> Result<()> {
         while !self.pending.is_empty() {
             let (parts, claim, seq, chunk) = (self.parts, self.claim, self.seq, &self.pending);
             let appended = claim.retried(|| parts.logs.append(claim, seq, chunk.clone())).await?;

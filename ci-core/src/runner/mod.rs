@@ -11,6 +11,10 @@
 //! `HOME` (`/tmp`), `LANG` (`C.UTF-8`) and `PATH`; over them those of the job, of the step, and the secrets that the
 //! step names. It runs in `/work`, with the files of the exact commit, and can write there and in `/tmp`.
 
+mod console;
+mod files;
+mod step;
+
 use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
@@ -20,24 +24,19 @@ use std::time::Duration;
 
 use futures_util::future::{self, Either};
 
+use self::console::Console;
 use crate::artifact::{Artifact, ArtifactStore};
 use crate::audit::{Audit, Entry};
 use crate::cache::CacheStore;
 use crate::clock::Clock;
-use crate::console::Console;
 use crate::error::{Error, ErrorKind, Result};
 use crate::forge::{CheckState, Checks, Source};
 use crate::id::{JobId, SecretName, StepName};
-use crate::job::{Arg, Environment, Run, Step};
-use crate::log::{Cursor, LogStore};
+use crate::log::LogStore;
 use crate::outcome::{Conclusion, Outcome, StepOutcome};
 use crate::queue::{Claim, Released};
-use crate::sandbox::{
-    Command, Exit, ExitStatus, IsolationReport, OutputStream, ProcessEvent, Sandbox, SandboxPath, Sandboxes,
-    Spec, Usage,
-};
+use crate::sandbox::{ExitStatus, IsolationReport, OutputStream, Sandbox, Sandboxes, Spec};
 use crate::secret::{Masked, SecretLease, SecretStore};
-use crate::stream;
 
 /// Where a [`Runner`] gets and leaves things.
 #[derive(Clone, Debug)]
@@ -181,7 +180,7 @@ impl Runner {
                     ErrorKind::Cancelled => Released::ShuttingDown,
                     _ => Released::InfrastructureFailed,
                 };
-                claim.release(why).await?;
+                until(pin!(self.late("give a job back")), claim.release(why)).await?;
                 Err(error)
             }
         }
@@ -205,8 +204,10 @@ impl Runner {
             worked => worked?,
         };
         outcome.duration = self.parts.clock.elapsed().saturating_sub(start);
-        claim.retried(|| self.parts.logs.close(claim)).await?;
-        self.finish(claim, &outcome).await?;
+        let closed = claim.retried(|| self.parts.logs.close(claim));
+        until(pin!(self.late("close a job's log")), closed).await?;
+        until(pin!(self.late("record how a job ended")), self.record(claim, &outcome)).await?;
+        self.tell_end(claim, &outcome).await;
         self.observe(claim, &Event::Finished(&outcome));
         Ok((outcome, torn_down))
     }
@@ -241,7 +242,10 @@ impl Runner {
         if torn_down.is_ok() {
             self.observe(claim, &Event::SandboxDestroyed);
         }
-        let told = self.end_stopped_step(claim, &mut console, outcome).await.and(console.end().await);
+        let told = until(pin!(self.late("store a job's last output")), async {
+            self.end_stopped_step(claim, &mut console, outcome).await.and(console.finish().await)
+        })
+        .await;
         match ran.and(told) {
             Ok(()) => Ok(torn_down),
             Err(error) if passes(&error) => Err(error),
@@ -284,129 +288,6 @@ impl Runner {
         Ok(())
     }
 
-    /// Runs one step to its end or its timeout.
-    async fn step(
-        &self,
-        claim: &Claim,
-        step: &Step,
-        sandbox: &Sandbox,
-        console: &mut Console<'_>,
-    ) -> Result<Exit> {
-        let Some(timeout) = step.timeout else {
-            return self.exec(claim, step, sandbox, console).await;
-        };
-        let late = async {
-            self.parts.clock.sleep(timeout).await;
-            Error::new(ErrorKind::TimedOut, "run a step")
-                .with("step", &step.name)
-                .with("seconds", timeout.as_secs())
-        };
-        until(pin!(late), self.exec(claim, step, sandbox, console)).await
-    }
-
-    async fn end_step(
-        &self,
-        claim: &Claim,
-        console: &mut Console<'_>,
-        outcome: &mut Outcome,
-        exit: Option<&Exit>,
-    ) -> Result<()> {
-        let told = console.flush().await;
-        if let Some((step, before)) = outcome.steps.split_last_mut() {
-            step.end(exit, console.step_took(), console.cursor());
-            self.observe(claim, &Event::StepFinished { index: before.len(), outcome: step });
-        }
-        told
-    }
-
-    /// Ends the step that was running when the job was stopped, if one was.
-    async fn end_stopped_step(
-        &self,
-        claim: &Claim,
-        console: &mut Console<'_>,
-        outcome: &mut Outcome,
-    ) -> Result<()> {
-        match outcome.steps.last() {
-            Some(step) if step.status.is_none() => self.end_step(claim, console, outcome, None).await,
-            _ => Ok(()),
-        }
-    }
-
-    async fn exec(
-        &self,
-        claim: &Claim,
-        step: &Step,
-        sandbox: &Sandbox,
-        console: &mut Console<'_>,
-    ) -> Result<Exit> {
-        let command = command(claim, step)?;
-        let silence = claim.spec().timeouts.silence;
-        let mut process = sandbox.exec(&command, console.lease()).await?;
-        let mut last_output = self.parts.clock.elapsed();
-        loop {
-            let silent_for = self.parts.clock.elapsed().saturating_sub(last_output);
-            let wait = console.flush_within().min(silence.saturating_sub(silent_for));
-            // Dropping `next` loses nothing, so it can be asked again after every flush.
-            match future::select(process.next(), self.parts.clock.sleep(wait)).await {
-                Either::Left((event, _)) => match event? {
-                    ProcessEvent::Output(stream, bytes) => {
-                        last_output = self.parts.clock.elapsed();
-                        console.write(stream, &bytes).await?;
-                    }
-                    ProcessEvent::Exited(exit) => return Ok(exit),
-                },
-                Either::Right(_) => console.flush().await?,
-            }
-            if self.parts.clock.elapsed().saturating_sub(last_output) >= silence {
-                return Err(Error::new(ErrorKind::TimedOut, "run a step")
-                    .because("it wrote nothing for too long")
-                    .with("step", &step.name)
-                    .with("seconds", silence.as_secs()));
-            }
-        }
-    }
-
-    async fn keep_artifacts(&self, claim: &Claim, sandbox: &Sandbox, outcome: &mut Outcome) -> Result<()> {
-        for wanted in &claim.spec().artifacts {
-            let content = stream::limited(sandbox.download(&wanted.path), claim.spec().limits.artifact);
-            match self.parts.artifacts.put(claim, &wanted.name, content).await {
-                Ok(artifact) => {
-                    self.observe(claim, &Event::ArtifactKept(&artifact));
-                    outcome.artifacts.push(artifact);
-                }
-                // A job that failed may not have come to the point where it makes the file.
-                Err(error) if error.kind() == ErrorKind::NotFound => {
-                    if outcome.conclusion == Conclusion::Succeeded {
-                        outcome.conclusion = Conclusion::Failed;
-                        outcome.reason =
-                            Some(format!("there is no {} to keep as {}", wanted.path, wanted.name));
-                    }
-                }
-                Err(error) => return Err(error.with("artifact", &wanted.name)),
-            }
-        }
-        Ok(())
-    }
-
-    async fn restore_caches(&self, claim: &Claim, sandbox: &Sandbox) -> Result<()> {
-        for cache in &claim.spec().caches {
-            if let Some(content) = self.parts.caches.restore(claim, &cache.key).await? {
-                sandbox.upload(&parent(&cache.path), content).await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// A cache that cannot be saved makes the next job slower; it does not make this one fail.
-    async fn save_caches(&self, claim: &Claim, sandbox: &Sandbox) {
-        for cache in &claim.spec().caches {
-            let content = stream::limited(sandbox.download(&cache.path), claim.spec().limits.artifact);
-            if let Err(error) = self.parts.caches.save(claim, &cache.key, content).await {
-                tracing::warn!(job = %claim.job(), %error, "cache not saved");
-            }
-        }
-    }
-
     async fn open(&self, claim: &Claim) -> Result<()> {
         let entry = Entry::new("job.opened", "job")
             .about("job", claim.job())
@@ -426,23 +307,25 @@ impl Runner {
         self.parts.secrets.lease(claim.trusted()?, names).await
     }
 
-    async fn finish(&self, claim: &Claim, outcome: &Outcome) -> Result<()> {
+    async fn record(&self, claim: &Claim, outcome: &Outcome) -> Result<()> {
         let entry = Entry::new("job.finished", "job")
             .about("job", claim.job())
             .about("conclusion", format_args!("{:?}", outcome.conclusion));
         let tenant = claim.code().repository().tenant();
+        let end = &claim.retried(|| claim.seal(outcome)).await?;
+        claim
+            .retried(|| self.parts.audit.attempt(tenant, entry.clone(), |batch| claim.finish(end, batch)))
+            .await
+    }
+
+    /// Only when it is recorded: a forge that heard of a success that never was would go on showing it.
+    async fn tell_end(&self, claim: &Claim, outcome: &Outcome) {
         let state = match outcome.conclusion {
             Conclusion::Succeeded => CheckState::Succeeded,
             Conclusion::Failed | Conclusion::LimitExceeded | Conclusion::TimedOut => CheckState::Failed,
             _ => CheckState::Errored,
         };
-        let end = &claim.retried(|| claim.seal(outcome)).await?;
-        claim
-            .retried(|| self.parts.audit.attempt(tenant, entry.clone(), |batch| claim.finish(end, batch)))
-            .await?;
-        // Only now: a forge that heard of a success that was never recorded would go on showing it.
         self.tell(claim, state, outcome.reason.as_deref().unwrap_or("done")).await;
-        Ok(())
     }
 
     /// A forge that cannot be told does not stop a job.
@@ -456,6 +339,16 @@ impl Runner {
         if let Err(error) = until(pin!(late), checks.report(claim, state, description)).await {
             tracing::warn!(job = %claim.job(), %error, "status not reported");
         }
+    }
+
+    /// Returns when what must be done after a job takes too long: something that never answers must not keep a
+    /// worker for ever.
+    async fn late(&self, operation: &'static str) -> Error {
+        const PATIENCE: Duration = Duration::from_mins(5);
+        self.parts.clock.sleep(PATIENCE).await;
+        Error::new(ErrorKind::Unavailable, operation)
+            .because("it took too long")
+            .with("minutes", PATIENCE.as_secs() / 60)
     }
 
     /// Returns why the job must stop, when it must.
@@ -513,60 +406,6 @@ fn conclude(outcome: &mut Outcome, error: &Error, reason: String) {
         _ => Conclusion::Errored,
     };
     outcome.reason = Some(reason);
-}
-
-/// What a step runs, with the variables that every step has.
-fn command(claim: &Claim, step: &Step) -> Result<Command> {
-    let (program, arguments) = match &step.run {
-        Run::Script(script) => {
-            let arguments = [Arg::new("-e")?, Arg::new("-c")?, Arg::new(script.as_str())?];
-            (Arg::new("/bin/sh")?, Vec::from(arguments))
-        }
-        Run::Command { program, arguments } => (program.clone(), arguments.clone()),
-    };
-    let mut environment = Environment::default();
-    let base = [
-        ("CI", "true"),
-        ("CI_COMMIT", claim.code().commit().as_str()),
-        ("CI_JOB", claim.job().as_str()),
-        ("HOME", "/tmp"),
-        ("LANG", "C.UTF-8"),
-        ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
-    ];
-    for (name, value) in base {
-        environment.set(name.parse()?, value);
-    }
-    if let Some(reference) = claim.code().reference() {
-        environment.set("CI_REF".parse()?, reference);
-    }
-    environment.extend(&claim.spec().environment);
-    environment.extend(&step.environment);
-    let directory = step.directory.clone().unwrap_or_else(SandboxPath::work);
-    Ok(Command::new(program, arguments)
-        .with_environment(&environment)
-        .with_secrets(&step.secrets)
-        .with_directory(directory))
-}
-
-/// A download's entries are relative to the folder around it, so that is where they go back to.
-fn parent(path: &SandboxPath) -> SandboxPath {
-    let above = path.as_str().rsplit_once('/').map_or("/", |(above, _)| above);
-    SandboxPath::parse(if above.is_empty() { "/" } else { above }).unwrap_or_else(|_| SandboxPath::work())
-}
-
-impl StepOutcome {
-    fn started(name: StepName, at: Cursor) -> Self {
-        Self { name, status: None, duration: Duration::ZERO, usage: Usage::default(), output: at..at }
-    }
-
-    fn end(&mut self, exit: Option<&Exit>, duration: Duration, at: Cursor) {
-        self.duration = duration;
-        self.output.end = at;
-        if let Some(exit) = exit {
-            self.status = Some(exit.status);
-            self.usage = exit.usage;
-        }
-    }
 }
 
 #[cfg(test)]
