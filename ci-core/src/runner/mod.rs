@@ -238,7 +238,7 @@ impl Runner {
         let mut console = Console::new(claim, &self.parts, &lease);
         let ran = until(stop.as_mut(), self.run_in(claim, &sandbox, &mut console, outcome)).await;
         // First of all: a log that cannot be reached must not keep the sandbox alive past its lease.
-        let torn_down = sandbox.destroy().await.map(drop);
+        let torn_down = until(pin!(self.late("destroy a sandbox")), sandbox.destroy()).await.map(drop);
         if torn_down.is_ok() {
             self.observe(claim, &Event::SandboxDestroyed);
         }

@@ -3,21 +3,20 @@
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::Poll;
 use std::time::Duration;
 
-use ci_core::access::{Grant, Read};
+use ci_core::access::Read;
 use ci_core::clock::ManualClock;
-use ci_core::forge::{CheckState, Checks, Revision, RevisionName};
+use ci_core::forge::{CheckState, Revision, RevisionName};
 use ci_core::id::{ArtifactName, CommitId, JobId, SecretName, StepName};
 use ci_core::job::{JobSpec, Script, Step, Timeouts};
-use ci_core::log::{Appended, Cursor, LogStore, Page};
+use ci_core::log::{Cursor, LogStore};
 use ci_core::memory::{Artifacts, Caches, Database, Logs, Recorder, Reply, Rig, Secrets};
 use ci_core::outcome::Conclusion;
 use ci_core::queue::{Claim, NewJob, Released, State};
 use ci_core::runner::{Parts, Runner, Stop};
-use ci_core::sandbox::{Backend as _, Residue, SandboxPath};
-use ci_core::secret::{Masked, SecretStore as _, SecretValue};
+use ci_core::sandbox::{Residue, SandboxPath};
+use ci_core::secret::{SecretStore as _, SecretValue};
 use ci_core::trust::Origin;
 use ci_core::{ErrorKind, Result};
 use futures_util::poll;
@@ -25,12 +24,12 @@ use futures_util::poll;
 use crate::hostile::Deaf;
 use crate::{ours, refused, writer};
 
-struct Service {
-    rig: Rig,
+pub(crate) struct Service {
+    pub(crate) rig: Rig,
     secrets: Arc<Secrets>,
     logs: Arc<Logs>,
     seen: Arc<Recorder>,
-    runner: Runner,
+    pub(crate) runner: Runner,
 }
 
 impl Service {
@@ -42,7 +41,7 @@ impl Service {
         Self::with_parts(rig, |_| {})
     }
 
-    fn with_parts(rig: Rig, change: impl FnOnce(&mut Parts)) -> Self {
+    pub(crate) fn with_parts(rig: Rig, change: impl FnOnce(&mut Parts)) -> Self {
         let secrets = Arc::new(Secrets::new(rig.audit.clone(), rig.clock.clone()));
         let logs = Arc::new(Logs::new(rig.database.clone(), rig.clock.clone()));
         let seen = Arc::new(Recorder::new());
@@ -64,7 +63,7 @@ impl Service {
     }
 
     /// Claims a job whose commit holds `main.rs`.
-    async fn claim(&self, spec: JobSpec) -> Result<Claim> {
+    pub(crate) async fn claim(&self, spec: JobSpec) -> Result<Claim> {
         let commit = CommitId::parse("0123456789abcdef0123456789abcdef01234567")?;
         let revision = Revision::new(commit, Origin::Repository);
         self.rig.forge.add_commit(&ours(), revision, [("main.rs", "fn main() {}")])?;
@@ -83,7 +82,7 @@ impl Service {
     }
 }
 
-fn never() -> impl Future<Output = Stop> + Send {
+pub(crate) fn never() -> impl Future<Output = Stop> + Send {
     std::future::pending()
 }
 
@@ -332,96 +331,6 @@ async fn a_secret_split_over_two_steps_or_streams_is_hidden() -> Result<()> {
         service.runner.run(claim, never()).await?;
         let log = service.output(&job).await?;
         assert!(!log.contains(&secret), "{log:?}");
-    }
-    Ok(())
-}
-
-/// A forge that takes the call and never answers.
-#[derive(Debug)]
-struct Mute;
-
-#[async_trait::async_trait]
-impl Checks for Mute {
-    async fn report(&self, _: &Claim, state: CheckState, _: &str) -> Result<()> {
-        if state == CheckState::Running { Ok(()) } else { std::future::pending().await }
-    }
-}
-
-#[tokio::test]
-async fn a_forge_that_never_answers_does_not_hold_up_the_end() -> Result<()> {
-    let service = Service::with_parts(Rig::new()?, |parts| parts.checks = Some(Arc::new(Mute)));
-    service.rig.backend.on("sh", |_| Reply::exit(0));
-    let claim = service.claim(Rig::spec()).await?;
-    let outcome = soon(&service.rig, service.runner.run(claim, never())).await?;
-    assert_eq!(outcome.conclusion, Conclusion::Succeeded);
-    Ok(())
-}
-
-/// Waits for the end of a run, which must come within hours.
-async fn soon<T>(rig: &Rig, run: impl Future<Output = T>) -> T {
-    let mut run = pin!(run);
-    for _ in 0..5_000 {
-        if let Poll::Ready(ended) = poll!(&mut run) {
-            return ended;
-        }
-        rig.clock.advance(Duration::from_secs(7));
-        tokio::task::yield_now().await;
-    }
-    panic!("the job has run for {:?} and its lease is still kept", Duration::from_secs(35_000));
-}
-
-/// Where a log takes the call and never answers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Hangs {
-    AtTheLastOutput,
-    WhenItIsClosed,
-}
-
-#[derive(Debug)]
-struct Hanging(Logs, Hangs);
-
-#[async_trait::async_trait]
-impl LogStore for Hanging {
-    async fn append(&self, claim: &Claim, seq: u64, chunk: Masked) -> Result<Appended> {
-        if self.1 == Hangs::AtTheLastOutput && !chunk.is_empty() {
-            return std::future::pending().await;
-        }
-        self.0.append(claim, seq, chunk).await
-    }
-
-    async fn close(&self, claim: &Claim) -> Result<()> {
-        if self.1 == Hangs::WhenItIsClosed {
-            return std::future::pending().await;
-        }
-        self.0.close(claim).await
-    }
-
-    async fn read(&self, grant: &Grant<Read>, job: &JobId, from: Cursor, limit: usize) -> Result<Page> {
-        self.0.read(grant, job, from, limit).await
-    }
-
-    async fn changed(&self, grant: &Grant<Read>, job: &JobId, from: Cursor) -> Result<()> {
-        self.0.changed(grant, job, from).await
-    }
-}
-
-#[tokio::test]
-async fn a_log_that_never_answers_holds_no_worker() -> Result<()> {
-    for hangs in [Hangs::AtTheLastOutput, Hangs::WhenItIsClosed] {
-        let rig = Rig::new()?;
-        let logs = Logs::new(rig.database.clone(), rig.clock.clone());
-        let service = Service::with_parts(rig, |parts| parts.logs = Arc::new(Hanging(logs, hangs)));
-        service.rig.backend.on("sh", |_| Reply::exit(0).stdout("hello"));
-        let claim = service.claim(Rig::spec()).await?;
-        let job = claim.job().clone();
-        let ended = soon(&service.rig, service.runner.run(claim, never())).await;
-        assert!(service.rig.backend.leftovers().await?.is_empty(), "{hangs:?}");
-        let grant = writer(&service.rig, &ours()).await?.lower::<Read>();
-        let state = service.rig.dispatcher.state(&grant, &job).await?;
-        match hangs {
-            Hangs::AtTheLastOutput => assert!(matches!(state, State::Finished(_)), "{ended:?}, {state:?}"),
-            Hangs::WhenItIsClosed => assert_eq!(state, State::Waiting, "{ended:?}"),
-        }
     }
     Ok(())
 }

@@ -1,0 +1,236 @@
+//! The life of a sandbox: made for a claim, used up by the proof that it is gone.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Backend, Capabilities, Command, Instance, IsolationReport, Process, SandboxPath, Spec};
+use crate::access::Scope;
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::SandboxId;
+use crate::queue::{Claim, Tenure};
+use crate::secret::SecretLease;
+use crate::stream::ByteStream;
+
+/// What a backend counted after it took a sandbox down. Zero everywhere means gone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Residue {
+    /// Processes that still run.
+    pub processes: usize,
+    /// Mounts that still exist.
+    pub mounts: usize,
+    /// Namespaces that something still holds.
+    pub namespaces: usize,
+    /// Control groups that still exist.
+    pub cgroups: usize,
+    /// Network devices that still exist.
+    pub links: usize,
+    /// Files of the host that belong to it.
+    pub files: usize,
+}
+
+impl Residue {
+    /// Whether nothing is left.
+    pub fn is_empty(&self) -> bool {
+        let Self { processes, mounts, namespaces, cgroups, links, files } = *self;
+        processes + mounts + namespaces + cgroups + links + files == 0
+    }
+}
+
+/// The proof that a sandbox is gone.
+///
+/// Only this crate makes one, and only when the backend counted nothing left.
+#[derive(Debug)]
+#[must_use = "the proof that nothing of the job is left"]
+pub struct Teardown {
+    id: SandboxId,
+}
+
+impl Teardown {
+    fn prove(id: SandboxId, residue: Residue) -> Result<Self> {
+        if residue.is_empty() {
+            return Ok(Self { id });
+        }
+        Err(Error::new(ErrorKind::Internal, "destroy a sandbox")
+            .because("something of it is left; the next start will try to clear it")
+            .with("sandbox", &id)
+            .detail(format!("{residue:?}")))
+    }
+
+    /// Which sandbox is gone.
+    pub fn sandbox(&self) -> &SandboxId {
+        &self.id
+    }
+}
+
+/// What makes sandboxes for jobs: a [`Backend`] behind the rules that hold for all of them.
+#[derive(Clone, Debug)]
+pub struct Sandboxes {
+    backend: Arc<dyn Backend>,
+}
+
+impl Sandboxes {
+    /// Sandboxes of `backend`.
+    pub fn new(backend: Arc<dyn Backend>) -> Self {
+        Self { backend }
+    }
+
+    /// What the backend can do on this machine.
+    pub fn capabilities(&self) -> Capabilities {
+        self.backend.capabilities()
+    }
+
+    /// Makes the sandbox of a job.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Fenced`] when the claim is over; [`ErrorKind::Unsupported`] when the spec asks for more
+    /// than the backend can do; the backend's own.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future leaves nothing: the sandbox is abandoned.
+    pub async fn create(&self, claim: &Claim, spec: &Spec) -> Result<Sandbox> {
+        claim.fence()?;
+        self.make(spec, Some(claim.tenure())).await
+    }
+
+    /// Makes a sandbox in which the SDK's own tools work on a repository, `git` for instance: on the
+    /// operator's image, without secrets and without job code.
+    ///
+    /// # Errors
+    ///
+    /// As for [`create`](Self::create).
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future leaves nothing: the sandbox is abandoned.
+    pub async fn create_helper(&self, _scope: Scope<'_>, spec: &Spec) -> Result<Sandbox> {
+        self.make(spec, None).await
+    }
+
+    async fn make(&self, spec: &Spec, of: Option<Arc<Tenure>>) -> Result<Sandbox> {
+        self.backend.capabilities().require(spec)?;
+        let id = SandboxId::random();
+        // Armed before anything exists: a drop during the await below finds it.
+        let guard = Guard { backend: Some(self.backend.clone()), id: id.clone() };
+        let instance = self.backend.create(&id, spec).await?;
+        instance.isolation().require(&spec.minimum)?;
+        Ok(Sandbox { instance, guard, of })
+    }
+
+    /// Takes down what earlier processes left behind, and returns how many sandboxes that were.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Internal`] when something is left of one of them; the backend's own.
+    pub async fn reap(&self) -> Result<usize> {
+        let leftovers = self.backend.leftovers().await?;
+        let count = leftovers.len();
+        for id in leftovers {
+            let residue = self.backend.destroy(&id).await?;
+            let _gone = Teardown::prove(id, residue)?;
+        }
+        Ok(count)
+    }
+}
+
+/// A living sandbox of one job. It is used up by [`destroy`](Self::destroy); dropping it abandons it.
+#[derive(Debug)]
+pub struct Sandbox {
+    // Before the guard, so that it goes first when the sandbox is dropped.
+    instance: Box<dyn Instance>,
+    guard: Guard,
+    /// Whose it is; nobody's for a helper.
+    of: Option<Arc<Tenure>>,
+}
+
+impl Sandbox {
+    /// Which sandbox it is.
+    pub fn id(&self) -> &SandboxId {
+        &self.guard.id
+    }
+
+    /// Which guarantees hold, and why the others do not.
+    pub fn isolation(&self) -> &IsolationReport {
+        self.instance.isolation()
+    }
+
+    /// Starts a program; see [`Instance::exec`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`Instance::exec`].
+    pub async fn exec<'a>(&'a self, command: &Command, lease: &SecretLease) -> Result<Box<dyn Process + 'a>> {
+        if !lease.is_of(self.of.as_ref()) {
+            return Err(
+                Error::new(ErrorKind::Denied, "start a program").because("the lease is of another job")
+            );
+        }
+        self.instance.exec(command, lease).await
+    }
+
+    /// Unpacks a tar archive below `path`; see [`Instance::upload`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`Instance::upload`].
+    pub async fn upload(&self, path: &SandboxPath, tar: ByteStream<'_>) -> Result<()> {
+        self.instance.upload(path, tar).await
+    }
+
+    /// A file or folder as a tar archive; see [`Instance::download`].
+    pub fn download(&self, path: &SandboxPath) -> ByteStream<'_> {
+        self.instance.download(path)
+    }
+
+    /// Takes the sandbox down and proves that nothing of it is left.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Internal`] when something is left; the backend's own. The sandbox is abandoned then, and
+    /// the next [`Sandboxes::reap`] tries again.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future abandons the sandbox.
+    pub async fn destroy(self) -> Result<Teardown> {
+        let Self { instance, mut guard, of: _ } = self;
+        drop(instance);
+        let Some(backend) = guard.backend.clone() else {
+            return Err(Error::new(ErrorKind::Internal, "destroy a sandbox"));
+        };
+        let residue = backend.destroy(&guard.id).await?;
+        let teardown = Teardown::prove(guard.id.clone(), residue)?;
+        guard.backend = None;
+        Ok(teardown)
+    }
+}
+
+/// Abandons the sandbox unless it was disarmed.
+#[derive(Debug)]
+struct Guard {
+    backend: Option<Arc<dyn Backend>>,
+    id: SandboxId,
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if let Some(backend) = &self.backend {
+            backend.abandon(&self.id);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_residue_is_no_teardown() {
+        let left = Residue { processes: 1, ..Residue::default() };
+        assert_eq!(Teardown::prove(SandboxId::random(), left).expect_err("left").kind(), ErrorKind::Internal);
+        assert!(Teardown::prove(SandboxId::random(), Residue::default()).is_ok());
+    }
+}

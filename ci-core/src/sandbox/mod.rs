@@ -1,0 +1,217 @@
+//! Where jobs run.
+//!
+//! A [`Backend`] makes [`Instance`]s and takes them down; that is all an implementor writes. Callers use
+//! [`Sandboxes`] and [`Sandbox`], which ask for a [`Claim`], arm the clean-up before anything exists, and end
+//! in a [`Teardown`]: a proof that only this crate can make, and only from a [`Residue`] that is empty.
+
+mod isolation;
+mod life;
+mod spec;
+
+use std::fmt;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+pub use self::isolation::{Capabilities, Guarantee, IsolationReport};
+pub use self::life::{Residue, Sandbox, Sandboxes, Teardown};
+pub use self::spec::{Command, SandboxPath, Spec};
+
+use crate::error::Result;
+use crate::id::SandboxId;
+use crate::secret::SecretLease;
+use crate::stream::ByteStream;
+
+/// What makes sandboxes: one machine's kernel, a container engine, a hypervisor, a cluster.
+///
+/// Every sandbox is fresh and is used once. What it holds lies in memory and is gone with it.
+#[async_trait]
+pub trait Backend: fmt::Debug + Send + Sync + 'static {
+    /// Makes a sandbox. Returns an instance if and only if every guarantee in [`Spec::minimum`] holds for it.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unsupported`] when the machine or the backend cannot do what `spec` asks for;
+    /// [`ErrorKind::NotFound`] when there is no such image; [`ErrorKind::Conflict`] when `id` is in use;
+    /// [`ErrorKind::Unavailable`] when it may work later.
+    ///
+    /// # Cancel safety
+    ///
+    /// When the future is dropped, [`abandon`](Self::abandon) or [`destroy`](Self::destroy) with the same id
+    /// removes whatever had been made.
+    async fn create(&self, id: &SandboxId, spec: &Spec) -> Result<Box<dyn Instance>>;
+
+    /// Takes the sandbox down and counts what is left of it. Idempotent: for an id that is unknown or gone it
+    /// returns an empty residue.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unavailable`] when the answer cannot be had now; the sandbox may then still run.
+    ///
+    /// # Cancel safety
+    ///
+    /// What was begun goes on; calling again finishes it.
+    async fn destroy(&self, id: &SandboxId) -> Result<Residue>;
+
+    /// The sandboxes that earlier processes left behind. It never names one that a living process owns.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unavailable`] when the answer cannot be had now.
+    async fn leftovers(&self) -> Result<Vec<SandboxId>>;
+
+    /// Begins to take the sandbox down, without waiting: never blocks, never fails, for use in `Drop`.
+    fn abandon(&self, id: &SandboxId);
+
+    /// What this backend can do on this machine.
+    fn capabilities(&self) -> Capabilities;
+}
+
+/// One living sandbox, as a backend makes it.
+#[async_trait]
+pub trait Instance: fmt::Debug + Send + Sync + 'static {
+    /// Starts a program, with nothing on its standard input. Its variables are those of `command` and the secrets of
+    /// `lease` that it names, and no others; a secret goes before a variable of the same name.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`] when there is no such program or folder, or the lease lacks a named secret;
+    /// [`ErrorKind::Invalid`] when the kernel refuses the program; [`ErrorKind::Unavailable`] when the sandbox
+    /// is gone.
+    ///
+    /// # Cancel safety
+    ///
+    /// When the future is dropped the program may have started; it ends with the sandbox at the latest.
+    async fn exec<'a>(&'a self, command: &Command, lease: &SecretLease) -> Result<Box<dyn Process + 'a>>;
+
+    /// Unpacks a tar archive below `path`, which is made where it does not exist. Nothing outside of the
+    /// sandbox can be written, whatever the archive says.
+    ///
+    /// # Errors
+    ///
+    /// The stream's own error; [`ErrorKind::Invalid`] when it is not an archive or names a path outside of
+    /// `path`; [`ErrorKind::LimitExceeded`] when the sandbox is full.
+    ///
+    /// # Cancel safety
+    ///
+    /// When the future is dropped a part may have been unpacked.
+    async fn upload(&self, path: &SandboxPath, tar: ByteStream<'_>) -> Result<()>;
+
+    /// A file or folder as a tar archive whose entries are relative to `path`'s parent. The content is the
+    /// job's and may be hostile.
+    ///
+    /// Errors come in the stream: [`ErrorKind::NotFound`] when there is nothing at `path`.
+    fn download(&self, path: &SandboxPath) -> ByteStream<'_>;
+
+    /// Which guarantees hold for this sandbox, and why the others do not.
+    fn isolation(&self) -> &IsolationReport;
+}
+
+/// A program that runs in a sandbox. Dropping it stops it.
+#[async_trait]
+pub trait Process: fmt::Debug + Send {
+    /// What happens next. After [`ProcessEvent::Exited`] it must not be called again.
+    ///
+    /// The exit is reported when the *program* has ended and what it had written until then has been returned,
+    /// whether or not another process still holds its output open.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unavailable`] when the sandbox is gone.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future loses nothing; the next call returns what it would have returned.
+    async fn next(&mut self) -> Result<ProcessEvent>;
+
+    /// Sends a signal to the program and the processes of its group. A program that has ended takes no notice.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unavailable`] when the sandbox is gone.
+    async fn signal(&self, signal: Signal) -> Result<()>;
+}
+
+/// What a running program does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ProcessEvent {
+    /// It wrote this. The bytes are as it wrote them: secrets are not masked yet.
+    Output(OutputStream, Bytes),
+    /// It has ended.
+    Exited(Exit),
+}
+
+/// Where a program wrote to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum OutputStream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// Signals that a caller may send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Signal {
+    /// Asks to end (SIGTERM).
+    Terminate,
+    /// Ends (SIGKILL).
+    Kill,
+}
+
+/// How a program ended and what it used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exit {
+    /// How it ended.
+    pub status: ExitStatus,
+    /// What it and its waited-for children used.
+    pub usage: Usage,
+}
+
+/// How a program ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum ExitStatus {
+    /// By itself, with this code.
+    Code(u8),
+    /// By this signal.
+    Signal(u8),
+    /// Because the sandbox ran out of its memory.
+    OutOfMemory,
+}
+
+impl ExitStatus {
+    /// Whether it ended by itself with code 0.
+    pub fn is_success(self) -> bool {
+        self == Self::Code(0)
+    }
+}
+
+impl fmt::Display for ExitStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Code(code) => write!(f, "exit code {code}"),
+            Self::Signal(signal) => write!(f, "signal {signal}"),
+            Self::OutOfMemory => f.write_str("out of memory"),
+        }
+    }
+}
+
+/// What a program used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Usage {
+    /// Processor time.
+    pub cpu: Duration,
+    /// The largest resident set of one process, in bytes.
+    pub peak_memory: u64,
+}
+
+impl Usage {
+    /// `cpu` time and a peak of `peak_memory` bytes.
+    pub fn new(cpu: Duration, peak_memory: u64) -> Self {
+        Self { cpu, peak_memory }
+    }
+}

@@ -1,0 +1,199 @@
+//! What a sandbox is asked for, and what runs in it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::Guarantee;
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::{ImageName, SecretName};
+use crate::job::{Arg, Environment, Limits};
+use crate::network::NetworkPolicy;
+
+/// What a sandbox must be like.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Spec {
+    /// Whose files it shows, read-only.
+    pub image: ImageName,
+    /// How much it may use.
+    pub limits: Limits,
+    /// Where it may connect to.
+    pub network: NetworkPolicy,
+    /// What must hold; a backend refuses rather than do without.
+    pub minimum: BTreeSet<Guarantee>,
+    /// Folders of the host that it sees read-only, by path inside. Only the SDK's own helpers have any.
+    pub binds: BTreeMap<SandboxPath, PathBuf>,
+}
+
+impl Spec {
+    /// A sandbox on `image` within the default limits, without network.
+    pub fn new(image: ImageName) -> Self {
+        Self {
+            image,
+            limits: Limits::default(),
+            network: NetworkPolicy::None,
+            minimum: BTreeSet::new(),
+            binds: BTreeMap::new(),
+        }
+    }
+
+    /// Replaces the limits.
+    pub fn with_limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Replaces the network policy.
+    pub fn with_network(mut self, network: NetworkPolicy) -> Self {
+        self.network = network;
+        self
+    }
+
+    /// Adds guarantees that must hold.
+    pub fn with_minimum(mut self, guarantees: impl IntoIterator<Item = Guarantee>) -> Self {
+        self.minimum.extend(guarantees);
+        self
+    }
+
+    /// Shows the folder `host` of the machine at `inside`, read-only.
+    ///
+    /// What lies there becomes readable for whatever runs in the sandbox: only for helpers that run no job
+    /// code, and never with a path that a tenant chose.
+    pub fn with_host_folder_read_only(mut self, inside: SandboxPath, host: &Path) -> Self {
+        self.binds.insert(inside, host.to_owned());
+        self
+    }
+}
+
+/// A program to run in a sandbox.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Command {
+    /// The program: a path, or a name that is looked up in the `PATH` of `environment`.
+    pub program: Arg,
+    /// Its arguments.
+    pub arguments: Vec<Arg>,
+    /// Its variables.
+    pub environment: Environment,
+    /// The secrets of the lease that it sees, each as the variable of the same name.
+    pub secrets: Vec<SecretName>,
+    /// Where it runs.
+    pub directory: SandboxPath,
+}
+
+impl Command {
+    /// A program with its arguments, in [`SandboxPath::work`], without variables.
+    pub fn new(program: Arg, arguments: impl IntoIterator<Item = Arg>) -> Self {
+        Self {
+            program,
+            arguments: arguments.into_iter().collect(),
+            environment: Environment::default(),
+            secrets: Vec::new(),
+            directory: SandboxPath::work(),
+        }
+    }
+
+    /// Adds variables.
+    pub fn with_environment(mut self, environment: &Environment) -> Self {
+        self.environment.extend(environment);
+        self
+    }
+
+    /// Shows it secrets of the lease.
+    pub fn with_secrets(mut self, secrets: &[SecretName]) -> Self {
+        self.secrets.extend_from_slice(secrets);
+        self
+    }
+
+    /// Runs it in another folder.
+    pub fn with_directory(mut self, directory: SandboxPath) -> Self {
+        self.directory = directory;
+        self
+    }
+}
+
+/// An absolute path inside of a sandbox, without `.` and `..`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct SandboxPath(String);
+
+impl SandboxPath {
+    /// Checks and takes a path.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Invalid`] unless it starts with `/`, is at most 4,095 bytes long, and has no empty, `.` or
+    /// `..` part and no control character.
+    pub fn parse(path: impl Into<String>) -> Result<Self> {
+        let path = path.into();
+        let is_part = |part: &str| !matches!(part, "" | "." | "..");
+        let parts_are_good =
+            path == "/" || path.strip_prefix('/').is_some_and(|rest| rest.split('/').all(is_part));
+        if parts_are_good && path.len() < 4_096 && !path.chars().any(char::is_control) {
+            return Ok(Self(path));
+        }
+        Err(Error::new(ErrorKind::Invalid, "parse a path in the sandbox")
+            .because("it must be absolute, without empty, . or .. parts and without control characters")
+            .with("given", format_args!("{:?}", crate::external::shortened(&path))))
+    }
+
+    /// The folder with the job's source, `/work`: the only one that every backend makes writable, `/tmp` aside.
+    pub fn work() -> Self {
+        Self("/work".to_owned())
+    }
+
+    /// The path below this one.
+    ///
+    /// # Errors
+    ///
+    /// As for [`parse`](Self::parse).
+    pub fn join(&self, below: &str) -> Result<Self> {
+        Self::parse(format!("{}/{below}", self.0.trim_end_matches('/')))
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for SandboxPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl TryFrom<String> for SandboxPath {
+    type Error = Error;
+
+    fn try_from(path: String) -> Result<Self> {
+        Self::parse(path)
+    }
+}
+
+impl From<SandboxPath> for String {
+    fn from(path: SandboxPath) -> Self {
+        path.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_cannot_climb() {
+        for bad in ["", "work", "/a/../b", "/a//b", "/a/", "/./a", "/a\0b", "/a\nb"] {
+            assert!(SandboxPath::parse(bad).is_err(), "{bad:?}");
+        }
+        assert_eq!(SandboxPath::work().join("a/b").expect("a path").as_str(), "/work/a/b");
+        assert!(SandboxPath::work().join("../etc").is_err());
+        assert_eq!(
+            SandboxPath::parse("/").and_then(|root| root.join("etc")).expect("a path").as_str(),
+            "/etc"
+        );
+    }
+}

@@ -1,0 +1,154 @@
+//! What never answers, and how long a worker waits for it.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use ci_core::access::{Grant, Read};
+use ci_core::forge::{CheckState, Checks};
+use ci_core::id::{JobId, SandboxId};
+use ci_core::log::{Appended, Cursor, LogStore, Page};
+use ci_core::memory::{Logs, Reply, Rig, Scripted};
+use ci_core::outcome::Conclusion;
+use ci_core::queue::{Claim, State};
+use ci_core::sandbox::{Backend, Capabilities, Instance, Residue, Sandboxes, Spec};
+use ci_core::secret::Masked;
+use ci_core::{ErrorKind, Result};
+use futures_util::poll;
+
+use crate::runner::{Service, never};
+use crate::{ours, refused, writer};
+
+/// A forge that takes the call and never answers.
+#[derive(Debug)]
+struct Mute;
+
+#[async_trait::async_trait]
+impl Checks for Mute {
+    async fn report(&self, _: &Claim, state: CheckState, _: &str) -> Result<()> {
+        if state == CheckState::Running { Ok(()) } else { std::future::pending().await }
+    }
+}
+
+#[tokio::test]
+async fn a_forge_that_never_answers_does_not_hold_up_the_end() -> Result<()> {
+    let service = Service::with_parts(Rig::new()?, |parts| parts.checks = Some(Arc::new(Mute)));
+    service.rig.backend.on("sh", |_| Reply::exit(0));
+    let claim = service.claim(Rig::spec()).await?;
+    let outcome = soon(&service.rig, service.runner.run(claim, never())).await?;
+    assert_eq!(outcome.conclusion, Conclusion::Succeeded);
+    Ok(())
+}
+
+/// Waits for the end of a run, which must come within hours.
+async fn soon<T>(rig: &Rig, run: impl Future<Output = T>) -> T {
+    let mut run = pin!(run);
+    for _ in 0..5_000 {
+        if let Poll::Ready(ended) = poll!(&mut run) {
+            return ended;
+        }
+        rig.clock.advance(Duration::from_secs(7));
+        tokio::task::yield_now().await;
+    }
+    panic!("the job has run for {:?} and its lease is still kept", Duration::from_secs(35_000));
+}
+
+/// Where a log takes the call and never answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hangs {
+    AtTheLastOutput,
+    WhenItIsClosed,
+}
+
+#[derive(Debug)]
+struct Hanging(Logs, Hangs);
+
+#[async_trait::async_trait]
+impl LogStore for Hanging {
+    async fn append(&self, claim: &Claim, seq: u64, chunk: Masked) -> Result<Appended> {
+        if self.1 == Hangs::AtTheLastOutput && !chunk.is_empty() {
+            return std::future::pending().await;
+        }
+        self.0.append(claim, seq, chunk).await
+    }
+
+    async fn close(&self, claim: &Claim) -> Result<()> {
+        if self.1 == Hangs::WhenItIsClosed {
+            return std::future::pending().await;
+        }
+        self.0.close(claim).await
+    }
+
+    async fn read(&self, grant: &Grant<Read>, job: &JobId, from: Cursor, limit: usize) -> Result<Page> {
+        self.0.read(grant, job, from, limit).await
+    }
+
+    async fn changed(&self, grant: &Grant<Read>, job: &JobId, from: Cursor) -> Result<()> {
+        self.0.changed(grant, job, from).await
+    }
+}
+
+#[tokio::test]
+async fn a_log_that_never_answers_holds_no_worker() -> Result<()> {
+    for hangs in [Hangs::AtTheLastOutput, Hangs::WhenItIsClosed] {
+        let rig = Rig::new()?;
+        let logs = Logs::new(rig.database.clone(), rig.clock.clone());
+        let service = Service::with_parts(rig, |parts| parts.logs = Arc::new(Hanging(logs, hangs)));
+        service.rig.backend.on("sh", |_| Reply::exit(0).stdout("hello"));
+        let claim = service.claim(Rig::spec()).await?;
+        let job = claim.job().clone();
+        let ended = soon(&service.rig, service.runner.run(claim, never())).await;
+        assert!(service.rig.backend.leftovers().await?.is_empty(), "{hangs:?}");
+        let grant = writer(&service.rig, &ours()).await?.lower::<Read>();
+        let state = service.rig.dispatcher.state(&grant, &job).await?;
+        match hangs {
+            Hangs::AtTheLastOutput => assert!(matches!(state, State::Finished(_)), "{ended:?}, {state:?}"),
+            Hangs::WhenItIsClosed => assert_eq!(state, State::Waiting, "{ended:?}"),
+        }
+    }
+    Ok(())
+}
+
+/// A backend whose sandboxes do not come down.
+#[derive(Debug)]
+struct Stuck(Scripted);
+
+#[async_trait::async_trait]
+impl Backend for Stuck {
+    async fn create(&self, id: &SandboxId, spec: &Spec) -> Result<Box<dyn Instance>> {
+        self.0.create(id, spec).await
+    }
+
+    async fn destroy(&self, _: &SandboxId) -> Result<Residue> {
+        std::future::pending().await
+    }
+
+    async fn leftovers(&self) -> Result<Vec<SandboxId>> {
+        self.0.leftovers().await
+    }
+
+    fn abandon(&self, id: &SandboxId) {
+        self.0.abandon(id);
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.0.capabilities()
+    }
+}
+
+#[tokio::test]
+async fn a_sandbox_that_does_not_come_down_holds_no_worker() -> Result<()> {
+    let rig = Rig::new()?;
+    let backend = Arc::new(Stuck(rig.backend.clone()));
+    let service = Service::with_parts(rig, |parts| parts.sandboxes = Sandboxes::new(backend));
+    service.rig.backend.on("sh", |_| Reply::exit(0));
+    let claim = service.claim(Rig::spec()).await?;
+    let job = claim.job().clone();
+    let ended = soon(&service.rig, service.runner.run(claim, never())).await;
+    assert_eq!(refused(ended), ErrorKind::Unavailable, "nobody may believe that it is gone");
+    let grant = writer(&service.rig, &ours()).await?.lower::<Read>();
+    assert!(matches!(service.rig.dispatcher.state(&grant, &job).await?, State::Finished(_)));
+    assert!(service.rig.backend.leftovers().await?.is_empty(), "it was abandoned");
+    Ok(())
+}
