@@ -16,7 +16,7 @@ use crate::units::ByteSize;
 /// A job as its author wrote it: what to run, on what, with what.
 ///
 /// It is plain data. It becomes work only as a [`NewJob`](crate::queue::NewJob), which adds where the code
-/// comes from.
+/// comes from. Read from a file, what it does not say has its default; a field that is not known is an error.
 ///
 /// # Example
 ///
@@ -30,6 +30,7 @@ use crate::units::ByteSize;
 /// # Ok::<(), ci_core::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct JobSpec {
     /// The image whose files the job sees.
@@ -37,24 +38,34 @@ pub struct JobSpec {
     /// What runs, in this order; the first failure ends the job.
     pub steps: Vec<Step>,
     /// Variables of every step.
+    #[serde(default)]
     pub environment: Environment,
     /// Secrets that are leased for this job; a step sees those that it names.
+    #[serde(default)]
     pub secrets: Vec<SecretName>,
     /// Folders that are restored before the first step and saved after the last one succeeded.
+    #[serde(default)]
     pub caches: Vec<CacheSpec>,
     /// Files that are kept when all steps have run, whether or not they succeeded.
+    #[serde(default)]
     pub artifacts: Vec<ArtifactSpec>,
     /// How much it may use.
+    #[serde(default)]
     pub limits: Limits,
     /// Where it may connect to.
+    #[serde(default)]
     pub network: NetworkPolicy,
     /// How long it may take.
+    #[serde(default)]
     pub timeouts: Timeouts,
     /// What a machine must offer to be given this job.
+    #[serde(default)]
     pub labels: Vec<Label>,
     /// Whether submodules are checked out too.
+    #[serde(default)]
     pub submodules: Submodules,
     /// What the sandbox must guarantee; the job is refused where it cannot.
+    #[serde(default)]
     pub minimum: Vec<Guarantee>,
 }
 
@@ -179,6 +190,7 @@ impl JobSpec {
 
 /// One command or script of a job.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Step {
     /// What people call it.
@@ -186,12 +198,16 @@ pub struct Step {
     /// What runs.
     pub run: Run,
     /// Variables of this step, on top of the job's.
+    #[serde(default)]
     pub environment: Environment,
     /// Which of the job's secrets it sees, each as the variable of the same name.
+    #[serde(default)]
     pub secrets: Vec<SecretName>,
     /// Where it runs; the checked-out source by default.
+    #[serde(default)]
     pub directory: Option<SandboxPath>,
     /// How long it may take; the job's bound by default.
+    #[serde(default)]
     pub timeout: Option<Duration>,
 }
 
@@ -298,7 +314,7 @@ impl fmt::Debug for Script {
 
 /// One argument of a program.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
+#[serde(try_from = "String", into = "String")]
 pub struct Arg(String);
 
 impl Arg {
@@ -346,6 +362,20 @@ impl Arg {
     }
 }
 
+impl TryFrom<String> for Arg {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self> {
+        Self::new(text)
+    }
+}
+
+impl From<Arg> for String {
+    fn from(argument: Arg) -> Self {
+        argument.0
+    }
+}
+
 /// Variables of a process. A sandbox passes on no others.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -368,10 +398,22 @@ impl Environment {
     }
 }
 
-/// The value of a variable: a place where text from outside is data.
+/// The value of a variable: a place where text from outside is data. It holds no zero byte: those are left out.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
+#[serde(from = "String", into = "String")]
 pub struct Value(String);
+
+impl From<String> for Value {
+    fn from(text: String) -> Self {
+        Self::from(text.as_str())
+    }
+}
+
+impl From<Value> for String {
+    fn from(value: Value) -> Self {
+        value.0
+    }
+}
 
 impl From<&str> for Value {
     fn from(text: &str) -> Self {
@@ -387,6 +429,7 @@ impl From<&External> for Value {
 
 /// A folder that is kept from one job of a repository to the next.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct CacheSpec {
     /// What the cache is called.
     pub key: CacheKey,
@@ -396,6 +439,7 @@ pub struct CacheSpec {
 
 /// A file or folder that outlives the job.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ArtifactSpec {
     /// What the artifact is called.
     pub name: ArtifactName,
@@ -406,6 +450,7 @@ pub struct ArtifactSpec {
 /// How much a job may use. A backend that cannot hold one of them says so in its
 /// [`IsolationReport`](crate::sandbox::IsolationReport).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
 pub struct Limits {
     /// Memory of all processes together, files in memory included.
@@ -475,6 +520,7 @@ impl Limits {
 
 /// How long a job may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
 pub struct Timeouts {
     /// From the lease of the secrets to the end of the last step.

@@ -210,7 +210,7 @@ fn hostile_parsers_have_tests() {
         ("ci-core/src/external.rs", "what_is_shown_is_one_inert_word"),
         ("ci-core/src/forge.rs", "a_revision_is_never_an_option_or_an_expression"),
         ("ci-core/src/network.rs", "hosts_are_names_and_not_addresses"),
-        ("ci-core/src/sandbox.rs", "paths_cannot_climb"),
+        ("ci-core/src/sandbox/spec.rs", "paths_cannot_climb"),
         ("ci-core/src/seal.rs", "every_flipped_bit_is_noticed"),
     ];
     for (file, test) in parsers {

@@ -42,3 +42,22 @@ fn a_job_that_could_not_run_as_written_is_refused() -> Result<()> {
     );
     Ok(())
 }
+
+/// A pipeline's file says what it needs to; what is misspelt must not be left out.
+#[test]
+fn a_job_is_read_with_defaults_and_without_surprises() {
+    let read = |text: &str| serde_json::from_str::<JobSpec>(text);
+    let spec = read(r#"{"image": "host", "steps": [{"name": "test", "run": {"Script": "true"}}]}"#);
+    assert_eq!(spec.ok(), Some(Rig::spec()));
+    for wrong in [
+        r#"{"image": "host", "steps": [], "netwrok": "None"}"#,
+        r#"{"image": "host", "steps": [], "limits": {"memroy": 1}}"#,
+        r#"{"image": "host", "steps": [], "timeouts": {"slience": {"secs": 1, "nanos": 0}}}"#,
+        r#"{"image": "host", "steps": [{"name": "a", "run": {"Script": "true"}, "secret": ["A"]}]}"#,
+        r#"{"image": "host", "steps": [{"name": "a", "run": {"Command": {"program": "a\u0000b", "arguments": []}}}]}"#,
+    ] {
+        assert!(read(wrong).is_err(), "{wrong}");
+    }
+    let odd = read(r#"{"image": "host", "steps": [], "environment": {"A": "a\u0000b"}}"#).expect("a job");
+    assert_eq!(odd.environment.iter().map(|(_, value)| value).collect::<Vec<_>>(), ["ab"]);
+}

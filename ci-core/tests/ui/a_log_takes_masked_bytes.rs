@@ -8,7 +8,8 @@ use ci_core::secret::Masked;
 async fn append(log: &dyn LogStore, claim: &Claim) {
     let _ = log.append(claim, 0, Bytes::from_static(b"raw")).await;
     let _ = log.append(claim, 0, b"raw".to_vec()).await;
-    let _ = log.append(claim, 0, Masked(Bytes::from_static(b"raw"))).await;
+    let bytes = Bytes::from_static(b"raw");
+    let _ = log.append(claim, 0, Masked { bytes, job: Some(claim.job().clone()) }).await;
     let _ = log.append(claim, 0, Bytes::from_static(b"raw").into()).await;
 }
 
