@@ -202,7 +202,7 @@ impl Vault {
     async fn value(&self, place: Place<'_>) -> Result<SecretValue> {
         // Its two rows are read one after the other; somebody may set the secret in between.
         const MOST_ROUNDS: usize = 16;
-        let missing = || Error::new(ErrorKind::NotFound, LEASE).with("secret", place.name);
+        let missing = || missing(LEASE, place.name);
         for _ in 0..MOST_ROUNDS {
             let (record, info) = self.info(place).await?.ok_or_else(missing)?;
             let opened = self.open_value(place, info.version, &record.value).await;
@@ -328,8 +328,7 @@ impl SecretStore for Vault {
         let commit = async |audit: Batch| {
             // It is not opened: deleting is also the way out when a row has been tampered with.
             let record = self.records.get(&place.info()).await?;
-            let record = record
-                .ok_or_else(|| Error::new(ErrorKind::NotFound, "delete a secret").with("secret", name))?;
+            let record = record.ok_or_else(|| missing("delete a secret", name))?;
             let batch = Batch::new()
                 .require(Condition::Is(record.key, record.version))
                 .delete(place.info())
@@ -363,4 +362,10 @@ impl KeyRing for Vault {
 
 fn about(entry: Entry, repository: &RepositoryId) -> Entry {
     entry.about("forge", repository.forge()).about("repository", repository.native())
+}
+
+fn missing(operation: &'static str, name: &SecretName) -> Error {
+    Error::new(ErrorKind::NotFound, operation)
+        .because("the repository has no secret of that name; set it first")
+        .with("secret", name)
 }

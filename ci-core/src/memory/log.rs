@@ -115,7 +115,9 @@ impl Logs {
             Some(row) if row.repository == *repository => {
                 Ok((Place::new(repository, job), matches!(row.stage, Stage::Ended(_))))
             }
-            _ => Err(Error::new(ErrorKind::NotFound, "read a log").with("job", job)),
+            _ => Err(Error::new(ErrorKind::NotFound, "read a log")
+                .because("the repository has no job of that id")
+                .with("job", job)),
         }
     }
 }

@@ -139,5 +139,7 @@ impl SecretStore for Secrets {
 }
 
 fn missing(name: &SecretName) -> Error {
-    Error::new(ErrorKind::NotFound, "look for a secret").with("secret", name)
+    Error::new(ErrorKind::NotFound, "look for a secret")
+        .because("the repository has none of that name; set it first")
+        .with("secret", name)
 }

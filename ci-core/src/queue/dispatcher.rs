@@ -208,9 +208,7 @@ impl Dispatcher {
         let row = self.queue.row(job).await?.filter(|row| row.repository == *scope.repository());
         let row = row.ok_or_else(|| {
             Error::new(ErrorKind::NotFound, "look at a job")
-                .because(
-                    "the repository has no job of that id; it was deleted, or belongs to another repository",
-                )
+                .because("the repository has no job of that id")
                 .with("job", job)
         })?;
         Ok(match row.stage {

@@ -55,7 +55,9 @@ impl Fault {
             Self::Unmet(key) => Error::new(ErrorKind::Conflict, operation).with("record", key),
             Self::Lost(job) => Error::new(ErrorKind::Fenced, operation).with("job", job),
             Self::Exists(job) => told(ErrorKind::Conflict, "there is a job with this id").with("job", job),
-            Self::Unknown(job) => Error::new(ErrorKind::NotFound, operation).with("job", job),
+            Self::Unknown(job) => {
+                told(ErrorKind::NotFound, "the repository has no job of that id").with("job", job)
+            }
             Self::Forged(what) => Error::new(ErrorKind::Tampered, operation).detail(what),
             Self::Closed(job) => told(ErrorKind::Conflict, "the log is closed").with("job", job),
             Self::Full(job) => {
@@ -166,7 +168,10 @@ mod tests {
                 Fault::Exists(job()),
                 "Conflict do it: there is a job with this id (job: 0123456789abcdef0123456789abcdef)",
             ),
-            (Fault::Unknown(job()), "NotFound do it: not found (job: 0123456789abcdef0123456789abcdef)"),
+            (
+                Fault::Unknown(job()),
+                "NotFound do it: the repository has no job of that id (job: 0123456789abcdef0123456789abcdef)",
+            ),
             (Fault::Forged("a row"), "Tampered do it: stored data has been tampered with"),
             (
                 Fault::Closed(job()),
