@@ -1,6 +1,10 @@
 //! What the SDK asks of a forge, in small ports: who somebody is ([`SignIn`]), what happened ([`Hooks`]), how a
 //! job went ([`Checks`]), and the code itself ([`Source`]). What somebody may do is
 //! [`PermissionSource`](crate::access::PermissionSource).
+//!
+//! An implementor writes the ports that their forge has. An integrator calls what is built on them:
+//! [`Authority::sign_in`](crate::access::Authority::sign_in), [`Inbox`], [`resolve`] and [`read()`]; the
+//! [`Runner`](crate::runner::Runner) reports to [`Checks`] and checks the code out.
 
 use std::fmt;
 use std::sync::Arc;
@@ -21,6 +25,7 @@ use crate::queue::Claim;
 use crate::records::{Batch, Condition, Key, Records};
 use crate::sandbox::{Sandbox, Sandboxes};
 use crate::trust::{Origin, Provenance};
+use crate::units::ByteSize;
 
 /// Finds out who somebody is. [`Authority::sign_in`](crate::access::Authority::sign_in) makes the session.
 #[async_trait]
@@ -400,6 +405,31 @@ pub trait Source: fmt::Debug + Send + Sync + 'static {
     /// [`ErrorKind::LimitExceeded`] when the files do not fit; [`ErrorKind::Unavailable`] when the forge cannot
     /// be reached.
     async fn checkout(&self, claim: &Claim, helpers: &Sandboxes, into: &Sandbox) -> Result<()>;
+
+    /// The content of one file of one exact commit: the pipeline file, before there is a job. [`read()`] makes sure
+    /// that the commit is of the scope's repository.
+    ///
+    /// It returns what was committed at `path`, if and only if a regular file was. A symbolic link is never
+    /// followed, wherever in the path it stands: whoever wrote the commit chose where it leads.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`] when there is no such repository, commit or file; [`ErrorKind::Invalid`] when there
+    /// is a folder, a symbolic link or a submodule at `path`, or the commit is malformed;
+    /// [`ErrorKind::LimitExceeded`] when the file has more than `limit` bytes, which are then not kept in memory;
+    /// [`ErrorKind::Unavailable`] when the forge cannot be reached.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future leaves nothing: a helper is abandoned.
+    async fn read(
+        &self,
+        scope: Scope<'_>,
+        helpers: &Sandboxes,
+        commit: &CommitId,
+        path: &SourcePath,
+        limit: ByteSize,
+    ) -> Result<Bytes>;
 }
 
 /// What a [`Source`] found.
@@ -443,6 +473,68 @@ pub async fn resolve(
     Ok(Provenance::new(repository, revision))
 }
 
+/// The content of the file at `path` in exactly `code`, of at most `limit` bytes: the pipeline file, for instance,
+/// before there is a job.
+///
+/// It may be hostile, whoever asks for it: whoever wrote the commit wrote it, and
+/// [`code.trust()`](Provenance::trust) says who that can be.
+///
+/// # Errors
+///
+/// [`ErrorKind::Denied`] when `code` is of another repository than `scope`; otherwise as for [`Source::read`].
+///
+/// # Cancel safety
+///
+/// As for [`Source::read`].
+///
+/// # Example
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+/// use ci_core::access::Read;
+/// use ci_core::forge::{self, Revision, RevisionName, SourcePath};
+/// use ci_core::id::CommitId;
+/// use ci_core::memory::Rig;
+/// use ci_core::trust::Origin;
+/// use ci_core::{ByteSize, ErrorKind, External};
+///
+/// # let (rig, repository) = (Rig::new()?, Rig::repository("1", "acme")?);
+/// # let commit = CommitId::parse("a".repeat(40))?;
+/// # let main = Revision::new(commit, Origin::Repository).with_reference(External::new("main"));
+/// # rig.forge.add_commit(&repository, main, [(".ci.yml", "test: cargo test")])?;
+/// # let grant = rig.grant::<Read>(&Rig::user("ada")?, &repository).await?;
+/// # let (source, sandboxes) = (rig.forge.clone(), rig.sandboxes.clone());
+/// let name = RevisionName::parse("main")?;
+/// let code = forge::resolve(&*source, grant.scope()?, &sandboxes, &name).await?;
+///
+/// let (path, most) = (SourcePath::parse(".ci.yml")?, ByteSize::kib(64));
+/// let pipeline = forge::read(&*source, grant.scope()?, &sandboxes, &code, &path, most).await?;
+/// assert_eq!(pipeline, "test: cargo test");
+///
+/// let most = ByteSize::bytes(3);
+/// let error = forge::read(&*source, grant.scope()?, &sandboxes, &code, &path, most).await.unwrap_err();
+/// assert_eq!(error.kind(), ErrorKind::LimitExceeded);
+/// # Ok::<(), ci_core::Error>(()) })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub async fn read(
+    source: &dyn Source,
+    scope: Scope<'_>,
+    helpers: &Sandboxes,
+    code: &Provenance,
+    path: &SourcePath,
+    limit: ByteSize,
+) -> Result<Bytes> {
+    if code.repository() != scope.repository() {
+        return Err(Error::new(ErrorKind::Denied, "read a file of a commit")
+            .because(
+                "the commit is of another repository than the permission; ask for one for its repository",
+            )
+            .with("repository", scope.repository()));
+    }
+    source.read(scope, helpers, code.commit(), path, limit).await
+}
+
 /// A branch, a tag, `HEAD` or a commit, as a person named it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RevisionName(String);
@@ -480,9 +572,126 @@ impl RevisionName {
     }
 }
 
+/// A file in the code: its path from the root of the repository.
+///
+/// It has no part that git refuses in a tree: none that is empty, `.`, `..` or, in any case of its letters, `.git`
+/// (git-fsck(1): `emptyName`, `hasDot`, `hasDotdot`, `hasDotgit`). No program takes it for an option. It is not
+/// escaped for anything else: a forge's implementor who puts it into a URL encodes it, and it is compared byte for
+/// byte, never as a pattern.
+///
+/// # Example
+///
+/// ```
+/// use ci_core::forge::SourcePath;
+///
+/// let path = SourcePath::parse("ci/pipeline.yml")?;
+/// assert_eq!(path.parts().collect::<Vec<_>>(), ["ci", "pipeline.yml"]);
+/// assert!(SourcePath::parse("../other/secret").is_err());
+/// assert!(SourcePath::parse(".git/config").is_err());
+/// # Ok::<(), ci_core::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SourcePath(String);
+
+impl SourcePath {
+    /// How many bytes a path may have.
+    pub const MOST: usize = 1_024;
+
+    /// Checks and takes a path.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Invalid`] for a path that is absolute, ends in `/`, has a part that git refuses, holds a control
+    /// character, starts with `-`, or is longer than [`MOST`](Self::MOST).
+    pub fn parse(text: &str) -> Result<Self> {
+        let is_part = |part: &str| !matches!(part, "" | "." | "..") && !part.eq_ignore_ascii_case(".git");
+        let good = text.len() <= Self::MOST
+            && text.split('/').all(is_part)
+            && !text.starts_with('-')
+            && !text.contains(char::is_control);
+        if good {
+            return Ok(Self(text.to_owned()));
+        }
+        Err(Error::new(ErrorKind::Invalid, "parse the path of a file in a repository")
+            .because(
+                "it must be relative and at most 1024 bytes long, without empty, ., .. and .git parts, without \
+                 control characters and without a leading -",
+            )
+            .with("given", format_args!("{:?}", crate::external::shortened(text))))
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The names of the folders that lead to the file, and its own.
+    pub fn parts(&self) -> impl Iterator<Item = &str> {
+        self.0.split('/')
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    #[test]
+    fn a_path_stays_in_the_repository_and_is_never_an_option() {
+        let too_long = "a".repeat(SourcePath::MOST + 1);
+        let bad = [
+            "",
+            "/",
+            "/a",
+            "a/",
+            "a//b",
+            ".",
+            "..",
+            "../a",
+            "a/../b",
+            "a/..",
+            "./a",
+            "a/.",
+            ".git",
+            ".git/config",
+            "a/.GIT/x",
+            "sub/.Git",
+            "-",
+            "-x",
+            "--output=x",
+            "a\nb",
+            "a\0",
+            "\u{1b}[2J",
+            "a\u{85}b",
+            &too_long,
+        ];
+        for text in bad {
+            assert_eq!(SourcePath::parse(text).expect_err(text).kind(), ErrorKind::Invalid, "{text:?}");
+        }
+        for text in
+            [".ci.yml", "ci/-x", ".github/a", ".gitignore", "a b", "*", ":(top)a", "ä", "...", &too_long[1..]]
+        {
+            assert_eq!(SourcePath::parse(text).expect("a path").as_str(), text);
+        }
+    }
+
+    #[test]
+    fn a_refused_path_is_shown_harmless_and_short() {
+        let error = SourcePath::parse(&format!("/\u{1b}[2J{}", "x".repeat(9_000))).expect_err("absolute");
+        assert!(!error.to_string().contains('\u{1b}') && error.to_string().len() < 400, "{error}");
+    }
+
+    proptest! {
+        #[test]
+        fn no_path_leads_out(text in "(/|-|)([a.]{0,3}/|\\.git/|[^/]{0,4}/){0,4}(.{0,5}|\\.\\.|\\.git)") {
+            if let Ok(path) = SourcePath::parse(&text) {
+                prop_assert!(!path.as_str().starts_with(['/', '-']));
+                prop_assert!(!path.as_str().contains(|c: char| c.is_control()));
+                prop_assert!(path.parts().all(|part| !["", ".", "..", ".git"].contains(&part)));
+            }
+        }
+    }
 
     #[test]
     fn a_revision_is_never_an_option_or_an_expression() {

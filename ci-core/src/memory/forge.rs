@@ -13,11 +13,13 @@ use super::lock::lock;
 use super::tar::{Archive, Content, Entry};
 use crate::access::Scope;
 use crate::error::{Error, ErrorKind, Result};
-use crate::forge::{CheckState, Checks, HookScope, Revision, RevisionName, Source};
+use crate::external::External;
+use crate::forge::{CheckState, Checks, HookScope, Revision, RevisionName, Source, SourcePath};
 use crate::id::{CommitId, JobId, RepositoryId};
 use crate::queue::Claim;
 use crate::sandbox::{Sandbox, SandboxPath, Sandboxes};
 use crate::stream;
+use crate::units::ByteSize;
 
 /// A forge in memory: commits are maps from path to content, and what was reported is remembered.
 ///
@@ -70,6 +72,28 @@ struct Commit {
     revision: Revision,
     files: Archive,
 }
+
+impl Commit {
+    fn read(&self, path: &SourcePath, limit: ByteSize) -> Result<Bytes> {
+        let is_below =
+            |entry: &Entry| entry.name.strip_prefix(path.as_str()).is_some_and(|rest| rest.starts_with('/'));
+        let entries = &self.files.entries;
+        let (kind, why) = match entries.iter().rev().find(|entry| entry.name == path.as_str()) {
+            Some(Entry { content: Content::File(bytes), .. }) => {
+                if bytes.len() as u64 <= limit.as_u64() {
+                    return Ok(bytes.clone());
+                }
+                (ErrorKind::LimitExceeded, "the file is larger than allowed")
+            }
+            Some(_) => (ErrorKind::Invalid, "it is not a regular file"),
+            None if entries.iter().any(is_below) => (ErrorKind::Invalid, "it is a folder"),
+            None => (ErrorKind::NotFound, "there is no such file in the commit"),
+        };
+        Err(Error::new(kind, READ).because(why))
+    }
+}
+
+const READ: &str = "read a file of a commit";
 
 /// What the forge was told about a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -167,6 +191,26 @@ impl Source for Forge {
             missing.with("repository", repository).with("commit", id)
         })?;
         into.upload(&SandboxPath::work(), stream::once(tar)).await
+    }
+
+    /// The content is the test's own, so it needs no helper to be looked at.
+    async fn read(
+        &self,
+        scope: Scope<'_>,
+        _helpers: &Sandboxes,
+        commit: &CommitId,
+        path: &SourcePath,
+        limit: ByteSize,
+    ) -> Result<Bytes> {
+        let commits = lock(&self.commits);
+        let mut ours = commits.get(scope.repository()).into_iter().flatten();
+        let found = ours.find(|known| known.revision.commit == *commit).ok_or_else(|| {
+            Error::new(ErrorKind::NotFound, READ).because("there is no such commit in the repository")
+        });
+        found.and_then(|found| found.read(path, limit)).map_err(|error| {
+            let error = error.with("repository", scope.repository()).with("commit", commit);
+            error.with("path", External::new(path.as_str()))
+        })
     }
 }
 

@@ -18,6 +18,7 @@ mod queue;
 mod runner;
 mod sandboxes;
 mod secrets;
+mod source;
 mod ui;
 
 use ci_core::access::{Grant, Write};

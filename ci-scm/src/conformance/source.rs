@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use ci_core::access::{Grant, Write};
-use ci_core::forge::{self, RevisionName, Source};
+use ci_core::forge::{self, RevisionName, Source, SourcePath};
 use ci_core::id::{CommitId, ImageName, NativeId, RepositoryId};
 use ci_core::memory::Rig;
 use ci_core::queue::{Claim, NewJob};
@@ -37,8 +38,17 @@ pub trait Bench: fmt::Debug + Send + Sync {
     /// A branch that any writer can move.
     fn open_branch(&self) -> String;
 
-    /// Adds a commit to a branch, which is made where it does not exist, with one file of this content at its root.
-    async fn commit(&self, branch: &str, file: &str, content: &str) -> CommitId;
+    /// Adds a commit to a branch, which is made where it does not exist, with one file of this content: at its root,
+    /// or in the folder that `path` names before it.
+    async fn commit(&self, branch: &str, path: &str, content: &str) -> CommitId;
+
+    /// Adds a commit to a branch with nothing but a symbolic link to `target` at its root; `None` where the forge has
+    /// no such thing.
+    async fn commit_link(&self, branch: &str, name: &str, target: &str) -> Option<CommitId>;
+
+    /// Adds a commit to a branch with nothing but a submodule at its root, whatever its URL; `None` where the forge
+    /// has no such thing.
+    async fn commit_submodule(&self, branch: &str, name: &str) -> Option<CommitId>;
 
     /// Adds a commit that lies on no branch and no tag; `None` where there is no such thing.
     async fn stray_commit(&self) -> Option<CommitId>;
@@ -59,10 +69,19 @@ ci_core::declare_kit! {
         a_checkout_holds_the_claims_commit_though_the_branch_has_moved,
         an_older_commit_is_checked_out_by_its_id,
         a_claim_that_is_over_checks_nothing_out,
+        a_file_is_read_from_the_exact_commit_though_the_branch_has_moved,
+        a_file_in_a_folder_is_read_by_its_whole_path,
+        a_path_is_a_name_and_no_pattern,
+        what_is_not_in_the_commit_is_not_read,
+        a_folder_is_not_read,
+        a_link_is_not_followed,
+        a_submodule_is_not_entered,
+        a_file_beyond_the_limit_is_refused,
     }
 }
 
 const FILE: &str = "content.txt";
+const MOST: ByteSize = ByteSize::kib(1);
 
 #[doc(hidden)]
 pub async fn a_branch_means_its_newest_commit(bench: Arc<dyn Bench>) {
@@ -173,6 +192,90 @@ pub async fn a_claim_that_is_over_checks_nothing_out(bench: Arc<dyn Bench>) {
     let _gone = sandbox.destroy().await.expect("it is taken down");
 }
 
+#[doc(hidden)]
+pub async fn a_file_is_read_from_the_exact_commit_though_the_branch_has_moved(bench: Arc<dyn Bench>) {
+    let case = Case::new(bench).await;
+    let branch = case.bench.open_branch();
+    case.bench.commit(&branch, FILE, "one").await;
+    let code = case.resolve(&branch).await.expect("it exists");
+    let second = case.bench.commit(&branch, FILE, "two").await;
+    let (sandboxes, scope) = (case.bench.sandboxes(), case.grant.scope().expect("it holds"));
+    let content = forge::read(&*case.bench.source(), scope, &sandboxes, &code, &path(FILE), MOST).await;
+    assert_eq!(content.expect("it is there"), "one");
+    assert_eq!(case.read(&second, FILE).await.expect("it is there"), "two");
+}
+
+#[doc(hidden)]
+pub async fn a_file_in_a_folder_is_read_by_its_whole_path(bench: Arc<dyn Bench>) {
+    let case = Case::new(bench).await;
+    let commit = case.bench.commit(&case.bench.open_branch(), "ci/jobs/test.yml", "one").await;
+    assert_eq!(case.read(&commit, "ci/jobs/test.yml").await.expect("it is there"), "one");
+    for other in ["test.yml", "jobs/test.yml", "ci/test.yml", "ci/jobs/test.ym", "ci/jobs/test.yml/x"] {
+        assert_eq!(case.unread(&commit, other).await, ErrorKind::NotFound, "{other}");
+    }
+}
+
+#[doc(hidden)]
+pub async fn a_path_is_a_name_and_no_pattern(bench: Arc<dyn Bench>) {
+    let case = Case::new(bench).await;
+    let commit = case.bench.commit(&case.bench.open_branch(), FILE, "one").await;
+    for other in ["*", "content.???", "[c]ontent.txt", "CONTENT.TXT", ":content.txt", ":(top)content.txt"] {
+        assert_eq!(case.unread(&commit, other).await, ErrorKind::NotFound, "{other}");
+    }
+}
+
+#[doc(hidden)]
+pub async fn what_is_not_in_the_commit_is_not_read(bench: Arc<dyn Bench>) {
+    let case = Case::new(bench).await;
+    let branch = case.bench.open_branch();
+    let first = case.bench.commit(&branch, FILE, "one").await;
+    case.bench.commit(&branch, "added-later.txt", "two").await;
+    assert_eq!(case.unread(&first, "added-later.txt").await, ErrorKind::NotFound);
+    let nowhere = CommitId::parse("1".repeat(40)).expect("an id");
+    assert_eq!(case.unread(&nowhere, FILE).await, ErrorKind::NotFound);
+}
+
+#[doc(hidden)]
+pub async fn a_folder_is_not_read(bench: Arc<dyn Bench>) {
+    let case = Case::new(bench).await;
+    let commit = case.bench.commit(&case.bench.open_branch(), "ci/jobs/test.yml", "one").await;
+    for folder in ["ci", "ci/jobs"] {
+        assert_eq!(case.unread(&commit, folder).await, ErrorKind::Invalid, "{folder}");
+    }
+}
+
+/// Whoever wrote the commit chose where it leads.
+#[doc(hidden)]
+pub async fn a_link_is_not_followed(bench: Arc<dyn Bench>) {
+    let case = Case::new(bench).await;
+    let branch = case.bench.open_branch();
+    for target in ["/etc/passwd", "../../etc/passwd", FILE, "."] {
+        let Some(commit) = case.bench.commit_link(&branch, "link", target).await else { return };
+        assert_eq!(case.unread(&commit, "link").await, ErrorKind::Invalid, "{target}");
+        assert_eq!(case.unread(&commit, "link/passwd").await, ErrorKind::NotFound, "{target}");
+    }
+}
+
+#[doc(hidden)]
+pub async fn a_submodule_is_not_entered(bench: Arc<dyn Bench>) {
+    let case = Case::new(bench).await;
+    let Some(commit) = case.bench.commit_submodule(&case.bench.open_branch(), "module").await else { return };
+    assert_eq!(case.unread(&commit, "module").await, ErrorKind::Invalid);
+    assert_eq!(case.unread(&commit, "module/content.txt").await, ErrorKind::NotFound);
+}
+
+#[doc(hidden)]
+pub async fn a_file_beyond_the_limit_is_refused(bench: Arc<dyn Bench>) {
+    let case = Case::new(bench).await;
+    let commit = case.bench.commit(&case.bench.open_branch(), FILE, "four").await;
+    let read = async |limit| case.read_within(&commit, FILE, ByteSize::bytes(limit)).await;
+    assert_eq!(read(4).await.expect("it fits"), "four");
+    for limit in [3, 0] {
+        let error = read(limit).await.expect_err("it does not fit");
+        assert_eq!(error.kind(), ErrorKind::LimitExceeded, "{limit}");
+    }
+}
+
 /// A bench with somebody who may write to its repository.
 struct Case {
     bench: Arc<dyn Bench>,
@@ -205,6 +308,20 @@ impl Case {
         self.resolve(name).await.expect_err("it does not exist").kind()
     }
 
+    async fn read(&self, commit: &CommitId, file: &str) -> Result<Bytes> {
+        self.read_within(commit, file, MOST).await
+    }
+
+    async fn read_within(&self, commit: &CommitId, file: &str, limit: ByteSize) -> Result<Bytes> {
+        let (source, sandboxes) = (self.bench.source(), self.bench.sandboxes());
+        let scope = self.grant.scope().expect("it holds");
+        source.read(scope, &sandboxes, commit, &path(file), limit).await
+    }
+
+    async fn unread(&self, commit: &CommitId, file: &str) -> ErrorKind {
+        self.read(commit, file).await.expect_err("there is no such file").kind()
+    }
+
     async fn claim(&self, name: &str) -> Claim {
         let code = self.resolve(name).await.expect("it exists");
         let job = NewJob::requested(&self.grant, code, Rig::spec()).expect("a job");
@@ -224,6 +341,10 @@ impl Case {
         let _gone = sandbox.destroy().await.expect("it is taken down");
         content
     }
+}
+
+fn path(text: &str) -> SourcePath {
+    SourcePath::parse(text).expect("a path")
 }
 
 async fn grant(rig: &Rig, repository: &RepositoryId) -> Grant<Write> {

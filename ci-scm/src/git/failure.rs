@@ -47,6 +47,8 @@ const MEANINGS: &[Meaning] = &[
     meaning("error in object: ", ErrorKind::Invalid, MALFORMED),
     meaning("pack is corrupted", ErrorKind::Invalid, MALFORMED),
     meaning("fsck error", ErrorKind::Invalid, MALFORMED),
+    meaning("not a tree object", ErrorKind::Invalid, MALFORMED),
+    meaning(": bad file", ErrorKind::Invalid, MALFORMED),
     meaning("index-pack died of signal", ErrorKind::LimitExceeded, TOO_LARGE),
     meaning("No space left on device", ErrorKind::LimitExceeded, TOO_LARGE),
     meaning("Disk quota exceeded", ErrorKind::LimitExceeded, TOO_LARGE),
@@ -60,7 +62,7 @@ const NOT_PROVEN: &str = "the server could not prove that it is the forge; compa
 const NO_CREDENTIAL: &str = "the forge refuses the credential; check it in the configuration";
 const NO_REPOSITORY: &str = "there is no git repository at the configured URL; check whether it was moved";
 const GONE: &str = "the commit is no longer in the repository";
-const MALFORMED: &str = "git refuses a malformed object of the repository; git fsck names it";
+pub(crate) const MALFORMED: &str = "git refuses a malformed object of the repository; git fsck names it";
 
 /// The error for a `git` that failed with these words.
 pub(crate) fn explain(operation: &'static str, words: &[u8]) -> Error {

@@ -10,7 +10,7 @@ use ci_core::sandbox::{
     Command, ExitStatus, OutputStream, ProcessEvent, Sandbox, SandboxPath, Sandboxes, Spec,
 };
 use ci_core::secret::{Learned, Masker, Redactor, SecretLease, SecretValue};
-use ci_core::{ByteStream, Error, ErrorKind, Result};
+use ci_core::{ByteSize, ByteStream, Error, ErrorKind, Result};
 
 use super::failure::{MOST_WORDS, explain};
 use super::hardening;
@@ -21,8 +21,19 @@ use super::url::Protocol;
 const REPOSITORY: &str = "/repository";
 /// The only configuration that git reads in the helper. It is on the other side of `/work`, which goes to the job.
 const GLOBAL: &str = "/tmp/ci-git-configuration";
-/// How much `git` may print for an answer that is read here.
-const MOST_ANSWER: usize = 4 * 1024 * 1024;
+
+/// How much `git` may print, and what is wrong when it prints more.
+#[derive(Clone, Copy)]
+struct Most {
+    bytes: usize,
+    why: &'static str,
+}
+
+/// For an answer that is read here.
+const ANSWER: Most = Most {
+    bytes: 4 * 1024 * 1024,
+    why: "git has more to say than 4 MiB; the repository has too many branches and tags",
+};
 
 /// A helper sandbox that sees one repository read-only.
 pub(crate) struct Helper<'a> {
@@ -39,6 +50,11 @@ pub(crate) struct Ran {
 }
 
 impl Ran {
+    /// What it printed, if it succeeded.
+    pub(crate) fn output(self, operation: &'static str) -> Result<Vec<u8>> {
+        if self.status.is_success() { Ok(self.output) } else { Err(self.failure(operation)) }
+    }
+
     pub(crate) fn failure(&self, operation: &'static str) -> Error {
         match self.status {
             ExitStatus::OutOfMemory => explain(operation, b"out of memory"),
@@ -85,14 +101,26 @@ impl<'a> Helper<'a> {
 
     /// Runs `git` in the working folder, and returns what it printed.
     pub(crate) async fn git(&self, operation: &'static str, arguments: &[&str]) -> Result<Vec<u8>> {
-        let ran = self.try_git(operation, arguments).await?;
-        if ran.status.is_success() { Ok(ran.output) } else { Err(ran.failure(operation)) }
+        self.try_git(operation, arguments, ANSWER).await?.output(operation)
     }
 
     /// Runs `git` on the repository itself, which it only reads.
     pub(crate) async fn look(&self, operation: &'static str, arguments: &[&str]) -> Result<Ran> {
         let arguments: Vec<_> = ["-C", REPOSITORY].iter().chain(arguments).copied().collect();
-        self.try_git(operation, &arguments).await
+        self.try_git(operation, &arguments, ANSWER).await
+    }
+
+    /// The content of a blob of the repository, of at most `limit` bytes.
+    pub(crate) async fn blob(
+        &self,
+        operation: &'static str,
+        object: &str,
+        limit: ByteSize,
+    ) -> Result<Vec<u8>> {
+        let bytes = usize::try_from(limit.as_u64()).unwrap_or(usize::MAX);
+        let most = Most { bytes, why: "the file is larger than allowed" };
+        let ran = self.try_git(operation, &["-C", REPOSITORY, "cat-file", "blob", object], most).await?;
+        ran.output(operation)
     }
 
     /// The repository, as `git fetch` takes it. As a plain path it would be copied without regard for depth.
@@ -100,9 +128,9 @@ impl<'a> Helper<'a> {
         format!("{}://{REPOSITORY}", Protocol::File)
     }
 
-    async fn try_git(&self, operation: &'static str, arguments: &[&str]) -> Result<Ran> {
+    async fn try_git(&self, operation: &'static str, arguments: &[&str], most: Most) -> Result<Ran> {
         let command = self.command(arguments)?;
-        match tokio::time::timeout(self.options.deadline, self.run(operation, &command)).await {
+        match tokio::time::timeout(self.options.deadline, self.run(operation, &command, most)).await {
             Ok(ran) => ran,
             Err(_) => Err(Error::new(ErrorKind::TimedOut, operation)),
         }
@@ -119,7 +147,7 @@ impl<'a> Helper<'a> {
         Ok(Command::new(Arg::new("git")?, all).with_environment(&environment))
     }
 
-    async fn run(&self, operation: &'static str, command: &Command) -> Result<Ran> {
+    async fn run(&self, operation: &'static str, command: &Command, most: Most) -> Result<Ran> {
         let mut process =
             self.sandbox.exec(command, &self.lease).await.map_err(|error| match error.kind() {
                 ErrorKind::NotFound => Error::new(ErrorKind::Unsupported, operation)
@@ -132,10 +160,8 @@ impl<'a> Helper<'a> {
         loop {
             match process.next().await? {
                 ProcessEvent::Output(OutputStream::Stdout, bytes) => {
-                    if output.len() + bytes.len() > MOST_ANSWER {
-                        return Err(Error::new(ErrorKind::LimitExceeded, operation).because(
-                            "git has more to say than 4 MiB; the repository has too many branches and tags",
-                        ));
+                    if output.len() + bytes.len() > most.bytes {
+                        return Err(Error::new(ErrorKind::LimitExceeded, operation).because(most.why));
                     }
                     output.extend_from_slice(&bytes);
                 }

@@ -30,6 +30,7 @@ mod helper;
 mod host;
 mod options;
 mod program;
+mod read;
 mod resolve;
 mod ssh;
 mod table;
@@ -38,11 +39,13 @@ mod url;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use ci_core::access::Scope;
-use ci_core::forge::{Revision, RevisionName, Source};
+use ci_core::forge::{Revision, RevisionName, Source, SourcePath};
+use ci_core::id::CommitId;
 use ci_core::queue::Claim;
 use ci_core::sandbox::{Sandbox, Sandboxes};
-use ci_core::{Error, ErrorKind, Result};
+use ci_core::{ByteSize, Error, ErrorKind, External, Result};
 
 pub use self::access::{AccessFile, AccessFileOptions};
 pub use self::fetcher::{Depth, Fetched, Fetcher, LocalFetcher, Want};
@@ -159,5 +162,24 @@ impl Source for Git {
     async fn checkout(&self, claim: &Claim, helpers: &Sandboxes, into: &Sandbox) -> Result<()> {
         let named = |error: Error| error.with("commit", claim.code().commit());
         self.put(claim, helpers, into).await.map_err(named)
+    }
+
+    #[tracing::instrument(
+        skip_all,
+        err(level = "debug"),
+        fields(vcs.repository.name = %scope.repository(), vcs.ref.head.revision = %commit)
+    )]
+    async fn read(
+        &self,
+        scope: Scope<'_>,
+        helpers: &Sandboxes,
+        commit: &CommitId,
+        path: &SourcePath,
+        limit: ByteSize,
+    ) -> Result<Bytes> {
+        let (repository, shown) = (scope.repository(), External::new(path.as_str()));
+        let named =
+            |error: Error| error.with("repository", repository).with("commit", commit).with("path", &shown);
+        self.content(scope, helpers, commit, path, limit).await.map_err(named)
     }
 }

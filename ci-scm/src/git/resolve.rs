@@ -109,15 +109,8 @@ async fn head(helper: &Helper<'_>) -> Result<String> {
 
 /// A commit, if the repository has it, with the trust of the branches and tags from which it can be reached.
 async fn by_id(helper: &Helper<'_>, repository: &Repository, commit: &CommitId) -> Result<Option<Revision>> {
-    let kind = helper.look(RESOLVE, &["cat-file", "-t", commit.as_str()]).await?;
-    if !kind.status.is_success() {
-        let failure = kind.failure(RESOLVE);
-        return if failure.kind() == ErrorKind::NotFound { Err(failure) } else { Ok(None) };
-    }
-    if kind.output != b"commit\n" {
-        return Err(
-            Error::new(ErrorKind::NotFound, RESOLVE).because("the object with that id is not a commit")
-        );
+    if !has_commit(helper, RESOLVE, commit).await? {
+        return Ok(None);
     }
     let contains =
         ["for-each-ref", "--format=%(refname)", "--contains", commit.as_str(), "refs/heads", "refs/tags"];
@@ -133,6 +126,23 @@ async fn by_id(helper: &Helper<'_>, repository: &Repository, commit: &CommitId) 
         None => Origin::Repository,
     };
     Ok(Some(Revision::new(commit.clone(), origin)))
+}
+
+/// Whether the repository has the commit. Another object of that id is an error: no tag or tree stands in for one.
+pub(super) async fn has_commit(
+    helper: &Helper<'_>,
+    operation: &'static str,
+    commit: &CommitId,
+) -> Result<bool> {
+    let kind = helper.look(operation, &["cat-file", "-t", commit.as_str()]).await?;
+    if !kind.status.is_success() {
+        let failure = kind.failure(operation);
+        return if failure.kind() == ErrorKind::NotFound { Err(failure) } else { Ok(false) };
+    }
+    if kind.output == b"commit\n" {
+        return Ok(true);
+    }
+    Err(Error::new(ErrorKind::NotFound, operation).because("the object with that id is not a commit"))
 }
 
 const FORMAT: &str = "--format=%(objectname) %(objecttype) %(*objectname) %(*objecttype) %(refname)";

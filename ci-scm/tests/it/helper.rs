@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use ci_core::forge::{RevisionName, Source as _};
+use ci_core::forge::{RevisionName, Source as _, SourcePath};
 use ci_core::memory::{Reply, Scripted};
 use ci_core::sandbox::{Capabilities, ExitStatus, Residue, Sandboxes};
-use ci_core::{ErrorKind, Result};
+use ci_core::{ByteSize, ErrorKind, Result};
 
 use crate::world::World;
 
@@ -29,6 +29,28 @@ async fn resolve(world: &World, backend: &Scripted) -> Result<()> {
 
 fn found() -> Reply {
     Reply::exit(0).stdout(format!("{} commit   refs/heads/main\n", "a".repeat(40)))
+}
+
+/// What git says about a file need not be true in a repository that was made to do harm.
+#[tokio::test]
+async fn a_file_that_is_longer_than_git_said_is_refused() {
+    let (world, backend) = (World::new().await, Scripted::new());
+    backend.set_capabilities(Capabilities::default().with_host_folders());
+    backend.on("git", |call| {
+        let asks = |word| call.arguments().contains(&word);
+        match () {
+            () if asks("-t") => Reply::exit(0).stdout("commit\n"),
+            () if asks("ls-tree") => Reply::exit(0).stdout(format!("100644 blob {} 1\tf\0", "a".repeat(40))),
+            () if asks("blob") => (0..9).fold(Reply::hang(), |reply, _| reply.stdout("x")),
+            () => Reply::exit(0),
+        }
+    });
+    let sandboxes = Sandboxes::new(Arc::new(backend.clone()));
+    let (commit, path) = ("c".repeat(40).parse().unwrap(), SourcePath::parse("f").unwrap());
+    let scope = world.grant.scope().unwrap();
+    let read = world.git.read(scope, &sandboxes, &commit, &path, ByteSize::bytes(8)).await;
+    assert_eq!(read.unwrap_err().kind(), ErrorKind::LimitExceeded);
+    assert!(backend.living().is_empty());
 }
 
 #[tokio::test]

@@ -69,6 +69,7 @@ async fn nothing_that_a_repository_configures_runs() {
     for name in ["main", "HEAD", commit.as_str(), &"1".repeat(40)] {
         let _ = world.resolve(name).await;
     }
+    assert_eq!(world.read(&commit, "f").await.unwrap(), "1");
     let files = world.check_out("main").await.unwrap();
     assert_eq!(fs::read_to_string(files.path().join("f")).unwrap(), "1");
     assert!(!mark.exists(), "the repository ran a program");
@@ -197,6 +198,7 @@ async fn a_repository_of_another_user_is_read() {
         return ci_core::conformance::skip(test, "root", "only root gives files away");
     }
     assert_eq!(world.resolve("main").await.unwrap().commit(), &commit);
+    assert_eq!(world.read(&commit, "f").await.unwrap(), "1");
     assert!(world.check_out("main").await.unwrap().path().join("f").exists());
 }
 

@@ -97,6 +97,7 @@ async fn code_comes_over_https() {
         let code = world.resolve(name).await.unwrap();
         assert_eq!((code.commit(), code.trust()), (commit, trust), "{name}");
     }
+    assert_eq!(world.read(&first, "f").await.unwrap(), "1");
     let files = world.check_out("feature").await.unwrap();
     assert_eq!(fs::read_to_string(files.path().join("f")).unwrap(), "2");
     let left = fs::read_dir(world.folder.path().join("fetched")).unwrap().count();

@@ -9,6 +9,7 @@ mod host;
 mod hostile;
 mod https;
 mod kits;
+mod read;
 mod repository;
 mod resolve;
 mod ssh;

@@ -78,6 +78,28 @@ impl Repository {
         self.git_with(&["mktree", "-z", "--missing"], &input)
     }
 
+    /// A tree with one entry at `path`, in folders of its own.
+    pub(crate) fn tree_at(&self, path: &str, mode: &str, object: &str) -> String {
+        let (mut mode, mut object) = (mode, object.to_owned());
+        for part in path.rsplit('/') {
+            object = self.tree(&[(mode, part.as_bytes(), &object)]);
+            mode = "040000";
+        }
+        object
+    }
+
+    /// A tree as nobody but an attacker writes it: entries in any order, with any mode and name.
+    pub(crate) fn raw_tree(&self, entries: &[(&str, &[u8], &str)]) -> String {
+        let bytes = |id: &str| -> Vec<u8> {
+            (0..id.len()).step_by(2).map(|at| u8::from_str_radix(&id[at..at + 2], 16).unwrap()).collect()
+        };
+        let entry = |(mode, name, object): &(&str, &[u8], &str)| {
+            [mode.as_bytes(), b" ", name, b"\0", &bytes(object)].concat()
+        };
+        let tree: Vec<u8> = entries.iter().flat_map(entry).collect();
+        self.git_with(&["hash-object", "--literally", "-w", "-t", "tree", "--stdin"], &tree)
+    }
+
     /// A commit of a tree, which no branch names.
     pub(crate) fn stray(&self, tree: &str, parent: Option<&str>) -> CommitId {
         let mut arguments = vec!["commit-tree", tree, "-m", "a commit"];

@@ -143,6 +143,10 @@ async fn code_comes_over_ssh() {
     for missing in ["nothing", &"1".repeat(40)] {
         assert_eq!(world.resolve(missing).await.unwrap_err().kind(), ErrorKind::NotFound, "{missing}");
     }
+    assert_eq!(world.read(&first, "f").await.unwrap(), "1");
+    assert_eq!(world.read(&stray, "f").await.unwrap_err().kind(), ErrorKind::NotFound);
+    let nowhere = "1".repeat(40).parse().unwrap();
+    assert_eq!(world.read(&nowhere, "f").await.unwrap_err().kind(), ErrorKind::NotFound);
     let claim = world.claim("main").await;
     repository.commit("main", &[("f", "3")]);
     let files = world.check_out_by(&claim).await.unwrap();
@@ -161,6 +165,7 @@ async fn a_server_that_hands_out_only_tips_works_too() {
     let second = world.repository.commit("main", &[("f", "2")]);
     let files = world.check_out_by(&claim).await.unwrap();
     assert_eq!(fs::read_to_string(files.path().join("f")).unwrap(), "1");
+    assert_eq!(world.read(&first, "f").await.unwrap(), "1");
     assert_eq!(world.resolve("main").await.unwrap().commit(), &second);
     assert_eq!(world.resolve(first.as_str()).await.unwrap().trust(), Trust::Protected);
     let stray = world.repository.stray(&world.repository.tree(&[]), None);

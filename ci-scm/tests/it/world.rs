@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ci_core::access::{Grant, Write};
 use ci_core::clock::ManualClock;
-use ci_core::forge::{self, RevisionName, Source as _};
+use ci_core::forge::{self, RevisionName, Source as _, SourcePath};
 use ci_core::id::{CommitId, ImageName, RepositoryId};
 use ci_core::job::JobSpec;
 use ci_core::memory::Rig;
@@ -68,6 +68,18 @@ impl World {
         let found = forge::resolve(&self.git, self.grant.scope()?, &self.sandboxes, &name).await;
         assert_eq!(self.backend.living(), 0, "a helper is left");
         found
+    }
+
+    /// The file at `path` of a commit, of at most a mebibyte.
+    pub(crate) async fn read(&self, commit: &CommitId, path: &str) -> Result<String> {
+        self.read_within(commit, path, ByteSize::mib(1)).await
+    }
+
+    pub(crate) async fn read_within(&self, commit: &CommitId, path: &str, limit: ByteSize) -> Result<String> {
+        let (scope, path) = (self.grant.scope()?, SourcePath::parse(path)?);
+        let content = self.git.read(scope, &self.sandboxes, commit, &path, limit).await;
+        assert_eq!(self.backend.living(), 0, "a helper is left");
+        Ok(String::from_utf8(content?.into()).unwrap())
     }
 
     pub(crate) async fn claim(&self, name: &str) -> Claim {
