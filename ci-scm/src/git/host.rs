@@ -174,12 +174,13 @@ impl HostFetcher {
         let place = Place::new(&self.folder)?;
         match want {
             Want::Tips | Want::History => {
-                let Head { branch, format } = session.head(&place).await?;
+                let Head { branch, format, is_born } = session.head(&place).await?;
                 session.git(&place, init(&format!("--initial-branch={branch}"), format)).await?;
                 // Files are not asked for: a server that cannot leave them out sends them all.
                 let mut fetch =
                     vec!["fetch", "--quiet", "--no-write-fetch-head", "--no-tags", "--filter=tree:0"];
-                fetch.extend((*want == Want::Tips).then_some("--depth=1"));
+                // Git fails without a word when it is to cut the history of an empty repository.
+                fetch.extend((*want == Want::Tips && is_born).then_some("--depth=1"));
                 fetch.extend(["--", from.as_str(), "+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"]);
                 session.git(&place, fetch).await?;
             }
@@ -299,6 +300,8 @@ impl<'a> Session<'a> {
 struct Head {
     branch: String,
     format: &'static str,
+    /// Whether there is a commit at it, as in every repository that has one at all, but for a few.
+    is_born: bool,
 }
 
 impl Head {
@@ -312,6 +315,7 @@ impl Head {
             // A name that no branch can have: a `HEAD` on no branch is found on none.
             branch: branch.unwrap_or("ci/head-is-on-no-branch").to_owned(),
             format: commit.as_ref().map_or("--object-format=sha1", object_format),
+            is_born: commit.is_some(),
         }
     }
 }
@@ -399,7 +403,8 @@ mod tests {
     fn a_head_is_a_branch_or_none() {
         let id = "b".repeat(64);
         let head = Head::parse(&format!("ref: refs/heads/trunk\tHEAD\n{id}\tHEAD\n"));
-        assert_eq!(head, Head { branch: "trunk".to_owned(), format: "--object-format=sha256" });
+        let format = "--object-format=sha256";
+        assert_eq!(head, Head { branch: "trunk".to_owned(), format, is_born: true });
         for hostile in [
             "",
             "ref: refs/heads/--upload-pack=id\tHEAD",

@@ -28,33 +28,52 @@ impl Git {
         let want = if commit.is_some() { Want::History } else { Want::Tips };
         let objects = fetcher.fetch(&repository.url, &want).await?;
         let helper = Helper::start(helpers, scope, objects.folder(), &self.options).await?;
-        let found = match &commit {
-            Some(commit) => by_id(&helper, &repository, commit).await,
-            None => by_name(&helper, &repository, name).await,
-        };
+        let found = look(&helper, &repository, name, commit.as_ref()).await;
         match (helper.end(found).await?, commit) {
-            (Some(revision), _) => Ok(revision),
-            (None, Some(commit)) => {
-                // It may lie where no branch or tag leads: the server, asked for it by id, knows.
-                if repository.url.folder().is_some() {
-                    return Err(not_found(name));
-                }
+            (Ok(revision), _) => Ok(revision),
+            // It may lie where no branch or tag leads: the server, asked for it by id, knows.
+            (Err(missing), Some(commit)) if repository.url.folder().is_none() => {
                 let want = Want::Commit(commit.clone(), Depth::default());
                 match fetcher.fetch(&repository.url, &want).await {
                     Ok(_) => Ok(Revision::new(commit, Origin::Fork)),
-                    Err(error) if error.kind() == ErrorKind::NotFound => Err(not_found(name)),
+                    Err(error) if error.kind() == ErrorKind::NotFound => Err(missing),
                     Err(error) => Err(error),
                 }
             }
-            (None, None) => Err(not_found(name)),
+            (Err(missing), _) => Err(missing),
         }
     }
 }
 
-fn not_found(name: &RevisionName) -> Error {
-    Error::new(ErrorKind::NotFound, RESOLVE)
-        .because("there is no branch or tag of that name, and no commit with that full id")
-        .with("name", External::new(name.as_str()))
+/// The revision, or why there is none.
+async fn look(
+    helper: &Helper<'_>,
+    repository: &Repository,
+    name: &RevisionName,
+    commit: Option<&CommitId>,
+) -> Result<Result<Revision>> {
+    let found = match commit {
+        Some(commit) => by_id(helper, repository, commit).await?,
+        None => by_name(helper, repository, name).await?,
+    };
+    match found {
+        Some(revision) => Ok(Ok(revision)),
+        None => missing(helper, name).await.map(Err),
+    }
+}
+
+async fn missing(helper: &Helper<'_>, name: &RevisionName) -> Result<Error> {
+    let any = ["for-each-ref", "--count=1", "--format=%(refname)", "refs/heads", "refs/tags"];
+    let has_none = helper.look(RESOLVE, &any).await?.output(RESOLVE)?.is_empty();
+    let why = match name.as_str() {
+        _ if has_none => "the repository has no commits yet; commit something and push it",
+        "HEAD" => "the branch of the repository's HEAD has no commits; name a branch, a tag or a full commit",
+        _ => {
+            "there is no branch or tag of that name, and no commit with that full id; check it, and whether it \
+             was pushed"
+        }
+    };
+    Ok(Error::new(ErrorKind::NotFound, RESOLVE).because(why).with("name", External::new(name.as_str())))
 }
 
 /// A branch or tag.
@@ -74,11 +93,8 @@ async fn by_name(
     }
     let mut arguments = vec!["for-each-ref", FORMAT];
     arguments.extend(candidates.iter().map(String::as_str));
-    let ran = helper.look(RESOLVE, &arguments).await?;
-    if !ran.status.is_success() {
-        return Err(ran.failure(RESOLVE));
-    }
-    let references: Vec<_> = ran.output.split(|byte| *byte == b'\n').filter_map(Reference::parse).collect();
+    let printed = helper.look(RESOLVE, &arguments).await?.output(RESOLVE)?;
+    let references: Vec<_> = printed.split(|byte| *byte == b'\n').filter_map(Reference::parse).collect();
     // `git rev-parse` would do, but it also looks for refs/tags/refs/heads/main when asked for refs/heads/main:
     // whoever can push a tag could stand in for a branch that does not exist. So does a pattern name everything
     // below it. Only the exact name counts.
@@ -114,11 +130,8 @@ async fn by_id(helper: &Helper<'_>, repository: &Repository, commit: &CommitId) 
     }
     let contains =
         ["for-each-ref", "--format=%(refname)", "--contains", commit.as_str(), "refs/heads", "refs/tags"];
-    let ran = helper.look(RESOLVE, &contains).await?;
-    if !ran.status.is_success() {
-        return Err(ran.failure(RESOLVE));
-    }
-    let names: Vec<_> = ran.output.split(|byte| *byte == b'\n').filter(|name| !name.is_empty()).collect();
+    let printed = helper.look(RESOLVE, &contains).await?.output(RESOLVE)?;
+    let names: Vec<_> = printed.split(|byte| *byte == b'\n').filter(|name| !name.is_empty()).collect();
     let is_protected = |name: &&[u8]| std::str::from_utf8(name).is_ok_and(|name| repository.protects(name));
     let origin = match names.iter().copied().find(is_protected) {
         Some(_) => Origin::Protected,

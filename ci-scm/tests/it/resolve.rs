@@ -102,7 +102,8 @@ async fn what_is_not_there_is_said_in_one_line() {
     let commit = world.repository.commit("main", &[("f", "1")]);
     let blob = world.repository.blob(b"not a commit");
     world.repository.git(&["tag", "blob", &blob]);
-    let none = "there is no branch or tag of that name, and no commit with that full id";
+    let none = "there is no branch or tag of that name, and no commit with that full id; check it, and whether it \
+                was pushed";
     for (name, why) in [
         ("nothing", none),
         (&commit.as_str()[..10], none),
@@ -122,8 +123,25 @@ async fn what_is_not_there_is_said_in_one_line() {
 #[tokio::test]
 async fn an_empty_a_broken_and_a_moved_repository_are_told_apart() {
     let world = World::new().await;
-    assert!(world.resolve("main").await.unwrap_err().to_string().contains("no branch or tag"), "it is empty");
-    assert_eq!(world.resolve("HEAD").await.unwrap_err().kind(), ErrorKind::NotFound);
+    for name in ["main", "HEAD", &"1".repeat(40)] {
+        let error = world.resolve(name).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound, "{name}");
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "resolve a revision: the repository has no commits yet; commit something and push it \
+                 (name: {name}, repository: acme/git/app)"
+            )
+        );
+    }
+    world.repository.commit("other", &[("f", "1")]);
+    let unborn = world.resolve("HEAD").await.unwrap_err();
+    assert_eq!(unborn.kind(), ErrorKind::NotFound);
+    assert!(
+        unborn.to_string().contains("the branch of the repository's HEAD has no commits; name a"),
+        "{unborn}"
+    );
+    assert!(world.resolve("main").await.unwrap_err().to_string().contains("no branch or tag of that name"));
 
     let path = world.repository.path();
     std::fs::rename(path, world.folder.path().join("elsewhere")).unwrap();

@@ -240,6 +240,19 @@ async fn a_repository_that_is_not_there_is_not_found() {
 }
 
 #[tokio::test]
+async fn an_empty_repository_has_no_commits_yet() {
+    let Some((world, _server, keys)) = world("an_empty_repository_has_no_commits_yet").await else { return };
+    let (world, _) = with(world, &keys, key(&keys));
+    for name in ["main", "HEAD", &"1".repeat(40)] {
+        let error = world.resolve(name).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound, "{name}: {error:?}");
+        assert!(error.to_string().contains("the repository has no commits yet"), "{name}: {error}");
+    }
+    world.repository.commit("other", &[("f", "1")]);
+    assert!(world.resolve("other").await.is_ok(), "HEAD is on a branch that is not there");
+}
+
+#[tokio::test]
 async fn what_a_killed_process_left_is_swept_and_the_folder_is_closed() {
     let parent = tempfile::tempdir().unwrap();
     let folder = parent.path().join("fetched");
