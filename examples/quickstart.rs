@@ -39,7 +39,7 @@ use terminal::Terminal;
 const NOT_THE_JOB: u8 = 125;
 
 fn main() -> ExitCode {
-    let options = match Options::parse(std::env::args().skip(1)) {
+    let options = match Options::parse(std::env::args_os().skip(1)) {
         Ok(Some(options)) => options,
         Ok(None) => {
             println!("{}", options::USAGE);

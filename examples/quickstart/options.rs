@@ -1,5 +1,6 @@
 //! The program's arguments.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use ci_core::error::{Error, Result};
@@ -27,21 +28,36 @@ pub struct Options {
     pub steps: Vec<(StepName, String)>,
 }
 
+/// How many words stand before the commands.
+const COMMANDS: usize = 2;
+
 impl Options {
     /// Reads the arguments, or says what is wrong with them; nothing when they ask for help.
-    pub fn parse(arguments: impl Iterator<Item = String>) -> Result<Option<Self>, String> {
+    pub fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Option<Self>, String> {
         let (mut state, mut artifact, mut words) = (None, None, Vec::new());
-        let mut arguments = arguments.peekable();
+        let arguments: Vec<String> = arguments.map(text).collect::<Result<_, _>>()?;
+        let mut arguments = arguments.into_iter();
         while let Some(argument) = arguments.next() {
-            let mut value =
-                |what: &str| arguments.next().ok_or(format!("error: {argument} needs {what}\n{USAGE}"));
-            match argument.as_str() {
-                "--help" | "-h" if words.is_empty() => return Ok(None),
-                "--state" if words.is_empty() => state = Some(PathBuf::from(value("a folder")?)),
-                "--artifact" if words.is_empty() => artifact = Some(sandbox_path(&value("a path")?)?),
+            let (name, inline) = match argument.split_once('=') {
+                Some((name, value)) => (name, Some(value.to_owned())),
+                None => (argument.as_str(), None),
+            };
+            let mut value = |what: &str| {
+                let value = inline.clone().or_else(|| arguments.next());
+                let is_one = |value: &String| !value.is_empty() && !value.starts_with('-');
+                value.filter(is_one).ok_or_else(|| format!("error: {name} needs {what} after it; see --help"))
+            };
+            match name {
+                "--help" | "-h" | "--state" | "--artifact" if !words.is_empty() => {
+                    return Err(format!("error: {name} must stand before the repository; put it first"));
+                }
+                "--help" | "-h" => return Ok(None),
+                "--state" => state = Some(PathBuf::from(value("a folder")?)),
+                "--artifact" => artifact = Some(sandbox_path(&value("a path")?)?),
                 "--" if words.is_empty() => words.extend(arguments.by_ref()),
-                option if option.starts_with('-') && words.is_empty() => {
-                    return Err(format!("error: there is no option {option}\n{USAGE}"));
+                // A command may begin with anything.
+                option if option.starts_with('-') && words.len() < COMMANDS => {
+                    return Err(format!("error: there is no option {option:?}; see --help"));
                 }
                 _ => words.push(argument),
             }
@@ -82,6 +98,12 @@ const EXAMPLES: [(&str, &str); 3] = [
         "find . -type f -not -path './.git/*' -print0 | sort -z | xargs -0 wc -c > report.txt; tail -n 1 report.txt",
     ),
 ];
+
+fn text(argument: OsString) -> Result<String, String> {
+    argument
+        .into_string()
+        .map_err(|argument| format!("error: the argument {argument:?} is not UTF-8; name things in UTF-8"))
+}
 
 fn sandbox_path(path: &str) -> Result<SandboxPath, String> {
     let path = if path.starts_with('/') { SandboxPath::parse(path) } else { SandboxPath::work().join(path) };

@@ -189,7 +189,8 @@ fn url_of(repository: &str) -> Result<String> {
     let not_found = |reason: &'static str| {
         Error::new(ErrorKind::NotFound, "open the repository").because(reason).with("folder", repository)
     };
-    let start = fs::canonicalize(repository).map_err(|_| not_found("there is no such folder"))?;
+    let start = fs::canonicalize(repository)
+        .map_err(|_| not_found("there is no such folder; name one that is in a git repository, or a URL"))?;
     let is_bare = |folder: &Path| ["HEAD", "objects", "refs"].iter().all(|name| folder.join(name).exists());
     let found = start.ancestors().find(|folder| folder.join(".git").exists() || is_bare(folder));
     let top = found

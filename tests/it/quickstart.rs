@@ -158,27 +158,118 @@ fn is_program(process: &std::path::Path, id: u32) -> bool {
     process.file_name().is_some_and(|name| name.to_string_lossy() == id.to_string())
 }
 
+/// The quickstart with the fixture's state and these words after it.
+fn with_words(fixture: &Fixture, words: &[&str]) -> Output {
+    quickstart().arg("--state").arg(fixture.state()).args(words).output().expect("it runs")
+}
+
+/// The quickstart with these arguments and no others.
+fn with_arguments(arguments: &[&str]) -> Output {
+    quickstart().args(arguments).output().expect("it runs")
+}
+
 #[test]
-fn bad_input_gets_one_clear_line() {
-    let Some(fixture) = Fixture::new("quickstart::bad_input_gets_one_clear_line") else { return };
-    let run = |repository: &str, reference: &str| {
-        let mut program = quickstart();
-        program
-            .arg("--state")
-            .arg(fixture.state())
-            .args([repository, reference, "true"])
-            .output()
-            .expect("it runs")
-    };
+fn an_option_after_the_repository_is_named() {
+    for words in
+        [&[".", "--state", "x"][..], &[".", "HEAD", "--state=x", "true"], &[".", "HEAD", "true", "--help"]]
+    {
+        one_clear_line(&with_arguments(words), "must stand before the repository; put it first");
+    }
+}
+
+#[test]
+fn an_option_takes_its_value_after_an_equals_sign_too() {
+    let test = "quickstart::an_option_takes_its_value_after_an_equals_sign_too";
+    let Some(fixture) = Fixture::new(test) else { return };
+    let mut program = quickstart();
+    program.arg(format!("--state={}", fixture.state().display())).arg("--artifact=hello.txt");
+    let output = program.arg(fixture.repository()).args(["HEAD", "true"]).output().expect("it runs");
+    assert_eq!(output.status.code(), Some(0), "{}{}", stdout(&output), stderr(&output));
+    assert!(fixture.state().join("ci.sqlite").exists());
+    assert!(stdout(&output).contains("the owner reads hello.txt"), "{}", stdout(&output));
+}
+
+#[test]
+fn an_option_without_its_value_is_named() {
+    one_clear_line(&with_arguments(&["--state"]), "--state needs a folder after it; see --help");
+    one_clear_line(&with_arguments(&["--state="]), "--state needs a folder after it; see --help");
+    one_clear_line(&with_arguments(&["--state", "--artifact", "x"]), "--state needs a folder after it");
+    one_clear_line(&with_arguments(&["--artifact"]), "--artifact needs a path after it; see --help");
+}
+
+#[test]
+fn an_unknown_option_is_named() {
+    one_clear_line(&with_arguments(&["--stat", "x"]), "there is no option \"--stat\"; see --help");
+    one_clear_line(&with_arguments(&["-x"]), "there is no option \"-x\"; see --help");
+    one_clear_line(
+        &with_arguments(&[".", "--upload-pack=id"]),
+        "there is no option \"--upload-pack\"; see --help",
+    );
+}
+
+#[test]
+fn an_argument_that_is_not_utf8_is_named() {
+    let argument = std::os::unix::ffi::OsStrExt::from_bytes(b"a\xff");
+    let output = quickstart().arg::<&std::ffi::OsStr>(argument).output().expect("it runs");
+    one_clear_line(&output, "is not UTF-8");
+}
+
+#[test]
+fn help_says_what_there_is() {
+    let output = with_arguments(&["--help"]);
+    assert_eq!(output.status.code(), Some(0));
+    assert!(stdout(&output).contains("--state FOLDER") && stderr(&output).is_empty());
+}
+
+#[test]
+fn a_repository_that_does_not_exist_is_named() {
+    let test = "quickstart::a_repository_that_does_not_exist_is_named";
+    let Some(fixture) = Fixture::new(test) else { return };
+    one_clear_line(&with_words(&fixture, &["/nowhere/at/all"]), "there is no such folder; name one that");
+    one_clear_line(&with_words(&fixture, &["file:///nowhere/at/all"]), "there is no git repository at the");
+}
+
+#[test]
+fn a_folder_that_is_no_repository_is_named() {
+    let test = "quickstart::a_folder_that_is_no_repository_is_named";
+    let Some(fixture) = Fixture::new(test) else { return };
+    one_clear_line(
+        &with_words(&fixture, &["/usr"]),
+        "it is not in a git repository; make one with `git init`",
+    );
+}
+
+#[test]
+fn a_reference_that_does_not_exist_is_named() {
+    let test = "quickstart::a_reference_that_does_not_exist_is_named";
+    let Some(fixture) = Fixture::new(test) else { return };
     let repository = fixture.repository();
     let repository = repository.to_str().expect("UTF-8");
-    one_clear_line(&run("/nowhere/at/all", "HEAD"), "there is no such folder");
-    one_clear_line(&run("file:///nowhere/at/all", "HEAD"), "there is no git repository");
-    one_clear_line(&run("/usr", "HEAD"), "not in a git repository");
-    one_clear_line(&run(repository, "no-such-branch"), "no branch");
-    one_clear_line(&run(repository, "--upload-pack=id"), "parse a branch, tag or commit");
-    one_clear_line(&run("ext::sh -c id://", "HEAD"), "parse the URL of a repository");
-    one_clear_line(&run("http://127.0.0.1/x", "HEAD"), "parse the URL of a repository");
+    let run = |words: &[&str]| with_words(&fixture, &[words, &["true"]].concat());
+    one_clear_line(
+        &run(&[repository, "no-such-branch"]),
+        "there is no branch or tag of that name, and no commit",
+    );
+    one_clear_line(&run(&["--", repository, "--upload-pack=id"]), "parse a branch, tag or commit");
+}
+
+#[test]
+fn an_empty_repository_is_named() {
+    let Some(fixture) = Fixture::new("quickstart::an_empty_repository_is_named") else { return };
+    let empty = fixture.path().join("empty");
+    let made = Command::new("git").args(["init", "--quiet"]).arg(&empty).status().expect("git runs");
+    assert!(made.success());
+    let output = with_words(&fixture, &[empty.to_str().expect("UTF-8")]);
+    one_clear_line(&output, "the repository has no commits yet; commit something and push it");
+}
+
+#[test]
+fn a_url_that_git_would_run_or_believe_is_refused() {
+    let test = "quickstart::a_url_that_git_would_run_or_believe_is_refused";
+    let Some(fixture) = Fixture::new(test) else { return };
+    for url in ["ext::sh -c id://", "http://127.0.0.1/x", "git://127.0.0.1/x"] {
+        one_clear_line(&with_words(&fixture, &[url]), "parse the URL of a repository: ");
+    }
 }
 
 #[test]
