@@ -102,7 +102,7 @@ const EXAMPLES: [(&str, &str); 3] = [
 fn text(argument: OsString) -> Result<String, String> {
     argument
         .into_string()
-        .map_err(|argument| format!("error: the argument {argument:?} is not UTF-8; name things in UTF-8"))
+        .map_err(|argument| format!("error: the argument {:?} is not UTF-8", argument.to_string_lossy()))
 }
 
 fn sandbox_path(path: &str) -> Result<SandboxPath, String> {
