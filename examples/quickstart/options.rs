@@ -62,6 +62,14 @@ impl Options {
                 _ => words.push(argument),
             }
         }
+        Self::new(state, artifact, words).map(Some)
+    }
+
+    fn new(
+        state: Option<PathBuf>,
+        mut artifact: Option<SandboxPath>,
+        words: Vec<String>,
+    ) -> Result<Self, String> {
         let mut words = words.into_iter();
         let repository = words.next().unwrap_or_else(|| ".".to_owned());
         let reference = words.next().unwrap_or_else(|| "HEAD".to_owned());
@@ -75,13 +83,13 @@ impl Options {
             artifact = artifact.or(Some(sandbox_path("report.txt")?));
         }
         let default_state = concat!(env!("CARGO_MANIFEST_DIR"), "/target/quickstart");
-        Ok(Some(Self {
+        Ok(Self {
             state: state.unwrap_or_else(|| PathBuf::from(default_state)),
             artifact,
             repository,
             reference: RevisionName::parse(&reference).map_err(told)?,
             steps,
-        }))
+        })
     }
 }
 
