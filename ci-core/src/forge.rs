@@ -28,6 +28,26 @@ use crate::trust::{Origin, Provenance};
 use crate::units::ByteSize;
 
 /// Finds out who somebody is. [`Authority::sign_in`](crate::access::Authority::sign_in) makes the session.
+///
+/// An implementor answers with the id that the forge never gives to anybody else: a login name that can be renamed
+/// and taken by the next person is none. What was answered once is not believed again where the forge can tell.
+///
+/// # Example
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+/// use ci_core::forge::SignIn;
+/// use ci_core::memory::{People, Rig};
+///
+/// let (people, ada) = (People::new(), Rig::user("ada")?);
+/// people.add(&ada, &"a token of ada's".into())?;
+///
+/// let challenge = people.begin().await?;
+/// assert_eq!(people.complete(&challenge, "a token of ada's".into()).await?, ada);
+/// assert!(people.complete(&challenge, "a guess".into()).await.is_err());
+/// # Ok::<(), ci_core::Error>(()) })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[async_trait]
 pub trait SignIn: fmt::Debug + Send + Sync + 'static {
     /// What the person has to answer.
@@ -35,14 +55,22 @@ pub trait SignIn: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     ///
     /// [`ErrorKind::Unavailable`] when the forge cannot be asked.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future leaves nothing that would have to be answered.
     async fn begin(&self) -> Result<Challenge>;
 
-    /// Who answered `challenge` with `answer`.
+    /// Who answered `challenge` with `answer`. Returns a person if and only if the forge says that it is them.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::Denied`] when the answer is wrong or late; [`ErrorKind::Unavailable`] when the forge cannot be
     /// asked.
+    ///
+    /// # Cancel safety
+    ///
+    /// When the future is dropped, an answer that counts once may be used up: [`begin`](Self::begin) again.
     async fn complete(&self, challenge: &Challenge, answer: SecretString) -> Result<UserId>;
 }
 
@@ -64,16 +92,43 @@ pub enum Challenge {
 /// Recognises webhook deliveries of one forge.
 ///
 /// An implementor verifies bytes and reads them; [`Inbox`] makes sure that nothing is read before it is
-/// verified.
+/// verified, that nothing is received twice, and that a hook speaks for nothing but what it was registered for.
+///
+/// # Example
+///
+/// What [`Inbox`] asks of the forge in memory:
+///
+/// ```
+/// use ci_core::clock::Timestamp;
+/// use ci_core::forge::{EventKind, HookScope, Hooks};
+/// use ci_core::memory::{Forge, Rig};
+///
+/// let (forge, secret) = (Forge::new(), "webhook secret".into());
+/// let ours = HookScope::Repository(Rig::repository("1", "acme")?);
+/// forge.add_hook(ours.clone(), &secret)?;
+///
+/// let body = r#"{"repository": {"tenant": "acme", "forge": "memory", "native": "1"}, "kind": "push"}"#;
+/// let raw = Forge::signed(&secret, body)?;
+/// assert_eq!(forge.authenticate(&raw, Timestamp::default())?, ours);
+/// assert_eq!(forge.parse(&raw)?.kind, EventKind::Push);
+///
+/// let forged = Forge::signed(&"a guess".into(), body)?;
+/// assert!(forge.authenticate(&forged, Timestamp::default()).is_err());
+/// # Ok::<(), ci_core::Error>(())
+/// ```
 pub trait Hooks: fmt::Debug + Send + Sync + 'static {
-    /// For whom the sender of `raw` may speak. It must look at nothing in the body but its bytes.
+    /// For whom the sender of `raw` may speak. Returns a scope if and only if the sender has proven that they hold
+    /// the secret of a hook that was registered for it. It must look at nothing in the body but its bytes, compare
+    /// in constant time, and take an empty or missing secret for no proof. `now` is there for forges that sign the
+    /// time.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::Denied`] when the signature is missing or wrong, or the delivery is too old.
     fn authenticate(&self, raw: &RawDelivery, now: Timestamp) -> Result<HookScope>;
 
-    /// What the delivery says. It is called only for authenticated ones.
+    /// What the delivery says. It is called only for authenticated ones; its content is hostile all the same:
+    /// titles, names of branches and authors are chosen by whoever pushed.
     ///
     /// # Errors
     ///
@@ -111,6 +166,18 @@ impl HookScope {
 }
 
 /// A webhook delivery as it arrived: nobody knows yet who sent it.
+///
+/// # Example
+///
+/// ```
+/// use ci_core::forge::RawDelivery;
+///
+/// let headers = [("X-Signature", "sha256=5e1c"), ("X-Id", "1"), ("x-id", "2")];
+/// let raw = RawDelivery::new(headers, "{}".into())?;
+/// assert_eq!(raw.header("x-signature"), Some(&b"sha256=5e1c"[..]));
+/// assert_eq!(raw.header("x-id"), None, "it was sent twice");
+/// # Ok::<(), ci_core::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct RawDelivery {
     headers: Vec<(String, Bytes)>,
@@ -150,7 +217,23 @@ impl RawDelivery {
     }
 }
 
-/// What a delivery says, as a [`Hooks`] read it.
+/// What a delivery says, as a [`Hooks`] read it. It is a claim: [`VerifiedDelivery::parse`] makes an [`Event`] of it.
+///
+/// # Example
+///
+/// ```
+/// use ci_core::External;
+/// use ci_core::forge::{EventKind, Occurrence, Revision};
+/// use ci_core::id::CommitId;
+/// use ci_core::memory::Rig;
+/// use ci_core::trust::Origin;
+///
+/// let commit = CommitId::parse("a".repeat(40))?;
+/// let main = Revision::new(commit, Origin::Protected).with_reference(External::new("refs/heads/main"));
+/// let pushed = Occurrence::new(Rig::repository("1", "acme")?, EventKind::Push).with_revision(main);
+/// assert_eq!(pushed.kind, EventKind::Push);
+/// # Ok::<(), ci_core::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Occurrence {
@@ -194,6 +277,36 @@ impl Occurrence {
 /// Receives webhook deliveries: verified before they are read, and each of them at most once. A delivery that was
 /// received and then lost, because the program ended before it made a job of it, is refused when the forge sends it
 /// again: ask for the branch's newest commit at the next start.
+///
+/// # Example
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+/// use ci_core::ErrorKind;
+/// use ci_core::forge::{EventKind, HookScope, Inbox};
+/// use ci_core::memory::{Forge, Rig};
+/// use ci_core::queue::NewJob;
+/// use ci_core::trust::Trust;
+///
+/// let (rig, secret) = (Rig::new()?, "webhook secret".into());
+/// rig.forge.add_hook(HookScope::Repository(Rig::repository("1", "acme")?), &secret)?;
+/// let inbox = Inbox::new(rig.forge.clone(), rig.records(), rig.clock.clone());
+///
+/// let body = r#"{
+///     "repository": { "tenant": "acme", "forge": "memory", "native": "1" }, "kind": "push",
+///     "revision": { "commit": "0123456789abcdef0123456789abcdef01234567", "origin": "Repository" }
+/// }"#;
+/// let event = inbox.receive(Forge::signed(&secret, body)?).await?.parse()?;
+/// if let (EventKind::Push, Some(code)) = (event.kind(), event.code()) {
+///     assert_eq!(code.trust(), Trust::Trusted);
+///     rig.dispatcher.enqueue(&NewJob::from_event(&event, Rig::spec())?).await?;
+/// }
+///
+/// let replayed = inbox.receive(Forge::signed(&secret, body)?).await.unwrap_err();
+/// assert_eq!(replayed.kind(), ErrorKind::Conflict);
+/// # Ok::<(), ci_core::Error>(()) })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Inbox {
     hooks: Arc<dyn Hooks>,
@@ -214,6 +327,11 @@ impl Inbox {
     /// [`ErrorKind::Denied`] when its sender cannot be believed; [`ErrorKind::Conflict`] when a delivery with the
     /// same content was received before; [`ErrorKind::Unavailable`] when the records cannot be reached: ask the
     /// forge to send it again.
+    ///
+    /// # Cancel safety
+    ///
+    /// When the future is dropped, the delivery may count as received: do not drop it with the connection that the
+    /// delivery came by.
     pub async fn receive(&self, raw: RawDelivery) -> Result<VerifiedDelivery> {
         let now = self.clock.now();
         let scope = self.hooks.authenticate(&raw, now)?;
@@ -232,6 +350,10 @@ impl Inbox {
 
     /// Forgets which deliveries were seen longer than `age` ago, and returns how many those were. A delivery
     /// could be replayed after that, unless its forge signs the time.
+    ///
+    /// # Cancel safety
+    ///
+    /// When the future is dropped, some may be forgotten; calling again goes on.
     ///
     /// # Errors
     ///
@@ -261,7 +383,7 @@ impl Inbox {
     }
 }
 
-/// A delivery whose sender has been verified.
+/// A delivery whose sender has been verified, and which nobody has read yet. [`Inbox::receive`] makes it.
 #[derive(Debug)]
 pub struct VerifiedDelivery {
     raw: RawDelivery,
@@ -288,7 +410,8 @@ impl VerifiedDelivery {
     }
 }
 
-/// Something that happened at the forge, for sure.
+/// Something that happened at the forge, for sure: a [`NewJob`](crate::queue::NewJob) may be made from it. See
+/// [`Inbox`] for an example.
 #[derive(Clone, Debug)]
 pub struct Event {
     repository: RepositoryId,
@@ -358,13 +481,42 @@ pub struct CommitAuthor {
 }
 
 /// Tells the forge how a job goes.
+///
+/// An implementor reports for the claim's exact commit and repository, and repeats nothing of `description` as
+/// markup: whoever wrote the job can have a say in it.
+///
+/// # Example
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+/// use std::time::Duration;
+/// use ci_core::ErrorKind;
+/// use ci_core::forge::{CheckState, Checks};
+/// use ci_core::memory::Rig;
+/// use ci_core::trust::Origin;
+///
+/// let rig = Rig::new()?;
+/// let claim = rig.claim(&Rig::repository("1", "acme")?, Origin::Repository, Rig::spec()).await?;
+/// rig.forge.report(&claim, CheckState::Running, "step 1 of 3").await?;
+/// assert_eq!(rig.forge.reports()[0].state, CheckState::Running);
+///
+/// rig.clock.advance(Duration::from_mins(5)); // another worker may have the job by now
+/// let late = rig.forge.report(&claim, CheckState::Succeeded, "all steps").await.unwrap_err();
+/// assert_eq!(late.kind(), ErrorKind::Fenced);
+/// # Ok::<(), ci_core::Error>(()) })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[async_trait]
 pub trait Checks: fmt::Debug + Send + Sync + 'static {
-    /// Reports the state of the claim's commit.
+    /// Reports the state of the claim's commit. The same state may be reported again.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::Fenced`] when the claim is over; [`ErrorKind::Unavailable`] when the forge cannot be reached.
+    ///
+    /// # Cancel safety
+    ///
+    /// When the future is dropped, the forge may or may not show the state; the next report replaces it.
     async fn report(&self, claim: &Claim, state: CheckState, description: &str) -> Result<()>;
 }
 
@@ -386,14 +538,62 @@ pub enum CheckState {
 ///
 /// The forge's content is hostile: an implementor looks at it only inside of a helper sandbox, on the operator's
 /// image, where neither host nor job nor key can be reached.
+///
+/// An integrator calls [`resolve`] and [`read()`], and the [`Runner`](crate::runner::Runner) calls
+/// [`checkout`](Self::checkout). The kit in `ci-scm`'s feature `conformance` tells an implementor whether their
+/// source keeps this contract.
+///
+/// # Example
+///
+/// From a branch to a job, with a look at the pipeline file between:
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+/// use ci_core::access::Write;
+/// use ci_core::forge::{self, Revision, RevisionName, Source, SourcePath};
+/// use ci_core::id::{CommitId, ImageName, StepName};
+/// use ci_core::job::{JobSpec, Script, Step};
+/// use ci_core::memory::Rig;
+/// use ci_core::queue::NewJob;
+/// use ci_core::trust::Origin;
+/// use ci_core::{ByteSize, External};
+///
+/// # let (rig, repository) = (Rig::new()?, Rig::repository("1", "acme")?);
+/// # let commit = CommitId::parse("a".repeat(40))?;
+/// # let main = Revision::new(commit, Origin::Repository).with_reference(External::new("main"));
+/// # rig.forge.add_commit(&repository, main, [(".ci.yml", "cargo test")])?;
+/// # let grant = rig.grant::<Write>(&Rig::user("ada")?, &repository).await?;
+/// let source: &dyn Source = &*rig.forge;
+/// let (name, path) = (RevisionName::parse("main")?, SourcePath::parse(".ci.yml")?);
+///
+/// let code = forge::resolve(source, grant.scope()?, &rig.sandboxes, &name).await?;
+/// let most = ByteSize::kib(64);
+/// let pipeline = forge::read(source, grant.scope()?, &rig.sandboxes, &code, &path, most).await?;
+///
+/// // A product's own syntax: here, the file is the script.
+/// let script = Script::authored(String::from_utf8_lossy(&pipeline).into_owned());
+/// let step = Step::script(StepName::parse("the only step")?, script);
+/// let spec = JobSpec::new(ImageName::parse("host")?).with_step(step);
+/// rig.dispatcher.enqueue(&NewJob::requested(&grant, code, spec)?).await?;
+/// # Ok::<(), ci_core::Error>(()) })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[async_trait]
 pub trait Source: fmt::Debug + Send + Sync + 'static {
     /// The exact commit that `name` means now, and where it was found. [`resolve`] makes a provenance of it.
+    ///
+    /// [`Origin::Protected`] or [`Origin::Repository`] may be answered if and only if the commit lies on a branch or
+    /// tag of the scope's own repository, as the forge says; what is not known is [`Origin::Fork`]. A shortened
+    /// commit is not found: somebody could push another that begins alike.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::NotFound`] when there is no such repository, branch, tag or commit;
     /// [`ErrorKind::Unavailable`] when the forge cannot be reached.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future leaves nothing: a helper is abandoned.
     async fn resolve(&self, scope: Scope<'_>, helpers: &Sandboxes, name: &RevisionName) -> Result<Revision>;
 
     /// Puts the files of the claim's exact commit into [`SandboxPath::work`](crate::sandbox::SandboxPath::work)
@@ -402,8 +602,13 @@ pub trait Source: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     ///
     /// [`ErrorKind::NotFound`] when the commit is gone; [`ErrorKind::Fenced`] when the claim is over;
-    /// [`ErrorKind::LimitExceeded`] when the files do not fit; [`ErrorKind::Unavailable`] when the forge cannot
-    /// be reached.
+    /// [`ErrorKind::Unsupported`] when the job asks for what the source cannot bring, submodules for instance;
+    /// [`ErrorKind::Invalid`] when the commit is malformed; [`ErrorKind::LimitExceeded`] when the files do not fit;
+    /// [`ErrorKind::Unavailable`] when the forge cannot be reached.
+    ///
+    /// # Cancel safety
+    ///
+    /// When the future is dropped, a part of the files may lie in `into`; a helper is abandoned.
     async fn checkout(&self, claim: &Claim, helpers: &Sandboxes, into: &Sandbox) -> Result<()>;
 
     /// The content of one file of one exact commit: the pipeline file, before there is a job. [`read()`] makes sure
@@ -432,7 +637,8 @@ pub trait Source: fmt::Debug + Send + Sync + 'static {
     ) -> Result<Bytes>;
 }
 
-/// What a [`Source`] found.
+/// What a [`Source`] found, or a webhook speaks of. It is a fact of the forge; [`resolve`] and
+/// [`VerifiedDelivery::parse`] make a [`Provenance`] of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Revision {
@@ -457,11 +663,43 @@ impl Revision {
     }
 }
 
-/// Where the code that `name` means now comes from.
+/// Which exact code `name` means now in the repository of `scope`, and where it comes from.
 ///
 /// # Errors
 ///
 /// As for [`Source::resolve`].
+///
+/// # Cancel safety
+///
+/// As for [`Source::resolve`].
+///
+/// # Example
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+/// use ci_core::access::Read;
+/// use ci_core::forge::{self, Revision, RevisionName};
+/// use ci_core::id::CommitId;
+/// use ci_core::memory::Rig;
+/// use ci_core::trust::{Origin, Trust};
+/// use ci_core::{ErrorKind, External};
+///
+/// let (rig, repository) = (Rig::new()?, Rig::repository("1", "acme")?);
+/// let commit = CommitId::parse("a".repeat(40))?;
+/// let main = Revision::new(commit.clone(), Origin::Protected).with_reference(External::new("main"));
+/// rig.forge.add_commit(&repository, main, [("README", "hello")])?;
+///
+/// let grant = rig.grant::<Read>(&Rig::user("ada")?, &repository).await?;
+/// let main = RevisionName::parse("main")?;
+/// let code = forge::resolve(&*rig.forge, grant.scope()?, &rig.sandboxes, &main).await?;
+/// assert_eq!((code.commit(), code.trust()), (&commit, Trust::Protected));
+///
+/// let gone = RevisionName::parse("no-such-branch")?;
+/// let error = forge::resolve(&*rig.forge, grant.scope()?, &rig.sandboxes, &gone).await.unwrap_err();
+/// assert_eq!(error.kind(), ErrorKind::NotFound);
+/// # Ok::<(), ci_core::Error>(()) })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub async fn resolve(
     source: &dyn Source,
     scope: Scope<'_>,
@@ -535,7 +773,22 @@ pub async fn read(
     source.read(scope, helpers, code.commit(), path, limit).await
 }
 
-/// A branch, a tag, `HEAD` or a commit, as a person named it.
+/// A branch, a tag, `HEAD` or a commit, as a person named it: a plain name, never an expression, a pattern or an
+/// option.
+///
+/// # Example
+///
+/// ```
+/// use ci_core::forge::RevisionName;
+///
+/// for name in ["main", "feature/login", "refs/tags/v1", "HEAD"] {
+///     assert_eq!(RevisionName::parse(name)?.as_str(), name);
+/// }
+/// for name in ["--upload-pack=id", "main~1", "main..evil", "@{u}", "release/*"] {
+///     assert!(RevisionName::parse(name).is_err());
+/// }
+/// # Ok::<(), ci_core::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RevisionName(String);
 
