@@ -13,6 +13,73 @@ use ci_core::{ErrorKind, Result};
 use secrecy::SecretString;
 
 /// A source, and the hands that change what it says.
+///
+/// # Example
+///
+/// The permissions in memory:
+///
+/// ```
+/// use std::sync::Arc;
+/// use async_trait::async_trait;
+/// use ci_core::access::{Level, PermissionSource};
+/// use ci_core::clock::Clock;
+/// use ci_core::conformance::Setup;
+/// use ci_core::id::{RepositoryId, UserId};
+/// use ci_core::memory::Rig;
+/// use ci_scm::conformance::permission::{self, Bench};
+///
+/// #[derive(Debug)]
+/// struct Memory(Rig);
+///
+/// #[async_trait]
+/// impl Bench for Memory {
+///     fn source(&self) -> Arc<dyn PermissionSource> {
+///         self.0.permissions.clone()
+///     }
+///
+///     fn clock(&self) -> Arc<dyn Clock> {
+///         self.0.clock.clone()
+///     }
+///
+///     fn person(&self) -> UserId {
+///         Rig::user("ada").expect("a name")
+///     }
+///
+///     fn other_person(&self) -> UserId {
+///         Rig::user("bob").expect("a name")
+///     }
+///
+///     fn repository(&self) -> RepositoryId {
+///         Rig::repository("1", "acme").expect("a name")
+///     }
+///
+///     async fn allow(&self, person: &UserId, repository: &RepositoryId, level: Level) {
+///         self.0.permissions.allow(person, repository, level);
+///     }
+///
+///     async fn go_down(&self) {
+///         self.0.permissions.go_down();
+///     }
+///
+///     async fn come_back(&self) {
+///         self.0.permissions.come_back();
+///     }
+/// }
+///
+/// fn bench() -> Arc<dyn Bench> {
+///     Arc::new(Memory(Rig::new().expect("a service in memory")))
+/// }
+///
+/// mod memory {
+///     # use super::*;
+///     ci_scm::permission_source_kit!(async || Setup::ready(super::bench()));
+/// }
+/// # fn main() -> std::io::Result<()> {
+/// # let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+/// # runtime.block_on(permission::an_outage_grants_nobody_anything(bench()));
+/// # Ok(())
+/// # }
+/// ```
 #[async_trait]
 pub trait Bench: fmt::Debug + Send + Sync {
     /// The source under test.

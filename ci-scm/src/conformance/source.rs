@@ -18,6 +18,94 @@ use ci_core::{ByteSize, ErrorKind, Result, stream};
 use super::tar;
 
 /// A source with one repository, and the hands that push to it.
+///
+/// # Example
+///
+/// The forge in memory, which has neither links nor submodules:
+///
+/// ```
+/// use std::sync::Arc;
+/// use std::sync::atomic::{AtomicU32, Ordering};
+/// use async_trait::async_trait;
+/// use ci_core::External;
+/// use ci_core::conformance::Setup;
+/// use ci_core::forge::{Revision, Source};
+/// use ci_core::id::{CommitId, ImageName, RepositoryId};
+/// use ci_core::memory::Rig;
+/// use ci_core::sandbox::Sandboxes;
+/// use ci_core::trust::Origin;
+/// use ci_scm::conformance::source::{self, Bench};
+///
+/// #[derive(Debug)]
+/// struct Memory {
+///     rig: Rig,
+///     commits: AtomicU32,
+/// }
+///
+/// #[async_trait]
+/// impl Bench for Memory {
+///     fn source(&self) -> Arc<dyn Source> {
+///         self.rig.forge.clone()
+///     }
+///
+///     fn sandboxes(&self) -> Sandboxes {
+///         self.rig.sandboxes.clone()
+///     }
+///
+///     fn image(&self) -> ImageName {
+///         ImageName::parse("host").expect("a name")
+///     }
+///
+///     fn repository(&self) -> RepositoryId {
+///         Rig::repository("1", "acme").expect("a name")
+///     }
+///
+///     fn protected_branch(&self) -> String {
+///         "main".to_owned()
+///     }
+///
+///     fn open_branch(&self) -> String {
+///         "feature".to_owned()
+///     }
+///
+///     async fn commit(&self, branch: &str, path: &str, content: &str) -> CommitId {
+///         let number = self.commits.fetch_add(1, Ordering::Relaxed);
+///         let commit = CommitId::parse(format!("{number:040x}")).expect("40 digits");
+///         let origin = if branch == "main" { Origin::Protected } else { Origin::Repository };
+///         let revision = Revision::new(commit.clone(), origin).with_reference(External::new(branch));
+///         let files = [(path, content.to_owned())];
+///         self.rig.forge.add_commit(&self.repository(), revision, files).expect("a path");
+///         commit
+///     }
+///
+///     async fn commit_link(&self, _branch: &str, _name: &str, _target: &str) -> Option<CommitId> {
+///         None
+///     }
+///
+///     async fn commit_submodule(&self, _branch: &str, _name: &str) -> Option<CommitId> {
+///         None
+///     }
+///
+///     async fn stray_commit(&self) -> Option<CommitId> {
+///         None
+///     }
+/// }
+///
+/// fn bench() -> Arc<dyn Bench> {
+///     let rig = Rig::new().expect("a service in memory");
+///     Arc::new(Memory { rig, commits: AtomicU32::new(1) })
+/// }
+///
+/// mod memory {
+///     # use super::*;
+///     ci_scm::source_kit!(async || Setup::ready(super::bench()));
+/// }
+/// # fn main() -> std::io::Result<()> {
+/// # let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+/// # runtime.block_on(source::a_file_beyond_the_limit_is_refused(bench()));
+/// # Ok(())
+/// # }
+/// ```
 #[async_trait]
 pub trait Bench: fmt::Debug + Send + Sync {
     /// The source under test.

@@ -13,6 +13,47 @@ use super::url::{Protocol, RemoteUrl};
 
 /// Brings the objects of a repository into a folder of this machine, which a helper sandbox is then shown
 /// read-only.
+///
+/// # Example
+///
+/// Mirrors that something else keeps up to date:
+///
+/// ```
+/// use std::path::PathBuf;
+/// use async_trait::async_trait;
+/// use ci_core::id::Digest;
+/// use ci_core::{Error, ErrorKind, Result};
+/// use ci_scm::git::{Fetched, Fetcher, Protocol, RemoteUrl, Want};
+///
+/// #[derive(Debug)]
+/// struct Mirrors {
+///     folder: PathBuf,
+/// }
+///
+/// #[async_trait]
+/// impl Fetcher for Mirrors {
+///     fn serves(&self, protocol: Protocol) -> bool {
+///         protocol == Protocol::Https
+///     }
+///
+///     async fn fetch(&self, from: &RemoteUrl, _want: &Want) -> Result<Fetched> {
+///         let mirror = self.folder.join(Digest::of(from.as_str().as_bytes()).as_str());
+///         if mirror.is_dir() {
+///             return Ok(Fetched::new(mirror, ()));
+///         }
+///         Err(Error::new(ErrorKind::NotFound, "look for a mirror").because("the repository is not mirrored"))
+///     }
+/// }
+/// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+/// # let folder = tempfile::tempdir()?;
+/// # let mirrors = Mirrors { folder: folder.path().to_owned() };
+/// # let url = RemoteUrl::parse("https://forge.example/app.git", &ci_scm::git::Protocols::default())?;
+/// # assert_eq!(mirrors.fetch(&url, &Want::Tips).await.unwrap_err().kind(), ErrorKind::NotFound);
+/// # std::fs::create_dir(folder.path().join(Digest::of(url.as_str().as_bytes()).as_str()))?;
+/// # assert!(mirrors.fetch(&url, &Want::Tips).await?.folder().is_dir());
+/// # Ok::<(), Box<dyn std::error::Error>>(()) })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[async_trait]
 pub trait Fetcher: fmt::Debug + Send + Sync + 'static {
     /// Whether it can reach repositories in this way.
@@ -47,7 +88,7 @@ pub enum Want {
     Commit(CommitId, Depth),
 }
 
-/// How much of the history a job sees.
+/// How much of the history a job sees. [`HelperOptions::depth`](super::HelperOptions::depth) holds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Depth {
@@ -64,7 +105,7 @@ impl Default for Depth {
     }
 }
 
-/// A folder with a git repository, bare or not, for as long as this value lives.
+/// A folder with a git repository, bare or not, for as long as this value lives. A [`Fetcher`] makes it.
 #[derive(Debug)]
 pub struct Fetched {
     folder: PathBuf,
@@ -96,6 +137,20 @@ impl Fetched {
 /// The helper sees this folder and nothing around it. A repository that borrows objects from another one
 /// (`objects/info/alternates`), or that is a linked worktree, is therefore incomplete there, and refused. The
 /// files must be readable for the user that the helper runs as.
+///
+/// # Example
+///
+/// ```
+/// use ci_scm::git::{Fetcher, LocalFetcher, Protocols, RemoteUrl, Want};
+///
+/// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+/// # let folder = tempfile::tempdir()?;
+/// # let folder = folder.path();
+/// let url = RemoteUrl::parse(&format!("file://{}", folder.display()), &Protocols::default())?;
+/// assert_eq!(LocalFetcher::new().fetch(&url, &Want::Tips).await?.folder(), folder);
+/// # Ok::<(), Box<dyn std::error::Error>>(()) })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
 pub struct LocalFetcher;

@@ -65,6 +65,20 @@ pub struct HostFetcher {
 }
 
 /// How a [`HostFetcher`] reaches forges.
+///
+/// # Example
+///
+/// ```
+/// use std::time::Duration;
+/// use ci_core::ByteSize;
+/// use ci_scm::git::HostFetcherOptions;
+///
+/// let options = HostFetcherOptions::default()
+///     .with_credential("forge.example", "ci", "a token that may only read".into())
+///     .with_largest(ByteSize::gib(1))
+///     .with_deadline(Duration::from_mins(5));
+/// assert!(!format!("{options:?}").contains("a token"));
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct HostFetcherOptions {

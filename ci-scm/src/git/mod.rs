@@ -72,6 +72,12 @@ pub use self::url::{Protocol, Protocols, RemoteUrl};
 /// [`Depth::Full`] only, so `git describe` needs that. Submodules are not checked out, and
 /// a job that asks for them is refused: their URLs are chosen by whoever wrote the commit.
 ///
+/// # What is read before there is a job
+///
+/// [`forge::read`](ci_core::forge::read()) looks into the exact commit in a helper, and checks nothing out. It takes
+/// regular files alone; a symbolic link is refused and never followed, wherever in the path it stands, and so is a
+/// tree that holds a name twice. From a server, the whole commit is fetched for it.
+///
 /// # Example
 ///
 /// ```

@@ -13,6 +13,20 @@ use super::fetcher::Depth;
 pub(crate) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// The helper sandboxes in which `git` works.
+///
+/// # Example
+///
+/// ```
+/// use std::time::Duration;
+/// use ci_core::id::ImageName;
+/// use ci_scm::git::{Depth, HelperOptions};
+///
+/// let options = HelperOptions::new(ImageName::parse("debian-git")?)
+///     .with_deadline(Duration::from_mins(2))
+///     .with_depth(Depth::Full); // for jobs that run `git describe`
+/// assert_eq!(options.depth, Depth::Full);
+/// # Ok::<(), ci_core::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct HelperOptions {

@@ -5,6 +5,16 @@ use std::path::{Path, PathBuf};
 use ci_core::{Error, ErrorKind, Result};
 
 /// How SSH servers are recognised, and how they recognise us.
+///
+/// # Example
+///
+/// ```
+/// use ci_scm::git::{HostFetcherOptions, SshIdentity, SshOptions};
+///
+/// let ssh = SshOptions::new("/etc/ci/known_hosts", SshIdentity::Agent("/run/ci/agent".into()));
+/// let options = HostFetcherOptions::default().with_ssh(ssh);
+/// assert!(options.ssh.is_some());
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct SshOptions {

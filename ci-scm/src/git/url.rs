@@ -36,6 +36,15 @@ impl fmt::Display for Protocol {
 }
 
 /// Which protocols the operator allows. By default all three.
+///
+/// # Example
+///
+/// ```
+/// use ci_scm::git::{AccessFileOptions, Protocol, Protocols};
+///
+/// let options = AccessFileOptions::default().with_protocols(Protocols::only([Protocol::Ssh]));
+/// assert!(options.protocols.allow(Protocol::Ssh) && !options.protocols.allow(Protocol::File));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Protocols(BTreeSet<Protocol>);
 
