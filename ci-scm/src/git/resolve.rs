@@ -3,7 +3,7 @@
 use ci_core::access::Scope;
 use ci_core::forge::{Revision, RevisionName};
 use ci_core::id::CommitId;
-use ci_core::sandbox::Sandboxes;
+use ci_core::sandbox::{ExitStatus, Sandboxes};
 use ci_core::trust::Origin;
 use ci_core::{Error, ErrorKind, External, Result};
 
@@ -150,7 +150,9 @@ pub(super) async fn has_commit(
     let kind = helper.look(operation, &["cat-file", "-t", commit.as_str()]).await?;
     if !kind.status.is_success() {
         let failure = kind.failure(operation);
-        return if failure.kind() == ErrorKind::NotFound { Err(failure) } else { Ok(false) };
+        // A git that was ended has not said that the commit is missing, nor has one that found no repository.
+        let is_missing = matches!(kind.status, ExitStatus::Code(_)) && failure.kind() != ErrorKind::NotFound;
+        return if is_missing { Ok(false) } else { Err(failure) };
     }
     if kind.output == b"commit\n" {
         return Ok(true);

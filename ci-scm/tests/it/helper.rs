@@ -27,6 +27,13 @@ async fn resolve(world: &World, backend: &Scripted) -> Result<()> {
     world.git.resolve(world.grant.scope().unwrap(), &sandboxes, &name).await.map(drop)
 }
 
+async fn read(world: &World, backend: &Scripted) -> Result<()> {
+    let sandboxes = Sandboxes::new(Arc::new(backend.clone()));
+    let (commit, path) = ("c".repeat(40).parse().unwrap(), SourcePath::parse("f").unwrap());
+    let (scope, most) = (world.grant.scope().unwrap(), ByteSize::bytes(8));
+    world.git.read(scope, &sandboxes, &commit, &path, most).await.map(drop)
+}
+
 fn found() -> Reply {
     Reply::exit(0).stdout(format!("{} commit   refs/heads/main\n", "a".repeat(40)))
 }
@@ -45,12 +52,21 @@ async fn a_file_that_is_longer_than_git_said_is_refused() {
             () => Reply::exit(0),
         }
     });
-    let sandboxes = Sandboxes::new(Arc::new(backend.clone()));
-    let (commit, path) = ("c".repeat(40).parse().unwrap(), SourcePath::parse("f").unwrap());
-    let scope = world.grant.scope().unwrap();
-    let read = world.git.read(scope, &sandboxes, &commit, &path, ByteSize::bytes(8)).await;
+    let read = read(&world, &backend).await;
     assert_eq!(read.unwrap_err().kind(), ErrorKind::LimitExceeded);
     assert!(backend.living().is_empty());
+}
+
+#[tokio::test]
+async fn a_git_that_was_ended_has_not_said_that_a_commit_is_missing() {
+    let world = World::new().await;
+    for (answer, expected) in [
+        (Reply::exit(128).stderr("fatal: git cat-file: could not get object info\n"), ErrorKind::NotFound),
+        (Reply::end(ExitStatus::Signal(9)), ErrorKind::Unavailable),
+        (Reply::end(ExitStatus::OutOfMemory), ErrorKind::LimitExceeded),
+    ] {
+        assert_eq!(read(&world, &scripted(answer)).await.unwrap_err().kind(), expected);
+    }
 }
 
 #[tokio::test]
