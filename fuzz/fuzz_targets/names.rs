@@ -2,7 +2,7 @@
 #![no_main]
 
 use ci_core::External;
-use ci_core::forge::RevisionName;
+use ci_core::forge::{RevisionName, SourcePath};
 use ci_core::id::{ArtifactName, CommitId, JobId, SecretName, StepName};
 use ci_core::job::Arg;
 use ci_core::network::{HostName, IpNetwork};
@@ -17,6 +17,9 @@ fuzz_target!(|text: &str| {
     }
     if let Ok(name) = RevisionName::parse(text) {
         assert!(!name.as_str().starts_with('-') && !name.as_str().contains([' ', '\n', '~', '^', ':', '\0']));
+    }
+    if let Ok(path) = SourcePath::parse(text) {
+        assert!(!path.as_str().starts_with(['/', '-']) && path.parts().all(|part| !["", ".", "..", ".git"].contains(&part)));
     }
     if let Ok(name) = ArtifactName::parse(text) {
         assert!(!name.as_str().contains('/') && !name.as_str().starts_with(['.', '-']));

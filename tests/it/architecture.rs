@@ -208,7 +208,8 @@ fn hostile_parsers_have_tests() {
     let parsers = [
         ("ci-core/src/id.rs", "names_refuse_what_could_leave_a_path_or_end_a_line"),
         ("ci-core/src/external.rs", "what_is_shown_is_one_inert_word"),
-        ("ci-core/src/forge.rs", "a_revision_is_never_an_option_or_an_expression"),
+        ("ci-core/src/forge/name.rs", "a_path_stays_in_the_repository_and_is_never_an_option"),
+        ("ci-core/src/forge/name.rs", "a_revision_is_never_an_option_or_an_expression"),
         ("ci-core/src/network.rs", "hosts_are_names_and_not_addresses"),
         ("ci-core/src/sandbox/spec.rs", "paths_cannot_climb"),
         ("ci-core/src/seal.rs", "every_flipped_bit_is_noticed"),
