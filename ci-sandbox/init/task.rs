@@ -3,8 +3,9 @@
 use core::ffi::{CStr, c_char};
 use core::hint;
 
-use crate::call::{nr, raw};
+use crate::call::raw;
 use crate::filter::Instruction;
+use crate::nr;
 use crate::sys::{Errno, Fd, O_CLOEXEC, O_NONBLOCK, Raw, Result, word};
 use crate::wire::Ended;
 

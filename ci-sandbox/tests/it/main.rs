@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod crash;
+mod filter;
 mod isolation;
 mod life;
 mod limits;
