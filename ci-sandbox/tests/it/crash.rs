@@ -2,13 +2,13 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use ci_core::id::SandboxId;
 use ci_core::sandbox::{Backend as _, ProcessEvent};
 
-use crate::support::{self, Rig, entries, eventually, native, processes_with, spec};
+use crate::support::{self, Rig, entries, eventually, itself, native, processes_with, spec};
 
 const STATE: &str = "CI_SANDBOX_TEST_STATE";
 const MARKER: &str = "CI_SANDBOX_TEST_MARKER";
@@ -102,12 +102,12 @@ fn two_hundred_lives() {
 
 #[test]
 fn two_hundred_lives_leak_no_descriptor() {
-    let status = itself("crash::two_hundred_lives").status().unwrap();
+    let status = itself(&[], "crash::two_hundred_lives").status().unwrap();
     assert!(status.success());
 }
 
 fn start_victim(state: &Path, marker: &str) -> (Child, SandboxId) {
-    let mut command = itself("crash::victim");
+    let mut command = itself(&[], "crash::victim");
     let mut victim = command.env(STATE, state).env(MARKER, marker).stdout(Stdio::piped()).spawn().unwrap();
     let output = BufReader::new(victim.stdout.take().unwrap());
     let id = output.lines().find_map(|line| {
@@ -115,13 +115,6 @@ fn start_victim(state: &Path, marker: &str) -> (Child, SandboxId) {
         line.rsplit_once("victim ").map(|(_, id)| SandboxId::parse(id).unwrap())
     });
     (victim, id.unwrap())
-}
-
-/// One ignored test of this program, in a process of its own.
-fn itself(test: &str) -> Command {
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", test, "--ignored", "--nocapture", "--test-threads=1"]);
-    command
 }
 
 /// The control groups of a sandbox, wherever the machine has its trees.

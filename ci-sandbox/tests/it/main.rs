@@ -8,6 +8,7 @@ mod filter;
 mod isolation;
 mod life;
 mod limits;
+mod mounts;
 mod ordinary;
 mod port;
 mod shared;

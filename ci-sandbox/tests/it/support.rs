@@ -1,7 +1,9 @@
 //! Sandboxes for tests.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command as Program;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -161,6 +163,16 @@ pub(crate) async fn finish(process: &mut dyn Process) -> Ran {
 /// The error of something that must fail.
 pub(crate) fn refusal<T>(result: Result<T>) -> Error {
     result.err().expect("it must be refused")
+}
+
+/// One ignored test of this program, in a process of its own, which `wrapper` prepares: a program that executes what
+/// follows its arguments.
+pub(crate) fn itself(wrapper: &[&str], test: &str) -> Program {
+    let program = std::env::current_exe().unwrap();
+    let mut words = wrapper.iter().map(OsStr::new).chain([program.as_os_str()]);
+    let mut command = Program::new(words.next().unwrap());
+    command.args(words).args(["--exact", test, "--ignored", "--nocapture", "--test-threads=1"]);
+    command
 }
 
 /// How many processes of the machine have `marker` in their command line.
