@@ -13,6 +13,7 @@ use crate::nr;
 pub(crate) struct Errno(pub(crate) i32);
 
 impl Errno {
+    pub(crate) const EPERM: Self = Self(1);
     pub(crate) const ENOENT: Self = Self(2);
     pub(crate) const EINTR: Self = Self(4);
     pub(crate) const E2BIG: Self = Self(7);
