@@ -55,7 +55,8 @@ async fn killing_the_launcher_ends_the_sandbox() {
     let sandbox = rig.sandbox().await;
     let mut process = sandbox.start(&format!("echo up; sleep {marker}")).await.unwrap();
     assert!(matches!(process.next().await.unwrap(), ProcessEvent::Output(..)));
-    let launcher = launcher_of(&sandbox.id);
+    let [launcher, _] = rig.processes(&sandbox.id);
+    let launcher = rustix::process::Pid::from_raw(launcher).unwrap();
     rustix::process::kill_process(launcher, rustix::process::Signal::KILL).unwrap();
     assert!(process.next().await.is_err());
     drop(process);
@@ -132,15 +133,4 @@ fn groups_of(id: &SandboxId) -> Vec<std::path::PathBuf> {
         }
     }
     groups
-}
-
-/// The launcher of a sandbox: the parent of its process 1, which the books know.
-fn launcher_of(id: &SandboxId) -> rustix::process::Pid {
-    let temporary = std::env::temp_dir();
-    let states = std::fs::read_dir(temporary).unwrap().flatten();
-    let entry =
-        states.flat_map(|state| entries(&state.path())).find(|entry| entry.ends_with(id.as_str())).unwrap();
-    let text = std::fs::read_to_string(entry).unwrap();
-    let process = text.lines().find_map(|line| line.strip_prefix("process ")).unwrap();
-    rustix::process::Pid::from_raw(process.split_once(' ').unwrap().0.parse().unwrap()).unwrap()
 }

@@ -5,6 +5,7 @@
 mod books;
 mod crash;
 mod filter;
+mod inherit;
 mod isolation;
 mod life;
 mod limits;

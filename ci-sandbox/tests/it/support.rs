@@ -50,6 +50,16 @@ impl Rig {
         entries(self.state.path()).len()
     }
 
+    /// What the books know of a sandbox's processes: the launcher, and process 1.
+    pub(crate) fn processes(&self, id: &SandboxId) -> [i32; 2] {
+        let entries = entries(self.state.path());
+        let entry = entries.iter().find(|entry| entry.ends_with(id.as_str())).unwrap();
+        let text = fs::read_to_string(entry).unwrap();
+        let lines = text.lines().filter_map(|line| line.strip_prefix("process "));
+        let pids: Vec<i32> = lines.map(|line| line.split_once(' ').unwrap().0.parse().unwrap()).collect();
+        pids.try_into().unwrap()
+    }
+
     /// Whether a guarantee holds; says so when it does not, for the test that is skipped.
     pub(crate) fn holds(&self, guarantee: Guarantee) -> bool {
         let isolation = self.native.capabilities().isolation;
