@@ -4,6 +4,7 @@
 
 mod books;
 mod crash;
+mod errand;
 mod filter;
 mod inherit;
 mod isolation;
