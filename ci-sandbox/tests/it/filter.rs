@@ -1,5 +1,6 @@
 //! The system call filter of the init, compiled into a test: what the kernel is told about each call.
 
+#[allow(clippy::cast_possible_truncation)] // As all of the init.
 #[path = "../../init/filter.rs"]
 mod format;
 #[allow(dead_code)]
