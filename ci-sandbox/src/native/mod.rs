@@ -5,12 +5,10 @@
 //! read-only. Inside, process 1 is a program of this crate (see `init/`); the job's programs run as another
 //! user, without capabilities and without a way to any.
 //!
-//! # What it protects from, and what not
+//! # What it protects from
 //!
-//! The job cannot see or signal processes of the host, reach a network, write to the host's files, or stay
-//! behind. It does share the kernel: a job with an exploit for it is out, and of system calls only those are
-//! refused that would reach past the namespaces. It also shares the page cache of the image's files. Run code that is hostile *and* precious
-//! enough for a kernel exploit in a virtual machine.
+//! The job cannot see or signal processes of the host, reach a network, write to the host's files, or stay behind. What
+//! it can do all the same stands on the [front page](crate#what-native-sandboxes-do-not-protect-from).
 //!
 //! # As root and as an ordinary user
 //!
