@@ -19,14 +19,16 @@ impl Default for Patience {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use std::fs;
     use std::io::{BufRead as _, BufReader};
     use std::path::Path;
     use std::process::{Child, Command, Stdio};
 
     use ci_core::ErrorKind;
+    use ci_core::conformance::skip;
     use ci_core::id::{ImageName, SandboxId};
     use ci_core::sandbox::{Backend as _, Spec};
     use tempfile::TempDir;
@@ -50,7 +52,7 @@ mod tests {
         /// Nothing where this user cannot make one.
         async fn with(kernel: Duration) -> Option<Self> {
             if !rustix::process::geteuid().is_root() {
-                println!("skipped: an ordinary user cannot enter a sandbox from outside");
+                skip("patience", "root", "an ordinary user cannot enter a sandbox from outside");
                 return None;
             }
             let state = tempfile::tempdir().unwrap();

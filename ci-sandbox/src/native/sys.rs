@@ -114,8 +114,9 @@ pub(super) fn is_dead(process: &OwnedFd) -> bool {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use std::os::unix::fs::FileExt as _;
 
     use super::*;
