@@ -107,11 +107,12 @@ async fn with_an_open_file() {
     // The last is the folder that `ls` reads. Whoever has started it has put its own files in order.
     assert_eq!(sandbox.output("ls /proc/self/fd").await, "0\n1\n2\n3");
     let [launcher, init] = rig.processes(&sandbox.id);
+    let soon = Duration::from_secs(2);
     // Three streams, and the two things that it waits for.
-    assert_eq!(files(launcher).len(), 5, "{:?}", files(launcher));
+    assert!(eventually(soon, || files(launcher).len() == 5), "{:?}", files(launcher));
     // It closes what belongs to `ls` only after it has told of its end.
     let is_tidy = || files(init) == ["0", "1", "2", "3", "4"];
-    assert!(!is_root() || eventually(Duration::from_secs(2), is_tidy), "{:?}", files(init));
+    assert!(!is_root() || eventually(soon, is_tidy), "{:?}", files(init));
     sandbox.destroy().await;
 }
 
