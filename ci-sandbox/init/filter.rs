@@ -5,18 +5,16 @@
 //! (`AF_ALG`, CVE-2026-31431); `io_uring`, which makes sockets without asking this filter; kernel keyrings, which
 //! belong to the host's user; and the kernel's own debugging interfaces.
 
-use crate::call::nr;
-use crate::sys::{self, Errno};
-use crate::task;
+use super::nr;
 
 /// `struct sock_filter`: one instruction of classic BPF (Linux, `Documentation/networking/filter.rst`).
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub(crate) struct Instruction {
-    code: u16,
-    jump_if: u8,
-    jump_else: u8,
-    value: u32,
+    pub(crate) code: u16,
+    pub(crate) jump_if: u8,
+    pub(crate) jump_else: u8,
+    pub(crate) value: u32,
 }
 
 /// What the job's programs may open sockets of: UNIX, IPv4, IPv6, netlink.
@@ -43,12 +41,11 @@ const ARCHITECTURE: u32 = 0xc000_00b7;
 /// Calls from here on are those of the x32 ABI, where they exist at all.
 const FOREIGN_NUMBERS: u32 = 0x4000_0000;
 
-const LENGTH: usize = 4 + DENIED.len() + 3 + FAMILIES.len() + 4;
+const EPERM: u32 = 1;
+const ENOSYS: u32 = 38;
+const EAFNOSUPPORT: u32 = 97;
 
-/// Puts the filter on this process and all that it will start. It takes `no_new_privs`.
-pub(crate) fn install() -> sys::Result<()> {
-    task::filter(&program())
-}
+const LENGTH: usize = 4 + DENIED.len() + 3 + FAMILIES.len() + 4;
 
 /// Loads a word of `struct seccomp_data`: the number is at 0, the architecture at 4, the first argument at 16.
 const fn load(offset: u32) -> Instruction {
@@ -65,22 +62,23 @@ const fn answer(value: u32) -> Instruction {
 }
 
 /// The kernel's answer in place of the call's.
-const fn error(errno: Errno) -> Instruction {
-    answer(0x0005_0000 | errno.0 as u32)
+const fn error(errno: u32) -> Instruction {
+    answer(0x0005_0000 | errno)
 }
 
 const ALLOW: Instruction = answer(0x7fff_0000);
 
-fn program() -> [Instruction; LENGTH] {
+/// The whole filter.
+pub(crate) fn program() -> [Instruction; LENGTH] {
     // From the end: allowed, refused as unknown, refused as forbidden, refused family.
     const ALLOWED: usize = LENGTH - 1;
     const UNKNOWN: usize = LENGTH - 2;
     const FORBIDDEN: usize = LENGTH - 3;
     const FAMILY: usize = LENGTH - 4;
     let mut program = [ALLOW; LENGTH];
-    program[UNKNOWN] = error(Errno::ENOSYS);
-    program[FORBIDDEN] = error(Errno::EPERM);
-    program[FAMILY] = error(Errno::EAFNOSUPPORT);
+    program[UNKNOWN] = error(ENOSYS);
+    program[FORBIDDEN] = error(EPERM);
+    program[FAMILY] = error(EAFNOSUPPORT);
     let to = |from: usize, target: usize| (target - from - 1) as u8;
 
     program[0] = load(4);

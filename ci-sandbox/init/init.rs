@@ -62,7 +62,7 @@ fn settle(configuration: &Configuration<'_>, facts: &mut u32) -> Result<(), Fail
     task::new_keyring();
     task::forgo_capabilities().at(Stage::Privileges)?;
     task::no_new_privileges().at(Stage::Privileges)?;
-    if filter::install().is_ok() {
+    if task::filter(&filter::program()).is_ok() {
         *facts |= fact::FILTERED;
     }
     task::hide_memory().at(Stage::Privileges)?;

@@ -47,7 +47,7 @@ fn launch() -> Result<Fd, Failure> {
     if configuration.mounts.count as usize > MOST_MOUNTS {
         return Err(malformed);
     }
-    task::limit_at_most(task::RLIMIT_CORE, 0).at(Stage::Limits)?;
+    task::forbid_core_dumps().at(Stage::Limits)?;
 
     let mut facts = 0;
     let mut binds = [const { None }; MOST_MOUNTS];
@@ -155,7 +155,8 @@ fn prepare(
     process.write(b"gid_map", configuration.gid_map.to_bytes()).at(Stage::MapIds)?;
 
     // The job is the first to go when memory runs out, whatever was set for the program that embeds the SDK. Set
-    // from here it also holds: the kernel remembers the value as the lowest that the job can choose.
+    // from here, by a root with power over resources, it also holds: the kernel remembers the value as the lowest
+    // that the job can choose.
     let _ = process.write(b"oom_score_adj", b"0");
 
     let mut groups = configuration.groups.records;

@@ -33,6 +33,7 @@ mod init;
 mod launch;
 mod mem;
 mod mounts;
+mod nr;
 mod packets;
 mod root;
 mod serve;

@@ -3,7 +3,8 @@
 use core::ffi::CStr;
 use core::ptr;
 
-use crate::call::{nr, raw};
+use crate::call::raw;
+use crate::nr;
 use crate::sys::{Fd, O_CLOEXEC, Raw, Result, word};
 
 pub(crate) const RDONLY: u64 = 0x01;

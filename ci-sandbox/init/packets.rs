@@ -1,6 +1,7 @@
 //! Packets on sockets, and descriptors that travel with them.
 
-use crate::call::{nr, raw};
+use crate::call::raw;
+use crate::nr;
 use crate::sys::{Errno, Fd, Raw, Result, word};
 
 #[repr(C)]

@@ -87,7 +87,8 @@ fn become_job(range: bool) -> sys::Result<()> {
         task::become_user(JOB)?;
     }
     task::keep_capabilities(0)?;
-    // Until the program is executed this is still the init's memory.
+    // Until the program is executed this is still the init's memory. Where fs.suid_dumpable is 1, becoming another
+    // user has opened it.
     task::hide_memory()
 }
 

@@ -5,15 +5,16 @@ use core::mem::MaybeUninit;
 use core::ops::Deref;
 use core::ptr;
 
-use crate::call::{nr, raw};
+use crate::call::raw;
+use crate::nr;
 
 /// The kernel's number of an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Errno(pub(crate) i32);
 
 impl Errno {
-    pub(crate) const ENOENT: Self = Self(2);
     pub(crate) const EPERM: Self = Self(1);
+    pub(crate) const ENOENT: Self = Self(2);
     pub(crate) const EINTR: Self = Self(4);
     pub(crate) const E2BIG: Self = Self(7);
     pub(crate) const ENXIO: Self = Self(6);
@@ -23,8 +24,6 @@ impl Errno {
     pub(crate) const EINVAL: Self = Self(22);
     pub(crate) const EROFS: Self = Self(30);
     pub(crate) const ENAMETOOLONG: Self = Self(36);
-    pub(crate) const ENOSYS: Self = Self(38);
-    pub(crate) const EAFNOSUPPORT: Self = Self(97);
     pub(crate) const ELOOP: Self = Self(40);
     pub(crate) const EBADMSG: Self = Self(74);
 }

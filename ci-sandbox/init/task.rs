@@ -3,8 +3,9 @@
 use core::ffi::{CStr, c_char};
 use core::hint;
 
-use crate::call::{nr, raw};
+use crate::call::raw;
 use crate::filter::Instruction;
+use crate::nr;
 use crate::sys::{Errno, Fd, O_CLOEXEC, O_NONBLOCK, Raw, Result, word};
 use crate::wire::Ended;
 
@@ -215,7 +216,6 @@ pub(crate) fn set_hostname(name: &CStr) -> Result<()> {
     unsafe { raw(nr::SETHOSTNAME, [name.as_ptr() as usize, name.count_bytes(), 0, 0, 0, 0]) }.map(drop)
 }
 
-pub(crate) const RLIMIT_CORE: usize = 4;
 pub(crate) const RLIMIT_NPROC: usize = 6;
 pub(crate) const RLIMIT_NOFILE: usize = 7;
 
@@ -227,6 +227,19 @@ pub(crate) fn limit_at_most(resource: usize, value: u64) -> Result<()> {
     let both = [value.min(now[1]); 2];
     // SAFETY: prlimit64(2) reads a `struct rlimit64` of two 64-bit fields and writes none.
     unsafe { raw(nr::PRLIMIT64, [0, resource, both.as_ptr() as usize, 0, 0, 0]) }.map(drop)
+}
+
+/// Has no crash written down, neither as a file nor by a program of the host's that collects them. Such a program
+/// gets every crash whatever the limit is, except when it is one byte (Linux, `fs/coredump.c`).
+pub(crate) fn forbid_core_dumps() -> Result<()> {
+    const RLIMIT_CORE: usize = 4;
+    let one_byte = [1_u64; 2];
+    // SAFETY: prlimit64(2) reads a `struct rlimit64` of two 64-bit fields and writes none.
+    match unsafe { raw(nr::PRLIMIT64, [0, RLIMIT_CORE, one_byte.as_ptr() as usize, 0, 0, 0]) } {
+        // Both limits are zero, and raising takes privileges.
+        Err(Errno::EPERM) => Ok(()),
+        set => set.map(drop),
+    }
 }
 
 fn control(option: usize, argument: usize) -> Result<()> {

@@ -71,6 +71,21 @@ impl Config {
 }
 
 /// Whose files a sandbox shows, read-only. They are looked up once, when the backend is made.
+///
+/// # Example
+///
+/// ```
+/// use ci_sandbox::native::ImageSource;
+///
+/// // This machine's programs and libraries, and a toolchain that lies beside them.
+/// let ImageSource::HostToolchain { mut paths } = ImageSource::host_toolchain() else { unreachable!() };
+/// paths.push("/opt/toolchain".into());
+/// let host = ImageSource::HostToolchain { paths };
+///
+/// // What `debootstrap` or the export of a container has left in a folder.
+/// let debian = ImageSource::Directory("/var/lib/ci/debian-12".into());
+/// # let _ = (host, debian);
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum ImageSource {

@@ -80,6 +80,7 @@ pub(super) fn start(shared: &Shared, id: &SandboxId, plan: &Plan<'_>) -> Result<
         init: OnceLock::new(),
         requests: AtomicU32::new(0),
         runtime: Handle::current(),
+        patience: shared.patience,
         ending: Mutex::new(Ending::Alive),
     })
 }

@@ -89,10 +89,14 @@ impl Ledger {
         Ok(Entry { path, file })
     }
 
-    /// The sandboxes in these books.
+    /// The sandboxes in these books; none when somebody else has just thrown them away.
     pub(super) fn ids(&self) -> io::Result<Vec<SandboxId>> {
+        let entries = match fs::read_dir(&self.folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries?,
+        };
         let mut ids = Vec::new();
-        for entry in fs::read_dir(&self.folder)? {
+        for entry in entries {
             if let Some(Ok(id)) = entry?.file_name().to_str().map(SandboxId::parse) {
                 ids.push(id);
             }
@@ -210,4 +214,23 @@ impl ProcessId {
 /// A number that is new with every start of the machine.
 fn boot_id() -> String {
     fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn books_that_another_throws_away_meanwhile_are_empty() {
+        let state = tempfile::tempdir().unwrap();
+        let owner = state.path().join("sandboxes").join(SandboxId::random().as_str());
+        fs::create_dir_all(&owner).unwrap();
+        fs::write(owner.join(LOCK), "").unwrap();
+        let found = Ledger::of_the_dead(state.path()).unwrap();
+        fs::remove_dir_all(&owner).unwrap();
+        let [books] = found.as_slice() else { panic!("there is one: {found:?}") };
+        assert!(books.ids().unwrap().is_empty());
+    }
 }

@@ -16,13 +16,8 @@ use tokio::time::{Instant, sleep, timeout};
 use super::cgroup::Groups;
 use super::channel::Channel;
 use super::ledger::Entry;
+use super::patience::Patience;
 use super::{proof, sys};
-
-/// How long the launcher has to do what takes it milliseconds, before it is killed itself.
-const PATIENCE: Duration = Duration::from_secs(5);
-
-/// How long the kernel has to end what was killed: a job can hold millions of files for it to close.
-const LAST_PATIENCE: Duration = Duration::from_mins(1);
 
 /// A sandbox whose launcher has been started.
 ///
@@ -43,6 +38,7 @@ pub(super) struct Life {
     pub(super) requests: AtomicU32,
     /// Where what must not wait for anybody goes on.
     pub(super) runtime: Handle,
+    pub(super) patience: Patience,
     pub(super) ending: Mutex<Ending>,
 }
 
@@ -89,20 +85,22 @@ impl Life {
 
     /// Waits for the launcher's death, which comes after that of everything inside.
     async fn bury(&self) -> Result<()> {
-        if !dies(&self.launcher, PATIENCE).await {
+        if !dies(&self.launcher, self.patience.launcher).await {
             // It is stuck. Whatever it waits for, the kernel does not.
             if let Some(init) = self.init.get() {
                 sys::kill(init.process.as_fd());
             }
             sys::kill(self.launcher.as_fd());
-            if !dies(&self.launcher, LAST_PATIENCE).await {
+            if !dies(&self.launcher, self.patience.kernel).await {
                 return Err(self.undead());
             }
         }
         sys::reap(self.launcher.as_fd());
         // When the launcher was killed by somebody else, the init dies of that, but later.
         match self.init.get() {
-            Some(init) if !sys::is_dead(&init.process) && !dies(&init.process, LAST_PATIENCE).await => {
+            Some(init)
+                if !sys::is_dead(&init.process) && !dies(&init.process, self.patience.kernel).await =>
+            {
                 Err(self.undead())
             }
             _ => Ok(()),
@@ -123,7 +121,7 @@ impl Life {
             residue.namespaces = users.namespaces;
             residue.mounts = users.mounts;
         }
-        residue.cgroups = clear(&self.groups).await;
+        residue.cgroups = clear(&self.groups, self.patience).await;
         if residue.cgroups > 0 {
             residue.processes = residue.processes.max(self.groups.processes());
         }
@@ -135,8 +133,8 @@ impl Life {
 }
 
 /// Removes control groups whose last processes may still be on their way out, and returns how many stayed.
-pub(super) async fn clear(groups: &Groups) -> usize {
-    let deadline = Instant::now() + PATIENCE;
+pub(super) async fn clear(groups: &Groups, patience: Patience) -> usize {
+    let deadline = Instant::now() + patience.launcher;
     loop {
         let left = groups.remove();
         if left == 0 || Instant::now() > deadline {

@@ -5,12 +5,10 @@
 //! read-only. Inside, process 1 is a program of this crate (see `init/`); the job's programs run as another
 //! user, without capabilities and without a way to any.
 //!
-//! # What it protects from, and what not
+//! # What it protects from
 //!
-//! The job cannot see or signal processes of the host, reach a network, write to the host's files, or stay
-//! behind. It does share the kernel: a job with an exploit for it is out, and of system calls only those are
-//! refused that would reach past the namespaces. It also shares the page cache of the image's files. Run code that is hostile *and* precious
-//! enough for a kernel exploit in a virtual machine.
+//! The job cannot see or signal processes of the host, reach a network, write to the host's files, or stay behind. What
+//! it can do all the same stands on the [front page](crate#what-native-sandboxes-do-not-protect-from).
 //!
 //! # As root and as an ordinary user
 //!
@@ -36,6 +34,7 @@ mod instance;
 mod launch;
 mod ledger;
 mod life;
+mod patience;
 mod process;
 mod proof;
 mod report;
@@ -66,6 +65,7 @@ use self::instance::NativeInstance;
 use self::launch::Plan;
 use self::ledger::Ledger;
 use self::life::Life;
+use self::patience::Patience;
 
 /// Makes sandboxes out of this machine's kernel.
 ///
@@ -104,6 +104,7 @@ struct Shared {
     slots: Slots,
     hierarchies: Hierarchies,
     ledger: Ledger,
+    patience: Patience,
     /// The program of `init/`.
     program: OwnedFd,
     living: Mutex<HashMap<SandboxId, Arc<Life>>>,
@@ -117,6 +118,10 @@ impl Native {
     /// [`ErrorKind::Unsupported`] when this process can make no sandboxes; [`ErrorKind::Invalid`] when the host
     /// name is none; [`ErrorKind::Unavailable`] when the state folder or an image cannot be used.
     pub fn new(config: Config) -> Result<Self> {
+        Self::with_patience(config, Patience::default())
+    }
+
+    fn with_patience(config: Config, patience: Patience) -> Result<Self> {
         const OPERATION: &str = "prepare native sandboxes";
         let Config { state, images, hostname, files, open_files } = config;
         let is_hostname = (1..=64).contains(&hostname.len())
@@ -146,6 +151,7 @@ impl Native {
             slots: Slots::new(),
             hierarchies: Hierarchies::detect(),
             ledger,
+            patience,
             program: sys::init_program().map_err(failure::host(OPERATION))?,
             living: Mutex::default(),
             state,
@@ -263,8 +269,6 @@ impl Shared {
 
     /// Clears what a process that is gone has left of a sandbox.
     async fn clear_remains(&self, id: &SandboxId) -> Result<Residue> {
-        /// How long the kernel may take to end what is killed.
-        const PATIENCE: Duration = Duration::from_secs(5);
         let mut residue = Residue::default();
         let ledgers = self.ledgers_of_the_dead()?;
         let Some(remains) = ledgers.iter().find_map(|ledger| ledger.remains(id)) else {
@@ -277,11 +281,11 @@ impl Shared {
         };
         for process in remains.living() {
             sys::kill(process.as_fd());
-            residue.processes += usize::from(!life::dies(&process, PATIENCE).await);
+            residue.processes += usize::from(!life::dies(&process, self.patience.kernel).await);
             // One that a dropped backend of this process has left is this process's child.
             sys::reap(process.as_fd());
         }
-        residue.cgroups = life::clear(&remains.groups).await;
+        residue.cgroups = life::clear(&remains.groups, self.patience).await;
         residue.processes += if residue.cgroups > 0 { remains.groups.processes() } else { 0 };
         if residue.is_empty() && !remains.strike() {
             residue.files = 1;

@@ -112,3 +112,23 @@ pub(super) fn is_dead(process: &OwnedFd) -> bool {
     let mut polls = [PollFd::from_borrowed_fd(process.as_fd(), PollFlags::IN)];
     matches!(poll(&mut polls, Some(&Timespec::default())), Ok(1..))
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::os::unix::fs::FileExt as _;
+
+    use super::*;
+
+    #[test]
+    fn nobody_changes_the_program_that_every_sandbox_runs() {
+        let file = File::from(init_program().unwrap());
+        let length = INIT.len() as u64;
+        assert_eq!(file.metadata().unwrap().len(), length);
+        assert!(file.write_at(b"x", 0).is_err(), "written");
+        assert!(file.set_len(length - 1).is_err(), "cut short");
+        assert!(file.set_len(length + 1).is_err(), "made longer");
+        assert!(fcntl_add_seals(&file, SealFlags::FUTURE_WRITE).is_err(), "sealed further");
+    }
+}

@@ -2,13 +2,13 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use ci_core::id::SandboxId;
 use ci_core::sandbox::{Backend as _, ProcessEvent};
 
-use crate::support::{self, Rig, entries, eventually, native, processes_with, spec};
+use crate::support::{self, Rig, entries, eventually, itself, native, processes_with, spec};
 
 const STATE: &str = "CI_SANDBOX_TEST_STATE";
 const MARKER: &str = "CI_SANDBOX_TEST_MARKER";
@@ -55,7 +55,8 @@ async fn killing_the_launcher_ends_the_sandbox() {
     let sandbox = rig.sandbox().await;
     let mut process = sandbox.start(&format!("echo up; sleep {marker}")).await.unwrap();
     assert!(matches!(process.next().await.unwrap(), ProcessEvent::Output(..)));
-    let launcher = launcher_of(&sandbox.id);
+    let [launcher, _] = rig.processes(&sandbox.id);
+    let launcher = rustix::process::Pid::from_raw(launcher).unwrap();
     rustix::process::kill_process(launcher, rustix::process::Signal::KILL).unwrap();
     assert!(process.next().await.is_err());
     drop(process);
@@ -102,12 +103,12 @@ fn two_hundred_lives() {
 
 #[test]
 fn two_hundred_lives_leak_no_descriptor() {
-    let status = itself("crash::two_hundred_lives").status().unwrap();
+    let status = itself(&[], "crash::two_hundred_lives").status().unwrap();
     assert!(status.success());
 }
 
 fn start_victim(state: &Path, marker: &str) -> (Child, SandboxId) {
-    let mut command = itself("crash::victim");
+    let mut command = itself(&[], "crash::victim");
     let mut victim = command.env(STATE, state).env(MARKER, marker).stdout(Stdio::piped()).spawn().unwrap();
     let output = BufReader::new(victim.stdout.take().unwrap());
     let id = output.lines().find_map(|line| {
@@ -115,13 +116,6 @@ fn start_victim(state: &Path, marker: &str) -> (Child, SandboxId) {
         line.rsplit_once("victim ").map(|(_, id)| SandboxId::parse(id).unwrap())
     });
     (victim, id.unwrap())
-}
-
-/// One ignored test of this program, in a process of its own.
-fn itself(test: &str) -> Command {
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", test, "--ignored", "--nocapture", "--test-threads=1"]);
-    command
 }
 
 /// The control groups of a sandbox, wherever the machine has its trees.
@@ -139,15 +133,4 @@ fn groups_of(id: &SandboxId) -> Vec<std::path::PathBuf> {
         }
     }
     groups
-}
-
-/// The launcher of a sandbox: the parent of its process 1, which the books know.
-fn launcher_of(id: &SandboxId) -> rustix::process::Pid {
-    let temporary = std::env::temp_dir();
-    let states = std::fs::read_dir(temporary).unwrap().flatten();
-    let entry =
-        states.flat_map(|state| entries(&state.path())).find(|entry| entry.ends_with(id.as_str())).unwrap();
-    let text = std::fs::read_to_string(entry).unwrap();
-    let process = text.lines().find_map(|line| line.strip_prefix("process ")).unwrap();
-    rustix::process::Pid::from_raw(process.split_once(' ').unwrap().0.parse().unwrap()).unwrap()
 }

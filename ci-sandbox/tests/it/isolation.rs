@@ -306,8 +306,8 @@ async fn what_knows_no_namespace_is_refused() {
         ]
     };
     for (name, number, errno) in calls {
-        // For ptrace these are PTRACE_ATTACH and the process; for the others it does not matter.
-        let ran = sandbox.run(&format!("perl -e 'syscall({number}, 16, 1, 0, 0, 0); print $!+0'")).await;
+        // For ptrace these are PTRACE_SEIZE and the process; for the others it does not matter.
+        let ran = sandbox.run(&format!("perl -e 'syscall({number}, 0x4206, 1, 0, 0, 0); print $!+0'")).await;
         assert_eq!(ran.stdout, errno.to_string(), "{name}: {ran:?}");
     }
     sandbox.destroy().await;

@@ -2,10 +2,15 @@
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod books;
 mod crash;
+mod errand;
+mod filter;
+mod inherit;
 mod isolation;
 mod life;
 mod limits;
+mod mounts;
 mod ordinary;
 mod port;
 mod shared;

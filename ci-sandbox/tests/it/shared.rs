@@ -5,7 +5,7 @@ use std::process::Command as Program;
 use ci_core::sandbox::{Guarantee, ProcessEvent};
 use ci_sandbox::native::{Config, ImageSource, Native};
 
-use crate::support::{Rig, Sandbox, image, path, spec};
+use crate::support::{Rig, Sandbox, image, itself, path, spec};
 
 /// Takes as much as it can get, by a Perl expression that is true as long as there is more, and holds it.
 async fn hoard<'a>(greedy: &'a Sandbox, take: &str) -> Box<dyn ci_core::sandbox::Process + 'a> {
@@ -84,10 +84,8 @@ fn mounts_do_not_pass_between_the_host_and_a_sandbox() {
         return;
     }
     // As every machine with systemd has its mounts: shared.
-    let mut inner = Program::new("unshare");
-    inner.args(["--mount", "--propagation", "shared"]).arg(std::env::current_exe().unwrap());
-    inner.args(["--exact", "shared::on_shared_mounts", "--ignored", "--nocapture", "--test-threads=1"]);
-    assert!(inner.status().unwrap().success());
+    let unshare = ["unshare", "--mount", "--propagation", "shared"];
+    assert!(itself(&unshare, "shared::on_shared_mounts").status().unwrap().success());
 }
 
 /// Not a test of its own: it mounts and must have a mount namespace for itself.

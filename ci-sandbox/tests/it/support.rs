@@ -1,7 +1,9 @@
 //! Sandboxes for tests.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command as Program;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -46,6 +48,16 @@ impl Rig {
     /// The sandboxes that stand in the books.
     pub(crate) fn entries(&self) -> usize {
         entries(self.state.path()).len()
+    }
+
+    /// What the books know of a sandbox's processes: the launcher, and process 1.
+    pub(crate) fn processes(&self, id: &SandboxId) -> [i32; 2] {
+        let entries = entries(self.state.path());
+        let entry = entries.iter().find(|entry| entry.ends_with(id.as_str())).unwrap();
+        let text = fs::read_to_string(entry).unwrap();
+        let lines = text.lines().filter_map(|line| line.strip_prefix("process "));
+        let pids: Vec<i32> = lines.map(|line| line.split_once(' ').unwrap().0.parse().unwrap()).collect();
+        pids.try_into().unwrap()
     }
 
     /// Whether a guarantee holds; says so when it does not, for the test that is skipped.
@@ -161,6 +173,16 @@ pub(crate) async fn finish(process: &mut dyn Process) -> Ran {
 /// The error of something that must fail.
 pub(crate) fn refusal<T>(result: Result<T>) -> Error {
     result.err().expect("it must be refused")
+}
+
+/// One ignored test of this program, in a process of its own, which `wrapper` prepares: a program that executes what
+/// follows its arguments.
+pub(crate) fn itself(wrapper: &[&str], test: &str) -> Program {
+    let program = std::env::current_exe().unwrap();
+    let mut words = wrapper.iter().map(OsStr::new).chain([program.as_os_str()]);
+    let mut command = Program::new(words.next().unwrap());
+    command.args(words).args(["--exact", test, "--ignored", "--nocapture", "--test-threads=1"]);
+    command
 }
 
 /// How many processes of the machine have `marker` in their command line.

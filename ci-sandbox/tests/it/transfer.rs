@@ -1,11 +1,14 @@
 //! Files on their way in and out.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use ci_core::job::Limits;
-use ci_core::sandbox::ProcessEvent;
+use ci_core::sandbox::{OutputStream, ProcessEvent};
 use ci_core::stream::{self, ByteStream};
 use ci_core::{ByteSize, Error, ErrorKind};
 use futures_util::StreamExt as _;
+use tokio::time::timeout;
 
 use crate::support::{Rig, Sandbox, path, refusal, spec};
 use crate::tar::Made;
@@ -187,6 +190,27 @@ async fn a_file_that_changes_meanwhile_still_gives_an_archive() {
     for round in 0..20 {
         let tar = download(&sandbox, "/work/out").await.unwrap();
         upload(&sandbox, &format!("/tmp/{round}"), tar).await.unwrap();
+    }
+    drop(process);
+    sandbox.destroy().await;
+}
+
+#[tokio::test]
+async fn a_file_that_becomes_a_pipe_is_not_waited_for() {
+    let rig = Rig::new();
+    let sandbox = rig.sandbox().await;
+    // renameat2(2) of both names in the working directory, with RENAME_EXCHANGE.
+    let number = if cfg!(target_arch = "x86_64") { 316 } else { 276 };
+    let swap = format!("syscall({number}, -100, $file, -100, $pipe, 2) == 0 or die $!");
+    let writer = format!(
+        "mkdir out && cd out && echo x > file && mkfifo pipe && \
+         exec perl -e '$| = 1; ($file, $pipe) = qw(file pipe); print q(up); while (1) {{ {swap} }}'"
+    );
+    let mut process = sandbox.start(&writer).await.unwrap();
+    assert!(matches!(process.next().await.unwrap(), ProcessEvent::Output(OutputStream::Stdout, _)));
+    for _ in 0..200 {
+        let packed = timeout(Duration::from_secs(10), download(&sandbox, "/work/out")).await;
+        packed.expect("it waits for a writer").unwrap();
     }
     drop(process);
     sandbox.destroy().await;
