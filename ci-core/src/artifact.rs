@@ -6,6 +6,8 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use crate::access::{Grant, Read, Write};
+#[cfg(doc)]
+use crate::error::ErrorKind;
 use crate::error::Result;
 use crate::id::{ArtifactName, Digest, JobId};
 use crate::queue::Claim;
@@ -20,9 +22,9 @@ pub trait ArtifactStore: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// The stream's own error; [`ErrorKind::Conflict`](crate::ErrorKind::Conflict) when this lease has kept an
-    /// artifact of that name; [`ErrorKind::Fenced`](crate::ErrorKind::Fenced) when the claim is over;
-    /// [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable) when the store cannot be reached.
+    /// The stream's own error; [`ErrorKind::Conflict`] when this lease has kept an
+    /// artifact of that name; [`ErrorKind::Fenced`] when the claim is over;
+    /// [`ErrorKind::Unavailable`] when the store cannot be reached.
     ///
     /// # Cancel safety
     ///
@@ -33,8 +35,8 @@ pub trait ArtifactStore: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Denied`](crate::ErrorKind::Denied) when the grant is over;
-    /// [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable) when the store cannot be reached.
+    /// [`ErrorKind::Denied`] when the grant is over;
+    /// [`ErrorKind::Unavailable`] when the store cannot be reached.
     async fn list(&self, grant: &Grant<Read>, job: &JobId) -> Result<Vec<Artifact>>;
 
     /// The content of an artifact. A piece comes out of the stream if and only if it is verified; the digest
@@ -42,10 +44,10 @@ pub trait ArtifactStore: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) when the repository has no such artifact;
-    /// [`ErrorKind::Denied`](crate::ErrorKind::Denied) when the grant is over;
-    /// [`ErrorKind::Tampered`](crate::ErrorKind::Tampered), also in the stream, when what is stored is not what
-    /// was kept; [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable) when the store cannot be reached.
+    /// [`ErrorKind::NotFound`] when the repository has no such artifact;
+    /// [`ErrorKind::Denied`] when the grant is over;
+    /// [`ErrorKind::Tampered`], also in the stream, when what is stored is not what
+    /// was kept; [`ErrorKind::Unavailable`] when the store cannot be reached.
     async fn get(&self, grant: &Grant<Read>, job: &JobId, name: &ArtifactName)
     -> Result<ByteStream<'static>>;
 
@@ -53,9 +55,9 @@ pub trait ArtifactStore: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) when the repository has no such artifact;
-    /// [`ErrorKind::Denied`](crate::ErrorKind::Denied) when the grant is over;
-    /// [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable) when the store cannot be reached.
+    /// [`ErrorKind::NotFound`] when the repository has no such artifact;
+    /// [`ErrorKind::Denied`] when the grant is over;
+    /// [`ErrorKind::Unavailable`] when the store cannot be reached.
     async fn delete(&self, grant: &Grant<Write>, job: &JobId, name: &ArtifactName) -> Result<()>;
 }
 

@@ -4,6 +4,8 @@ use std::fmt;
 
 use async_trait::async_trait;
 
+#[cfg(doc)]
+use crate::error::ErrorKind;
 use crate::error::Result;
 use crate::id::CacheKey;
 use crate::queue::Claim;
@@ -21,9 +23,9 @@ pub trait CacheStore: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Fenced`](crate::ErrorKind::Fenced) when the claim is over;
-    /// [`ErrorKind::Tampered`](crate::ErrorKind::Tampered), also in the stream, when what is stored is not what
-    /// was saved; [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable) when the store cannot be reached.
+    /// [`ErrorKind::Fenced`] when the claim is over;
+    /// [`ErrorKind::Tampered`], also in the stream, when what is stored is not what
+    /// was saved; [`ErrorKind::Unavailable`] when the store cannot be reached.
     async fn restore(&self, claim: &Claim, key: &CacheKey) -> Result<Option<ByteStream<'static>>>;
 
     /// Saves `content`, in place of an earlier one with that key. It becomes visible if and only if all of it is
@@ -31,8 +33,8 @@ pub trait CacheStore: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// The stream's own error; [`ErrorKind::Fenced`](crate::ErrorKind::Fenced) when the claim is over;
-    /// [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable) when the store cannot be reached.
+    /// The stream's own error; [`ErrorKind::Fenced`] when the claim is over;
+    /// [`ErrorKind::Unavailable`] when the store cannot be reached.
     async fn save(&self, claim: &Claim, key: &CacheKey, content: ByteStream<'_>) -> Result<()>;
 }
 

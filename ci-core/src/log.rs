@@ -9,6 +9,8 @@ use futures_util::stream;
 use serde::{Deserialize, Serialize};
 
 use crate::access::{Authority, Grant, Read};
+#[cfg(doc)]
+use crate::error::ErrorKind;
 use crate::error::Result;
 use crate::id::JobId;
 use crate::queue::Claim;
@@ -38,12 +40,12 @@ pub trait LogStore: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Fenced`](crate::ErrorKind::Fenced) when the claim is over;
-    /// [`ErrorKind::Denied`](crate::ErrorKind::Denied) when the bytes were masked for another job
+    /// [`ErrorKind::Fenced`] when the claim is over;
+    /// [`ErrorKind::Denied`] when the bytes were masked for another job
     /// ([`Masked::for_log_of`]);
-    /// [`ErrorKind::Conflict`](crate::ErrorKind::Conflict) when this lease has closed the log, or stored chunk
-    /// `seq` with other bytes; [`ErrorKind::LimitExceeded`](crate::ErrorKind::LimitExceeded) for more than [`MOST_CHUNK`]
-    /// bytes; [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable) when the store cannot be reached.
+    /// [`ErrorKind::Conflict`] when this lease has closed the log, or stored chunk
+    /// `seq` with other bytes; [`ErrorKind::LimitExceeded`] for more than [`MOST_CHUNK`]
+    /// bytes; [`ErrorKind::Unavailable`] when the store cannot be reached.
     async fn append(&self, claim: &Claim, seq: u64, chunk: Masked) -> Result<Appended>;
 
     /// Closes the log: readers then know that nothing follows. Idempotent. A later lease of the job, if there is
@@ -51,8 +53,8 @@ pub trait LogStore: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Fenced`](crate::ErrorKind::Fenced) when the claim is over;
-    /// [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable) when the store cannot be reached.
+    /// [`ErrorKind::Fenced`] when the claim is over;
+    /// [`ErrorKind::Unavailable`] when the store cannot be reached.
     async fn close(&self, claim: &Claim) -> Result<()>;
 
     /// At most `limit` bytes (and at least one chunk, if there is one) from `from` on. A job that has written
@@ -60,10 +62,10 @@ pub trait LogStore: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Denied`](crate::ErrorKind::Denied) when the grant is over;
-    /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) when the repository has no such job;
-    /// [`ErrorKind::Tampered`](crate::ErrorKind::Tampered) when what is stored is not what was appended;
-    /// [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable) when the store cannot be reached.
+    /// [`ErrorKind::Denied`] when the grant is over;
+    /// [`ErrorKind::NotFound`] when the repository has no such job;
+    /// [`ErrorKind::Tampered`] when what is stored is not what was appended;
+    /// [`ErrorKind::Unavailable`] when the store cannot be reached.
     async fn read(&self, grant: &Grant<Read>, job: &JobId, from: Cursor, limit: usize) -> Result<Page>;
 
     /// Returns when there may be something to read after `from`. It is a hint: it may return early, and must
@@ -111,7 +113,7 @@ pub trait LogStoreExt: LogStore {
     /// The log from `from` on, as it grows, until it is closed: that is shortly before the job's outcome is recorded.
     ///
     /// The `authority` is asked again whenever the grant has expired: the stream ends with
-    /// [`ErrorKind::Denied`](crate::ErrorKind::Denied) when the person may no longer read.
+    /// [`ErrorKind::Denied`] when the person may no longer read.
     fn follow(
         self: Arc<Self>,
         grant: Grant<Read>,

@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::access::{Grant, Write};
+#[cfg(doc)]
+use crate::error::ErrorKind;
 use crate::error::Result;
 use crate::external::External;
 use crate::forge::Revision;
@@ -98,7 +100,7 @@ impl Approval {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Denied`](crate::ErrorKind::Denied) when the grant is over.
+    /// [`ErrorKind::Denied`] when the grant is over.
     pub fn new(grant: &Grant<Write>, commit: CommitId) -> Result<Self> {
         let repository = grant.scope()?.repository().clone();
         Ok(Self { repository, commit, by: grant.user().clone() })

@@ -20,6 +20,8 @@ pub use self::ticket::{NewJob, SealedOutcome, Ticket, Trigger};
 
 pub(crate) use self::claim::Tenure;
 
+#[cfg(doc)]
+use crate::error::ErrorKind;
 use crate::error::Result;
 use crate::id::{JobId, Label, RepositoryId};
 use crate::records::{Batch, Fence, Records};

@@ -1,8 +1,8 @@
 //! Where jobs run.
 //!
 //! A [`Backend`] makes [`Instance`]s and takes them down; that is all an implementor writes. Callers use
-//! [`Sandboxes`] and [`Sandbox`], which ask for a [`Claim`], arm the clean-up before anything exists, and end
-//! in a [`Teardown`]: a proof that only this crate can make, and only from a [`Residue`] that is empty.
+//! [`Sandboxes`] and [`Sandbox`], which ask for a [`Claim`](crate::queue::Claim), arm the clean-up before anything
+//! exists, and end in a [`Teardown`]: a proof that only this crate can make, and only from a [`Residue`] that is empty.
 
 mod isolation;
 mod life;
@@ -19,6 +19,8 @@ pub use self::isolation::{Capabilities, Guarantee, IsolationReport};
 pub use self::life::{Residue, Sandbox, Sandboxes, Teardown};
 pub use self::spec::{Command, SandboxPath, Spec};
 
+#[cfg(doc)]
+use crate::error::ErrorKind;
 use crate::error::Result;
 use crate::id::SandboxId;
 use crate::secret::SecretLease;
