@@ -29,6 +29,56 @@ use crate::stream::ByteStream;
 /// What makes sandboxes: one machine's kernel, a container engine, a hypervisor, a cluster.
 ///
 /// Every sandbox is fresh and is used once. What it holds lies in memory and is gone with it.
+///
+/// An implementor writes these five methods, [`Instance`] and [`Process`]. The smallest complete implementation is
+/// `memory::Scripted`, in which programs are closures; `ci_sandbox::native` is one of a real machine. Callers never hold
+/// a backend: they hand it to [`Sandboxes`].
+///
+/// # Example
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+/// use std::sync::Arc;
+/// use async_trait::async_trait;
+/// use ci_core::id::{ImageName, SandboxId};
+/// use ci_core::sandbox::{Backend, Capabilities, Instance, Residue, Spec};
+/// use ci_core::{Error, ErrorKind, Result};
+///
+/// /// A backend over another one, for a machine that has only some images.
+/// #[derive(Debug)]
+/// struct WithImages<B> {
+///     images: Vec<ImageName>,
+///     inner: B,
+/// }
+///
+/// #[async_trait]
+/// impl<B: Backend> Backend for WithImages<B> {
+///     async fn create(&self, id: &SandboxId, spec: &Spec) -> Result<Box<dyn Instance>> {
+///         if self.images.contains(&spec.image) {
+///             return self.inner.create(id, spec).await;
+///         }
+///         Err(Error::new(ErrorKind::NotFound, "create a sandbox").with("image", &spec.image))
+///     }
+///
+///     async fn destroy(&self, id: &SandboxId) -> Result<Residue> {
+///         self.inner.destroy(id).await
+///     }
+///     // `leftovers`, `abandon` and `capabilities` hand on what they are asked as well.
+/// #   async fn leftovers(&self) -> Result<Vec<SandboxId>> { self.inner.leftovers().await }
+/// #   fn abandon(&self, id: &SandboxId) { self.inner.abandon(id) }
+/// #   fn capabilities(&self) -> Capabilities { self.inner.capabilities() }
+/// }
+/// # use ci_core::{memory::Rig, sandbox::Sandboxes, trust::Origin};
+/// # let rig = Rig::new()?;
+/// # let claim = rig.claim(&Rig::repository("1", "acme")?, Origin::Repository, Rig::spec()).await?;
+/// # let backend = WithImages { images: vec![claim.spec().image.clone()], inner: rig.backend.clone() };
+/// # let sandboxes = Sandboxes::new(Arc::new(backend));
+/// # sandboxes.create(&claim, &Spec::new(claim.spec().image.clone())).await?.destroy().await?;
+/// # let other = Spec::new(ImageName::parse("other")?);
+/// # assert_eq!(sandboxes.create(&claim, &other).await.expect_err("no such image").kind(), ErrorKind::NotFound);
+/// # Ok::<(), ci_core::Error>(()) })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[async_trait]
 pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// Makes a sandbox. Returns an instance if and only if every guarantee in [`Spec::minimum`] holds for it.
@@ -71,7 +121,8 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     fn capabilities(&self) -> Capabilities;
 }
 
-/// One living sandbox, as a backend makes it.
+/// One living sandbox, as a backend makes it. Dropping it need not end the sandbox: [`destroy`](Backend::destroy) or
+/// [`abandon`](Backend::abandon) does. Callers hold a [`Sandbox`] around it.
 #[async_trait]
 pub trait Instance: fmt::Debug + Send + Sync + 'static {
     /// Starts a program, with nothing on its standard input. Its variables are those of `command` and the secrets of
@@ -111,7 +162,7 @@ pub trait Instance: fmt::Debug + Send + Sync + 'static {
     fn isolation(&self) -> &IsolationReport;
 }
 
-/// A program that runs in a sandbox. Dropping it stops it.
+/// A program that runs in a sandbox. Dropping it stops it. The example of [`Sandboxes`] reads one to its end.
 #[async_trait]
 pub trait Process: fmt::Debug + Send {
     /// What happens next. After [`ProcessEvent::Exited`] it must not be called again.
