@@ -237,7 +237,7 @@ pub struct Authority {
     options: AuthorityOptions,
 }
 
-/// How long sessions and grants last.
+/// How long sessions and grants last; for [`Authority::with_options`].
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct AuthorityOptions {

@@ -169,7 +169,7 @@ impl Audit {
         Ok((batch, head, place))
     }
 
-    /// Checks the whole chain of `tenant` and returns its end.
+    /// Checks the whole chain of `tenant`, which reads all of it, and returns its end.
     ///
     /// # Errors
     ///

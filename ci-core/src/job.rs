@@ -160,8 +160,9 @@ impl JobSpec {
         self
     }
 
-    /// Refuses a job that could not run as it is written: no steps, too many parts, too long, or a step that names a
-    /// secret which the job does not ask for.
+    /// Refuses a job that could not run as it is written: no steps, more than 1,000 steps, secrets, caches, artifacts or
+    /// labels, more than 1 MiB as JSON, or a step that names a secret which the job does not ask for.
+    /// [`NewJob`](crate::queue::NewJob) does so by itself.
     ///
     /// # Errors
     ///
@@ -399,7 +400,7 @@ impl From<Arg> for String {
     }
 }
 
-/// Variables of a process. A sandbox passes on no others.
+/// Variables of a process. A sandbox passes on no others. The example of [`Step`] sets one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Environment(BTreeMap<VariableName, Value>);
@@ -472,6 +473,21 @@ pub struct ArtifactSpec {
 
 /// How much a job may use. A backend that cannot hold one of them says so in its
 /// [`IsolationReport`](crate::sandbox::IsolationReport).
+///
+/// # Example
+///
+/// ```
+/// use std::time::Duration;
+/// use ci_core::ByteSize;
+/// use ci_core::id::ImageName;
+/// use ci_core::job::{JobSpec, Limits, Timeouts};
+///
+/// let small = Limits::default().with_memory(ByteSize::mib(512)).with_cpu_millis(500);
+/// let short = Timeouts::default().with_job(Duration::from_secs(600));
+/// let job = JobSpec::new(ImageName::parse("host")?).with_limits(small).with_timeouts(short);
+/// # let _ = job;
+/// # Ok::<(), ci_core::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
@@ -486,7 +502,8 @@ pub struct Limits {
     pub disk: ByteSize,
     /// Console output that is kept: 64 MiB. The job ends when it prints more.
     pub output: ByteSize,
-    /// The size of one artifact or cache, as a tar archive: 1 GiB.
+    /// The size of one artifact or cache, as a tar archive: 1 GiB. A job that keeps a larger artifact ends; a larger
+    /// cache is not saved.
     pub artifact: ByteSize,
 }
 
@@ -541,7 +558,7 @@ impl Limits {
     }
 }
 
-/// How long a job may take.
+/// How long a job may take; the example of [`Limits`] sets it. A step may have less: [`Step::with_timeout`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]

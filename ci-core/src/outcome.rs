@@ -103,7 +103,7 @@ impl Outcome {
     /// | 124, as of `timeout` | took too long |
     /// | 130, as after Ctrl-C | was cancelled |
     /// | 137, as after the kernel's own killing | ran out of memory |
-    /// | 125, as of `docker run` | ended in another way: it was refused, could not be run, printed too much, or lacked a file to keep |
+    /// | 125, as of `docker run` | was refused, could not be run, printed too much, or left nothing to keep |
     pub fn exit_code(&self) -> u8 {
         const NOT_THE_JOB: u8 = 125;
         match (self.conclusion, self.steps.last().and_then(|step| step.status)) {
@@ -125,7 +125,7 @@ impl Outcome {
 pub enum Conclusion {
     /// All steps succeeded.
     Succeeded,
-    /// A step failed.
+    /// A step failed, or the steps left nothing where the job names something to keep.
     Failed,
     /// Somebody asked for it to stop.
     Cancelled,
@@ -133,7 +133,7 @@ pub enum Conclusion {
     TimedOut,
     /// It used more than it was allowed to.
     LimitExceeded,
-    /// It was not allowed to begin.
+    /// It was not allowed to begin, or to have a secret that it asks for.
     Refused,
     /// It could not be run as it is written: no such commit, image or secret, or a machine that cannot.
     Errored,

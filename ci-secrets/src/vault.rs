@@ -66,7 +66,8 @@ pub struct Vault {
     clock: Arc<dyn Clock>,
 }
 
-/// How long a [`Vault`] remembers keys.
+/// How long a [`Vault`] remembers keys; for [`Vault::with_options`]. With a time or a number of zero it asks the root
+/// key for every use.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct VaultOptions {

@@ -21,9 +21,9 @@ use crate::trust::{Provenance, Trust};
 
 /// A job's right to act: that this worker holds its lease, what the job is, and how far its code is trusted.
 ///
-/// Only [`Dispatcher::next`] makes one. A worker hands it to [`Runner::run`](crate::runner::Runner::run), which keeps the
-/// lease with heartbeats; whoever runs jobs in another way calls [`keep`](Self::keep). What was leased for a claim
-/// ends with it.
+/// Only [`Dispatcher::next`] makes one. A worker hands it to [`Runner::run`](crate::runner::Runner::run), which keeps
+/// the lease with heartbeats; whoever runs jobs in another way calls [`keep`](Self::keep). What was leased for a
+/// claim ends with it.
 ///
 /// # Example
 ///
@@ -231,8 +231,8 @@ impl Claim {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Fenced`] when the lease is over; [`ErrorKind::Unavailable`] when the queue cannot be reached: the job
-    /// waits again when the lease runs out.
+    /// [`ErrorKind::Fenced`] when the lease is over; [`ErrorKind::Unavailable`] when the queue cannot be reached: the
+    /// job waits again when the lease runs out.
     ///
     /// # Cancel safety
     ///

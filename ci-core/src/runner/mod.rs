@@ -159,7 +159,7 @@ pub enum Event<'a> {
     ArtifactKept(&'a Artifact),
     /// Its sandbox is proven gone.
     SandboxDestroyed,
-    /// It has ended.
+    /// It has ended, and its outcome is recorded. A job that is given back for another try has no such event.
     Finished(&'a Outcome),
 }
 

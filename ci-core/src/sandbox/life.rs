@@ -196,7 +196,8 @@ impl Sandboxes {
     }
 }
 
-/// A living sandbox of one job. It is used up by [`destroy`](Self::destroy); dropping it abandons it.
+/// A living sandbox of one job or helper; the example of [`Sandboxes`] uses one. It is used up by
+/// [`destroy`](Self::destroy); dropping it abandons it.
 #[derive(Debug)]
 pub struct Sandbox {
     // Before the guard, so that it goes first when the sandbox is dropped.

@@ -31,8 +31,8 @@ use crate::stream::ByteStream;
 /// Every sandbox is fresh and is used once. What it holds lies in memory and is gone with it.
 ///
 /// An implementor writes these five methods, [`Instance`] and [`Process`]. The smallest complete implementation is
-/// `memory::Scripted`, in which programs are closures; `ci_sandbox::native` is one of a real machine. Callers never hold
-/// a backend: they hand it to [`Sandboxes`].
+/// `memory::Scripted`, in which programs are closures; `ci_sandbox::native` is one of a real machine. Callers hand a
+/// backend to [`Sandboxes`] and never call it themselves.
 ///
 /// # Example
 ///
@@ -131,8 +131,9 @@ pub trait Instance: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     ///
     /// [`ErrorKind::NotFound`] when there is no such program or folder, or the lease lacks a named secret;
-    /// [`ErrorKind::Invalid`] when the kernel refuses the program; [`ErrorKind::Unavailable`] when the sandbox
-    /// is gone.
+    /// [`ErrorKind::Invalid`] when the kernel refuses the program; [`ErrorKind::LimitExceeded`] when its arguments and
+    /// variables are too large together, or the sandbox runs as many processes as it may; [`ErrorKind::Fenced`] when
+    /// the lease names secrets and its claim is over; [`ErrorKind::Unavailable`] when the sandbox is gone.
     ///
     /// # Cancel safety
     ///
@@ -145,7 +146,7 @@ pub trait Instance: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     ///
     /// The stream's own error; [`ErrorKind::Invalid`] when it is not an archive or names a path outside of
-    /// `path`; [`ErrorKind::LimitExceeded`] when the sandbox is full.
+    /// `path`; [`ErrorKind::LimitExceeded`] when the sandbox is full; [`ErrorKind::Unavailable`] when it is gone.
     ///
     /// # Cancel safety
     ///
@@ -155,7 +156,8 @@ pub trait Instance: fmt::Debug + Send + Sync + 'static {
     /// A file or folder as a tar archive whose entries are relative to `path`'s parent. The content is the
     /// job's and may be hostile.
     ///
-    /// Errors come in the stream: [`ErrorKind::NotFound`] when there is nothing at `path`.
+    /// Errors come in the stream: [`ErrorKind::NotFound`] when there is nothing at `path`;
+    /// [`ErrorKind::Unavailable`] when the sandbox is gone.
     fn download(&self, path: &SandboxPath) -> ByteStream<'_>;
 
     /// Which guarantees hold for this sandbox, and why the others do not.

@@ -98,7 +98,7 @@
 //! (no server, say), it answers [`Setup::Skip`], which is a failure under `CI_REQUIRE`. No kit waits for real time to
 //! pass.
 //!
-//! A store of objects or logs must look at leases in the database that the rig makes them in, or a lapsed worker could
+//! A store of files or logs must look at leases in the database that the rig makes them in, or a lapsed worker could
 //! still write: give it `rig.records()`, `rig.database` or the handle that the rig was made with. What it seals, it
 //! seals with `rig.ring`, or with a key ring of its own that is under the rig too ([`Rig::with_ring`]).
 //!

@@ -15,8 +15,8 @@ use super::sealed::{self, ObjectName, Stored};
 /// How often somebody else may be faster.
 const MOST_ROUNDS: usize = 20;
 
-/// The caches among [`Objects`]; [`Objects::caches`] makes it. There is one object per key and trust level: a cache that
-/// is saved again replaces the one before.
+/// The caches among [`Objects`]; [`Objects::caches`] makes it. There is one object per key and trust level: a cache
+/// that is saved again replaces the one before.
 ///
 /// The namespace is part of what a cache is sealed for: a cache that somebody moves into the namespace of a more
 /// trusted level does not open there.

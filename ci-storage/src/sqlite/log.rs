@@ -38,8 +38,9 @@ const HEAD: u64 = u64::MAX;
 /// number 0 is answered with [`Appended::Gap`], which says where.
 ///
 /// What it keeps is sealed with the repository's keys. Chunks that were cut off, removed, swapped or taken from another
-/// log are [`ErrorKind::Tampered`]. A log that is removed as a whole, or put back as a whole to what it once was, is not
-/// noticed: that takes a [`FreshnessAnchor`](ci_core::secret::FreshnessAnchor), which the service asks when it starts.
+/// log are [`ErrorKind::Tampered`]. That a log was removed as a whole, or put back as a whole to what it once was,
+/// stays unnoticed without a [`FreshnessAnchor`](ci_core::secret::FreshnessAnchor), which the service asks when it
+/// starts.
 ///
 /// One log may take 1 GiB, or what [`with_most`](Self::with_most) says; what is more is [`ErrorKind::LimitExceeded`]. A
 /// page has at most 16 MiB, however many are asked for.
