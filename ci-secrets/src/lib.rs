@@ -71,6 +71,8 @@
 //!
 //! # Features
 //!
+//! [`FileRoot`] is there on Unix systems only; everything else is everywhere.
+//!
 //! None is on by default. `conformance` adds the module `conformance`, with kits that any other secret store, key
 //! ring, root key or masker runs as its own tests.
 

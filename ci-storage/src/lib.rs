@@ -79,6 +79,8 @@
 //!
 //! # Features
 //!
+//! Both backends are for Unix systems.
+//!
 //! - `sqlite` (default): the module `sqlite`. It compiles SQLite's C source, which takes a C compiler.
 //! - `object-store` (default): the module `objects`.
 //! - `conformance`: kits that any other backend of these ports runs as its own tests.
