@@ -3,6 +3,9 @@
 //! The forge knows; nothing is invented here. A [`SignIn`] says who somebody is, a
 //! [`PermissionSource`] says what they may do, and only [`Authority`] turns the two into a [`Session`] and a
 //! [`Grant`].
+//!
+//! A service keeps a [`Session`] for as long as a person is signed in, and asks for a [`Grant`] for every request. What
+//! takes a grant checks it by itself; nobody has to remember to.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -32,6 +35,52 @@ pub enum Level {
 }
 
 /// Says what people may do. A forge, or a mirror in front of one.
+///
+/// An implementor answers from what the forge says now. Where it remembers answers, `observed_at` and `valid_for`
+/// say how old they are; where it learns that an answer no longer holds, [`withdrawn`](Self::withdrawn) says so, and
+/// grants end at once instead of when they expire.
+///
+/// # Cancel safety
+///
+/// Dropping a future has no effect: [`permission`](Self::permission) only asks.
+///
+/// # Example
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+/// use std::collections::BTreeSet;
+/// use std::sync::Arc;
+/// use async_trait::async_trait;
+/// use ci_core::Result;
+/// use ci_core::access::{Authority, Level, PermissionSource, Read, Session, Verdict};
+/// use ci_core::clock::Clock;
+/// use ci_core::id::{RepositoryId, UserId};
+/// # use ci_core::memory::Rig;
+///
+/// /// A forge with one team: its members may write everywhere, and nobody else knows that anything exists.
+/// #[derive(Debug)]
+/// struct Team {
+///     members: BTreeSet<UserId>,
+///     clock: Arc<dyn Clock>,
+/// }
+///
+/// #[async_trait]
+/// impl PermissionSource for Team {
+///     async fn permission(&self, who: &Session, _: &RepositoryId) -> Result<Verdict> {
+///         let is_member = self.members.contains(who.user());
+///         let level = if is_member { Level::Write } else { Level::None };
+///         Ok(Verdict::new(level, self.clock.now()))
+///     }
+/// }
+/// # let rig = Rig::new()?;
+/// # let (ada, eve, repository) = (Rig::user("ada")?, Rig::user("eve")?, Rig::repository("1", "acme")?);
+/// # let team = Team { members: [ada.clone()].into(), clock: rig.clock.clone() };
+/// # let authority = Authority::new(Arc::new(team), rig.clock.clone());
+/// # assert!(authority.grant::<Read>(&rig.sign_in(&ada).await?, &repository).await.is_ok());
+/// # assert!(authority.grant::<Read>(&rig.sign_in(&eve).await?, &repository).await.is_err());
+/// # Ok::<(), ci_core::Error>(()) })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[async_trait]
 pub trait PermissionSource: fmt::Debug + Send + Sync + 'static {
     /// What the person may do with the repository right now. An unknown repository or person is
@@ -50,7 +99,7 @@ pub trait PermissionSource: fmt::Debug + Send + Sync + 'static {
     }
 }
 
-/// What a [`PermissionSource`] found out.
+/// What a [`PermissionSource`] found out, as its example shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Verdict {
@@ -83,7 +132,8 @@ impl Verdict {
     }
 }
 
-/// A person who has signed in.
+/// A person who has signed in, for as long as [`AuthorityOptions::session`] says. [`Authority`] makes it, and turns it
+/// into grants; by itself it allows nothing.
 #[derive(Clone, Debug)]
 pub struct Session {
     user: UserId,
@@ -149,6 +199,37 @@ mod sealed {
 }
 
 /// Turns what forges say into sessions and grants. There is no other way to either.
+///
+/// # Example
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+/// use std::sync::Arc;
+/// use std::time::Duration;
+/// use ci_core::access::{Authority, Level, Read, Write};
+/// use ci_core::clock::ManualClock;
+/// use ci_core::forge::SignIn as _;
+/// use ci_core::memory::{People, Permissions, Rig};
+///
+/// let clock = Arc::new(ManualClock::new());
+/// let (people, permissions) = (People::new(), Arc::new(Permissions::new(clock.clone())));
+/// let authority = Authority::new(permissions.clone(), clock.clone());
+/// # let (ada, repository) = (Rig::user("ada")?, Rig::repository("1", "acme")?);
+/// people.add(&ada, &"her token".into())?;
+/// permissions.allow(&ada, &repository, Level::Read);
+///
+/// let challenge = people.begin().await?;
+/// let session = authority.sign_in(&people, &challenge, "her token".into()).await?;
+/// let grant = authority.grant::<Read>(&session, &repository).await?;
+/// assert_eq!(grant.scope()?.repository(), &repository);
+/// assert!(authority.grant::<Write>(&session, &repository).await.is_err());
+///
+/// clock.advance(Duration::from_secs(60));
+/// assert!(grant.scope().is_err()); // it has expired
+/// assert!(grant.renew(&authority).await?.scope().is_ok());
+/// # Ok::<(), ci_core::Error>(()) })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Authority {
     source: Arc<dyn PermissionSource>,
@@ -156,7 +237,7 @@ pub struct Authority {
     options: AuthorityOptions,
 }
 
-/// How long sessions and grants last.
+/// How long sessions and grants last; for [`Authority::with_options`].
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct AuthorityOptions {
@@ -203,6 +284,10 @@ impl Authority {
     /// # Errors
     ///
     /// [`ErrorKind::Denied`] when the answer is wrong; [`ErrorKind::Unavailable`] when the forge cannot be asked.
+    ///
+    /// # Cancel safety
+    ///
+    /// When the future is dropped, the forge may have seen the answer, and takes most answers only once: begin anew.
     pub async fn sign_in(
         &self,
         how: &dyn SignIn,
@@ -220,8 +305,12 @@ impl Authority {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Denied`] when they may not, or there is no such repository: the two are not told apart;
-    /// [`ErrorKind::Unavailable`] when the forge cannot be asked.
+    /// [`ErrorKind::Denied`] when they may not, when there is no such repository (the two are not told apart), and when
+    /// the session is over; [`ErrorKind::Unavailable`] when the forge cannot be asked.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future has no effect.
     pub async fn grant<A: Access>(&self, who: &Session, repository: &RepositoryId) -> Result<Grant<A>> {
         let denied = || Error::new(ErrorKind::Denied, "ask for a permission").with("repository", repository);
         if who.until.has_passed(self.clock.as_ref()) {
@@ -268,6 +357,29 @@ impl Authority {
 
 /// A person's fresh permission for one repository.
 ///
+/// It holds for as long as the source's [`Verdict`] and [`AuthorityOptions::grant`] allow, whichever is shorter, and
+/// ends at once when the source withdraws it.
+///
+/// # Example
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+/// use std::time::Duration;
+/// use ci_core::access::{Grant, Level, Read, Write};
+/// use ci_core::memory::Rig;
+///
+/// let (rig, ada, repository) = (Rig::new()?, Rig::user("ada")?, Rig::repository("1", "acme")?);
+/// let grant: Grant<Write> = rig.grant(&ada, &repository).await?;
+/// let lower: Grant<Read> = grant.lower();
+/// assert_eq!((lower.user(), lower.scope()?.repository()), (&ada, &repository));
+/// grant.signed_in_within(Duration::from_secs(300))?; // for what asks for a recent sign-in
+///
+/// rig.permissions.allow(&ada, &repository, Level::None);
+/// assert!(grant.scope().is_err() && lower.scope().is_err()); // withdrawn at once
+/// # Ok::<(), ci_core::Error>(()) })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
 /// A grant of one level cannot be made into a higher one, and cannot be made at all but by [`Authority`]:
 ///
 /// ```compile_fail
@@ -305,7 +417,7 @@ impl<A: Access> Grant<A> {
         Ok(Scope { repository: &granted.repository })
     }
 
-    /// The same permission at a lower level.
+    /// The same permission at this level or a lower one; it ends at the same time.
     pub fn lower<B: Access>(&self) -> Grant<B>
     where
         A: Covers<B>,
@@ -351,6 +463,10 @@ impl<A: Access> Grant<A> {
     /// # Errors
     ///
     /// As for [`Authority::grant`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future has no effect.
     pub async fn renew(&self, authority: &Authority) -> Result<Self> {
         authority.grant(&self.0.session, &self.0.repository).await
     }
@@ -366,8 +482,8 @@ impl<A: Access> fmt::Debug for Grant<A> {
     }
 }
 
-/// That somebody has just shown a right to this repository: a person by a [`Grant`], or a job by a
-/// [`Claim`](crate::queue::Claim).
+/// That somebody has just shown a right to this repository: a person by [`Grant::scope`], or a job by
+/// [`Claim::scope`](crate::queue::Claim::scope).
 ///
 /// It is used up by what it is passed to, so that the next use asks again whether the right still holds.
 #[derive(Debug)]

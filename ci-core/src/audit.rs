@@ -103,7 +103,11 @@ impl Audit {
     /// # Errors
     ///
     /// [`ErrorKind::Unavailable`] when it cannot be written: do not do then what it was to record;
-    /// [`ErrorKind::Tampered`] when the chain's head cannot be read.
+    /// [`ErrorKind::Tampered`] when the chain is broken where the entry would go.
+    ///
+    /// # Cancel safety
+    ///
+    /// When the future is dropped, the entry may have been written.
     pub async fn record(&self, tenant: &TenantId, entry: Entry) -> Result<()> {
         self.attempt(tenant, entry, |batch| async { self.records.commit(batch).await.map(drop) }).await
     }
@@ -113,7 +117,12 @@ impl Audit {
     ///
     /// # Errors
     ///
-    /// What `commit` returns; as for [`record`](Self::record).
+    /// What `commit` returns, except for [`ErrorKind::Conflict`], after which it is called again; as for
+    /// [`record`](Self::record).
+    ///
+    /// # Cancel safety
+    ///
+    /// When the future is dropped, what was committed may have happened, together with the entry.
     pub async fn attempt<F>(&self, tenant: &TenantId, entry: Entry, commit: impl Fn(Batch) -> F) -> Result<()>
     where
         F: Future<Output = Result<()>>,
@@ -160,7 +169,7 @@ impl Audit {
         Ok((batch, head, place))
     }
 
-    /// Checks the whole chain of `tenant` and returns its end.
+    /// Checks the whole chain of `tenant`, which reads all of it, and returns its end.
     ///
     /// # Errors
     ///

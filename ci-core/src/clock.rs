@@ -12,6 +12,18 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 /// A point of calendar time: milliseconds since 1970-01-01T00:00:00Z.
+///
+/// # Example
+///
+/// ```
+/// use std::time::Duration;
+/// use ci_core::clock::Timestamp;
+///
+/// let start = Timestamp::from_unix_millis(1_767_225_600_000); // 2026-01-01T00:00:00Z
+/// let end = start.after(Duration::from_secs(90));
+/// assert_eq!(start.until(end), Some(Duration::from_secs(90)));
+/// assert_eq!(end.until(start), None);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Timestamp(u64);
@@ -27,7 +39,7 @@ impl Timestamp {
         self.0
     }
 
-    /// This point and `duration` later; it does not overflow.
+    /// This point and `duration` later, in whole milliseconds; what would overflow ends at the last one.
     pub fn after(self, duration: Duration) -> Self {
         Self(self.0.saturating_add(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)))
     }
@@ -38,7 +50,8 @@ impl Timestamp {
     }
 }
 
-/// Where time comes from.
+/// Where time comes from. A service has one, hands it to everything as `Arc<dyn Clock>`, and takes [`SystemClock`];
+/// a test takes [`ManualClock`], whose example shows both.
 #[async_trait]
 pub trait Clock: fmt::Debug + Send + Sync + 'static {
     /// Calendar time. It may jump, either way.
@@ -63,7 +76,7 @@ pub struct SystemClock {
 }
 
 impl SystemClock {
-    /// The clock of this process.
+    /// A clock whose [`elapsed`](Clock::elapsed) counts from now.
     pub fn new() -> Self {
         Self { start: Instant::now() }
     }

@@ -13,6 +13,22 @@ use std::io::Write as _;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// What a backend's tests hand to a kit: a backend, or the reason why there is none here.
+///
+/// # Example
+///
+/// ```
+/// use ci_core::conformance::Setup;
+/// # #[derive(Debug)] struct Database;
+/// # impl Database { async fn connect(_: &str) -> Option<Self> { None } }
+///
+/// async fn setup() -> Setup<Database> {
+///     let Ok(server) = std::env::var("TEST_POSTGRES") else {
+///         return Setup::Skip { need: "postgres", reason: "TEST_POSTGRES names no server".to_owned() };
+///     };
+///     Setup::ready(Database::connect(&server).await.expect("the server answers"))
+/// }
+/// # let _ = setup;
+/// ```
 #[derive(Debug)]
 pub enum Setup<T> {
     /// A backend of its own for one case.
@@ -42,7 +58,8 @@ impl<T> Setup<T> {
 #[derive(Debug)]
 pub struct Guard(#[expect(dead_code, reason = "held for its destructor")] Box<dyn Any>);
 
-/// Runs one case of a kit; [`declare_kit!`](crate::declare_kit) calls it.
+/// Runs one case of a kit, on a tokio runtime of its own with two threads; [`declare_kit!`](crate::declare_kit) calls
+/// it.
 ///
 /// # Panics
 ///

@@ -1,7 +1,22 @@
 //! Names of things, each a type of its own with one fallible constructor.
 //!
 //! Whoever holds such a value knows that its text has been checked: no empty names, no control characters,
-//! nothing that could leave a path, end a line or pass for an option.
+//! nothing that could leave a path, end a line or pass for an option. Reading one from a file (`Deserialize`) checks as
+//! `parse` does.
+//!
+//! # Example
+//!
+//! ```
+//! use ci_core::id::{ArtifactName, ForgeId, NativeId, RepositoryId, TenantId};
+//!
+//! assert!(ArtifactName::parse("report.tar").is_ok());
+//! assert!(ArtifactName::parse("../report.tar").is_err());
+//!
+//! let (native, forge) = (NativeId::parse("4711")?, ForgeId::parse("github")?);
+//! let repository = RepositoryId::new(native, forge, TenantId::parse("acme")?);
+//! assert_eq!(repository.to_string(), "acme/github/4711");
+//! # Ok::<(), ci_core::Error>(())
+//! ```
 
 use std::fmt;
 use std::str::FromStr;

@@ -10,7 +10,38 @@ use crate::id::StepName;
 use crate::queue::Claim;
 use crate::secret::SecretValue;
 
-/// Makes identity tokens for jobs.
+/// Makes identity tokens for jobs. The [`Runner`](crate::runner::Runner) asks for none by itself: a product does, and
+/// hands them to the step.
+///
+/// # Cancel safety
+///
+/// Dropping a future has no effect; a token that nobody has seen is of no use to anybody.
+///
+/// # Example
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+/// use std::sync::Arc;
+/// use std::time::Duration;
+/// use ci_core::id::StepName;
+/// use ci_core::identity::{Audience, TokenIssuer as _};
+/// use ci_core::memory::{Masking, Rig, Tokens};
+/// use ci_core::secret::SecretLease;
+/// # use ci_core::trust::Origin;
+///
+/// # let rig = Rig::new()?;
+/// # let claim = rig.claim(&Rig::repository("1", "acme")?, Origin::Protected, Rig::spec()).await?;
+/// let tokens = Tokens::new("https://ci.example.org", rig.clock.clone());
+/// let (step, cloud) = (StepName::parse("deploy")?, Audience::parse("https://cloud.example.org")?);
+/// let token = tokens.token(&claim, &step, &cloud, Duration::from_secs(300)).await?;
+///
+/// let lease = SecretLease::empty(&claim, Arc::new(Masking::new()));
+/// lease.teach(&token); // before a step sees it
+/// let printed = String::from_utf8_lossy(token.expose()).into_owned();
+/// assert_eq!(lease.mask_text(&printed), "***");
+/// # Ok::<(), ci_core::Error>(()) })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[async_trait]
 pub trait TokenIssuer: fmt::Debug + Send + Sync + 'static {
     /// A token for one step and one audience. It says the repository's immutable id, the commit, the trust

@@ -16,7 +16,8 @@ use crate::units::ByteSize;
 /// A job as its author wrote it: what to run, on what, with what.
 ///
 /// It is plain data. It becomes work only as a [`NewJob`](crate::queue::NewJob), which adds where the code
-/// comes from. Read from a file, what it does not say has its default; a field that is not known is an error.
+/// comes from. Read from a file, what it does not say has its default; a field that is not known is an error, and a
+/// duration is `{"secs": 60, "nanos": 0}`.
 ///
 /// # Example
 ///
@@ -27,7 +28,12 @@ use crate::units::ByteSize;
 /// let job = JobSpec::new(ImageName::parse("host")?)
 ///     .with_step(Step::script(StepName::parse("test")?, Script::literal("cargo test")));
 /// assert_eq!(job.steps.len(), 1);
-/// # Ok::<(), ci_core::Error>(())
+///
+/// let same: JobSpec = serde_json::from_str(
+///     r#"{ "image": "host", "steps": [{ "name": "test", "run": { "Script": "cargo test" } }] }"#,
+/// )?;
+/// assert_eq!(same, job);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -154,8 +160,9 @@ impl JobSpec {
         self
     }
 
-    /// Refuses a job that could not run as it is written: no steps, too many parts, too long, or a step that names a
-    /// secret which the job does not ask for.
+    /// Refuses a job that could not run as it is written: no steps, more than 1,000 steps, secrets, caches, artifacts or
+    /// labels, more than 1 MiB as JSON, or a step that names a secret which the job does not ask for.
+    /// [`NewJob`](crate::queue::NewJob) does so by itself.
     ///
     /// # Errors
     ///
@@ -189,6 +196,23 @@ impl JobSpec {
 }
 
 /// One command or script of a job.
+///
+/// # Example
+///
+/// ```
+/// use ci_core::External;
+/// use ci_core::id::{SecretName, StepName, VariableName};
+/// use ci_core::job::{Arg, Script, Step};
+///
+/// let title = External::new("a title that anybody may have written; $(id)");
+/// let announce = Step::script(StepName::parse("announce")?, Script::literal(r#"./announce "$TITLE""#))
+///     .with_variable(VariableName::parse("TITLE")?, &title)
+///     .with_secret(SecretName::parse("CHAT_TOKEN")?);
+///
+/// let test = Step::command(StepName::parse("test")?, Arg::new("cargo")?, [Arg::new("test")?]);
+/// # let _ = (announce, test);
+/// # Ok::<(), ci_core::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
@@ -376,7 +400,7 @@ impl From<Arg> for String {
     }
 }
 
-/// Variables of a process. A sandbox passes on no others.
+/// Variables of a process. A sandbox passes on no others. The example of [`Step`] sets one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Environment(BTreeMap<VariableName, Value>);
@@ -449,21 +473,37 @@ pub struct ArtifactSpec {
 
 /// How much a job may use. A backend that cannot hold one of them says so in its
 /// [`IsolationReport`](crate::sandbox::IsolationReport).
+///
+/// # Example
+///
+/// ```
+/// use std::time::Duration;
+/// use ci_core::ByteSize;
+/// use ci_core::id::ImageName;
+/// use ci_core::job::{JobSpec, Limits, Timeouts};
+///
+/// let small = Limits::default().with_memory(ByteSize::mib(512)).with_cpu_millis(500);
+/// let short = Timeouts::default().with_job(Duration::from_secs(600));
+/// let job = JobSpec::new(ImageName::parse("host")?).with_limits(small).with_timeouts(short);
+/// # let _ = job;
+/// # Ok::<(), ci_core::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
 pub struct Limits {
-    /// Memory of all processes together, files in memory included.
+    /// Memory of all processes together, files in memory included: 4 GiB.
     pub memory: ByteSize,
-    /// Processor time, in thousandths of one core.
+    /// Processor time, in thousandths of one core: 2,000, which is two cores.
     pub cpu_millis: u32,
-    /// Processes and threads at one time.
+    /// Processes and threads at one time: 2,048.
     pub processes: u32,
-    /// Files that the job writes, all of them in memory.
+    /// Files that the job writes, all of them in memory: 2 GiB.
     pub disk: ByteSize,
-    /// Console output that is kept; the job ends when it prints more.
+    /// Console output that is kept: 64 MiB. The job ends when it prints more.
     pub output: ByteSize,
-    /// The size of one artifact or cache.
+    /// The size of one artifact or cache, as a tar archive: 1 GiB. A job that keeps a larger artifact ends; a larger
+    /// cache is not saved.
     pub artifact: ByteSize,
 }
 
@@ -518,14 +558,14 @@ impl Limits {
     }
 }
 
-/// How long a job may take.
+/// How long a job may take; the example of [`Limits`] sets it. A step may have less: [`Step::with_timeout`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
 pub struct Timeouts {
-    /// From the lease of the secrets to the end of the last step.
+    /// From the job's entry in the audit log to the last artifact and cache: 1 hour.
     pub job: Duration,
-    /// Without any output of the running step.
+    /// Without any output of the running step: 10 minutes.
     pub silence: Duration,
 }
 

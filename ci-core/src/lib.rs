@@ -1,8 +1,65 @@
 //! The language of an embeddable CI SDK: ids, capabilities, jobs, ports, and the [`Runner`](runner::Runner) that
 //! composes them.
 //!
-//! Who builds a CI product or a runner calls what is here; who writes a backend implements the traits that are
-//! here. The crate has no backend of its own but the ones in memory (feature `memory`).
+//! Who builds a CI product or a runner calls what is here; who writes a backend implements the traits that are here.
+//!
+//! # Example
+//!
+//! A whole service in memory. `examples/quickstart.rs` in the repository does the same with git, a real sandbox, a
+//! vault and files; what runs the job is the same.
+//!
+//! ```
+//! # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+//! use std::sync::Arc;
+//! use ci_core::ErrorKind;
+//! use ci_core::access::{Read, Write};
+//! use ci_core::id::{ImageName, StepName};
+//! use ci_core::job::{JobSpec, Script, Step};
+//! use ci_core::log::{Cursor, LogStore as _};
+//! use ci_core::memory::{Artifacts, Caches, Logs, Recorder, Reply, Rig, Secrets};
+//! use ci_core::outcome::Conclusion;
+//! use ci_core::queue::NewJob;
+//! use ci_core::runner::{Parts, Runner};
+//! use ci_core::trust::Origin;
+//!
+//! let rig = Rig::new()?; // sign-in, permissions, queue, keys, a forge and sandboxes
+//! let logs = Arc::new(Logs::new(rig.database.clone(), rig.clock.clone()));
+//! let runner = Runner::new(Parts {
+//!     secrets: Arc::new(Secrets::new(rig.audit.clone(), rig.clock.clone())),
+//!     sandboxes: rig.sandboxes.clone(),
+//!     source: rig.forge.clone(),
+//!     logs: logs.clone(),
+//!     artifacts: Arc::new(Artifacts::new(rig.records())),
+//!     caches: Arc::new(Caches::new(rig.records())),
+//!     checks: None,
+//!     audit: rig.audit.clone(),
+//!     observer: Arc::new(Recorder::new()),
+//!     clock: rig.clock.clone(),
+//! });
+//!
+//! // Somebody who may write to a repository asks for a job on one of its commits.
+//! let (ada, repository) = (Rig::user("ada")?, Rig::repository("1", "acme")?);
+//! let grant = rig.grant::<Write>(&ada, &repository).await?;
+//! let code = rig.code(&repository, Origin::Repository).await?;
+//! let greet = Step::script(StepName::parse("greet")?, Script::literal("echo hello"));
+//! let spec = JobSpec::new(ImageName::parse("host")?).with_step(greet);
+//! let job = rig.dispatcher.enqueue(&NewJob::requested(&grant, code, spec)?).await?;
+//!
+//! // A worker claims it and runs it, in a sandbox whose shell is a closure.
+//! rig.backend.on("sh", |_| Reply::exit(0).stdout("hello\n"));
+//! let claim = rig.dispatcher.next(&[]).await?.expect("the job");
+//! let outcome = runner.run(claim, std::future::pending()).await?;
+//! assert_eq!(outcome.conclusion, Conclusion::Succeeded);
+//!
+//! // Whoever may read the repository reads its log, and nobody else does.
+//! let page = logs.read(&grant.lower(), &job, Cursor::default(), 64 * 1024).await?;
+//! assert_eq!((&page.bytes[..], page.end), (&b"hello\n"[..], true));
+//! let stranger = rig.sign_in(&Rig::user("eve")?).await?;
+//! let refused = rig.authority.grant::<Read>(&stranger, &repository).await.expect_err("a stranger");
+//! assert_eq!(refused.kind(), ErrorKind::Denied);
+//! # Ok::<(), ci_core::Error>(()) })?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 //!
 //! # Capabilities
 //!
@@ -28,6 +85,34 @@
 //!
 //! Ports are small, object-safe and used as `Arc<dyn _>`. A method's documentation is the contract that an
 //! implementor signs; the conformance kits of the domain crates check it.
+//!
+//! # Backends
+//!
+//! | Crate | Brings |
+//! |---|---|
+//! | `ci-scm` | plain git: sign-in and permissions from a file, code by the `git` program |
+//! | `ci-sandbox` | sandboxes out of this machine's own Linux kernel |
+//! | `ci-secrets` | the vault (secrets and keys over any [`records::Records`]), the masker |
+//! | `ci-storage` | SQLite for records, queue and logs; a folder or bucket for artifacts and caches |
+//! | this one | every port [in memory](#features), for tests, examples and prototypes |
+//!
+//! # Errors
+//!
+//! Every fallible call returns [`Error`]: a caller branches on its [`kind`](Error::kind), and tries again when it
+//! [`is_retryable`](Error::is_retryable). A tenant may read its `Display`; the operator reads
+//! [`for_operator`](Error::for_operator).
+//!
+//! # Cancel safety
+//!
+//! Any future may be dropped at any time. Dropping one that only asks has no effect; what happens to one that
+//! writes stands at its method or trait.
+//!
+//! # Features
+//!
+//! None is on by default.
+//!
+//! - `memory`: the module `memory`, with every port in memory and the `Rig` that wires them for tests and examples.
+//! - `conformance`: the module `conformance` and the macro `declare_kit!`, which conformance kits are made of.
 
 #![forbid(unsafe_code)]
 

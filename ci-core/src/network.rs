@@ -9,7 +9,22 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Where a job may connect to. Whatever the rules say, no job reaches the host, a sibling, a link-local
-/// address or the cloud's metadata service.
+/// address or the cloud's metadata service. A backend without such rules refuses the job
+/// ([`Capabilities::require`](crate::sandbox::Capabilities::require)).
+///
+/// # Example
+///
+/// ```
+/// use ci_core::network::{Destination, EgressRule, HostName, NetworkPolicy};
+///
+/// let crates = EgressRule { destination: Destination::Host(HostName::parse("crates.io")?), ports: vec![443] };
+/// let mirror = EgressRule { destination: Destination::Network("10.1.0.0/16".parse()?), ports: vec![80, 443] };
+/// let policy = NetworkPolicy::Allow(vec![crates, mirror]);
+///
+/// assert!(HostName::parse("10.1.0.1").is_err()); // an address is a network: 10.1.0.1/32
+/// # let _ = policy;
+/// # Ok::<(), ci_core::Error>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum NetworkPolicy {
@@ -110,6 +125,10 @@ impl FromStr for IpNetwork {
     type Err = Error;
 
     /// Parses `address/prefix`; bits after the prefix must be zero.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Invalid`] for any other text.
     fn from_str(text: &str) -> Result<Self> {
         let parsed = text.split_once('/').and_then(|(address, prefix)| {
             let address: IpAddr = address.parse().ok()?;

@@ -8,6 +8,23 @@ use crate::id::TenantId;
 ///
 /// It can do nothing by itself: every use of its power is an [`Act`], and an act exists only when the audit log
 /// holds the entry for it.
+///
+/// # Example
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+/// use ci_core::id::TenantId;
+/// use ci_core::memory::Rig;
+///
+/// let (rig, acme) = (Rig::new()?, TenantId::parse("acme")?);
+/// let act = rig.operator.act(&acme, "audit.read").await?; // recorded before it is allowed
+/// assert!(act.covers(&TenantId::parse("umbrella")?).is_err());
+///
+/// let entries = rig.audit.entries(&act, &acme, 0).await?;
+/// assert_eq!((&entries[0].entry.action[..], &entries[0].entry.actor[..]), ("audit.read", "operator"));
+/// # Ok::<(), ci_core::Error>(()) })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Operator {
     audit: Audit,
@@ -33,13 +50,18 @@ impl Operator {
     /// # Errors
     ///
     /// As for [`Audit::record`]: nothing is allowed that cannot be recorded.
+    ///
+    /// # Cancel safety
+    ///
+    /// When the future is dropped, the entry may have been written, for a use that never was.
     pub async fn act(&self, tenant: &TenantId, action: &str) -> Result<Act<'_>> {
         self.audit.record(tenant, Entry::new(action, "operator")).await?;
         Ok(Act { _operator: self, tenant: tenant.clone() })
     }
 }
 
-/// A recorded use of the operator's power over what belongs to one tenant.
+/// A recorded use of the operator's power over what belongs to one tenant; [`Operator::act`] makes it. It may be used
+/// more than once: pass it to one operation, and record another one for the next.
 #[derive(Debug)]
 pub struct Act<'a> {
     _operator: &'a Operator,

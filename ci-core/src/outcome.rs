@@ -12,6 +12,39 @@ use crate::log::Cursor;
 use crate::sandbox::{ExitStatus, IsolationReport, Usage};
 
 /// How a job ended, and what it did until then.
+///
+/// # Example
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+/// use ci_core::memory::{Reply, Rig};
+/// use ci_core::outcome::Conclusion;
+/// # use std::sync::Arc;
+/// # use ci_core::memory::{Artifacts, Caches, Logs, Recorder, Secrets};
+/// # use ci_core::runner::{Parts, Runner};
+/// # use ci_core::trust::Origin;
+/// # let rig = Rig::new()?;
+/// # let runner = Runner::new(Parts {
+/// #     secrets: Arc::new(Secrets::new(rig.audit.clone(), rig.clock.clone())),
+/// #     sandboxes: rig.sandboxes.clone(),
+/// #     source: rig.forge.clone(),
+/// #     logs: Arc::new(Logs::new(rig.database.clone(), rig.clock.clone())),
+/// #     artifacts: Arc::new(Artifacts::new(rig.records())),
+/// #     caches: Arc::new(Caches::new(rig.records())),
+/// #     checks: None,
+/// #     audit: rig.audit.clone(),
+/// #     observer: Arc::new(Recorder::new()),
+/// #     clock: rig.clock.clone(),
+/// # });
+/// # let claim = rig.claim(&Rig::repository("1", "acme")?, Origin::Repository, Rig::spec()).await?;
+///
+/// rig.backend.on("sh", |_| Reply::exit(3).stderr("1 test failed\n"));
+/// let outcome = runner.run(claim, std::future::pending()).await?;
+/// assert_eq!((outcome.conclusion, outcome.exit_code()), (Conclusion::Failed, 3));
+/// assert_eq!((outcome.steps.len(), outcome.reason), (1, None));
+/// # Ok::<(), ci_core::Error>(()) })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Outcome {
@@ -60,8 +93,17 @@ impl Outcome {
         Self { reason: Some(error.to_string()), ..Self::new(Conclusion::Refused) }
     }
 
-    /// The exit code of a program that stands for the job: the failed step's own, 0 on success, and 125 when the
-    /// job failed for another reason than a step (the code that `docker run` uses for its own failures).
+    /// The exit code of a program that stands for the job:
+    ///
+    /// | Code | The job |
+    /// |---|---|
+    /// | 0 | succeeded |
+    /// | the failed step's own | failed |
+    /// | 128 and the number of the signal, as in a shell | failed: a signal ended its step |
+    /// | 124, as of `timeout` | took too long |
+    /// | 130, as after Ctrl-C | was cancelled |
+    /// | 137, as after the kernel's own killing | ran out of memory |
+    /// | 125, as of `docker run` | was refused, could not be run, printed too much, or left nothing to keep |
     pub fn exit_code(&self) -> u8 {
         const NOT_THE_JOB: u8 = 125;
         match (self.conclusion, self.steps.last().and_then(|step| step.status)) {
@@ -83,7 +125,7 @@ impl Outcome {
 pub enum Conclusion {
     /// All steps succeeded.
     Succeeded,
-    /// A step failed.
+    /// A step failed, or the steps left nothing where the job names something to keep.
     Failed,
     /// Somebody asked for it to stop.
     Cancelled,
@@ -91,7 +133,7 @@ pub enum Conclusion {
     TimedOut,
     /// It used more than it was allowed to.
     LimitExceeded,
-    /// It was not allowed to begin.
+    /// It was not allowed to begin, or to have a secret that it asks for.
     Refused,
     /// It could not be run as it is written: no such commit, image or secret, or a machine that cannot.
     Errored,

@@ -13,7 +13,33 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{JobId, RepositoryId};
 
-/// A store of records with atomic commits.
+/// A store of records with atomic commits. Values are small; the conformance kit stores up to 300,000 bytes in one.
+///
+/// # Cancel safety
+///
+/// When the future of a call is dropped, what it asked for happens wholly or not at all, except for
+/// [`purge`](Self::purge), which may have deleted a part: calling again finishes it.
+///
+/// # Example
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+/// use ci_core::ErrorKind;
+/// use ci_core::memory::Rig;
+/// use ci_core::records::{Batch, Condition, Key};
+///
+/// let records = Rig::new()?.records();
+/// let key = Key::new("counter");
+/// records.commit(Batch::new().require(Condition::Absent(key.clone())).put(key.clone(), "1")).await?;
+///
+/// let record = records.get(&key).await?.expect("it is there");
+/// let next = Batch::new().require(Condition::Is(key.clone(), record.version)).put(key, "2");
+/// records.commit(next.clone()).await?;
+/// let again = records.commit(next).await.expect_err("it has another version now");
+/// assert_eq!(again.kind(), ErrorKind::Conflict);
+/// # Ok::<(), ci_core::Error>(()) })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[async_trait]
 pub trait Records: fmt::Debug + Send + Sync + 'static {
     /// The record at `key`, if there is one.
@@ -169,7 +195,7 @@ pub struct Record {
     pub version: Version,
 }
 
-/// The number of a commit.
+/// The number of a commit. A store never gives a number twice, also not for a record that was deleted in between.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Version(pub u64);
 

@@ -48,7 +48,7 @@ pub const CHUNK: usize = 64 * 1024;
 /// How many bytes sealing adds to a chunk.
 pub const CHUNK_OVERHEAD: usize = TAG;
 
-/// A key that seals for one repository and one purpose. It is wiped when it is dropped.
+/// A key that seals for one repository and one purpose; [`seal`](Self::seal) shows it. It is wiped when it is dropped.
 pub struct DataKey {
     id: KeyId,
     key: SecretBox<[u8; 32]>,
@@ -194,6 +194,26 @@ impl Context {
 }
 
 /// Seals content that is too large for one record, chunk by chunk.
+///
+/// # Example
+///
+/// ```
+/// use ci_core::seal::{CHUNK, ChunkOpener, ChunkSealer, Context, DataKey, Place};
+///
+/// let (key, here) = (DataKey::random(), Context::new("file").field("report.tar"));
+/// let (mut first, mut last) = (vec![7; CHUNK], b"the rest".to_vec());
+/// let (mut sealer, header) = ChunkSealer::new(&key, &here);
+/// sealer.seal(&mut first, Place::Inner);
+/// sealer.seal(&mut last, Place::Last);
+///
+/// let mut opener = ChunkOpener::new(&key, &here, &header)?;
+/// assert_eq!(*opener.open(&first, Place::Inner)?, [7; CHUNK]);
+/// assert_eq!(*opener.open(&last, Place::Last)?, b"the rest");
+///
+/// let mut cut = ChunkOpener::new(&key, &here, &header)?;
+/// assert!(cut.open(&first, Place::Last).is_err()); // the end is missing
+/// # Ok::<(), ci_core::Error>(())
+/// ```
 pub struct ChunkSealer {
     cipher: XChaCha20Poly1305,
     next: u64,
@@ -225,7 +245,7 @@ impl fmt::Debug for ChunkSealer {
     }
 }
 
-/// Opens what a [`ChunkSealer`] sealed, in the same order.
+/// Opens what a [`ChunkSealer`] sealed, in the same order; its example shows both.
 pub struct ChunkOpener {
     cipher: XChaCha20Poly1305,
     next: u64,

@@ -21,6 +21,16 @@ use crate::seal::{Context, DataKey};
 
 /// The value of a secret. It has no `Display` and no `Serialize`, shows nothing in `Debug`, and is wiped when it
 /// is dropped.
+///
+/// # Example
+///
+/// ```
+/// use ci_core::secret::SecretValue;
+///
+/// let value = SecretValue::new("hunter2");
+/// assert_eq!(format!("{value:?}"), "SecretValue(..)");
+/// assert_eq!(value.expose(), b"hunter2");
+/// ```
 pub struct SecretValue(SecretBox<Vec<u8>>);
 
 impl SecretValue {
@@ -54,6 +64,38 @@ pub struct SecretInfo {
 
 /// Where secrets are kept. People write them; only trusted jobs read them. Every change and every lease has its entry
 /// in the audit log, which names no secret and holds no value; a value has between 1 byte and 64 KiB.
+///
+/// # Cancel safety
+///
+/// When the future of [`put`](Self::put) or [`delete`](Self::delete) is dropped, it may have happened: look at
+/// [`list`](Self::list). A dropped [`lease`](Self::lease) may have left its entry in the audit log.
+///
+/// # Example
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+/// use std::sync::Arc;
+/// use ci_core::access::Write;
+/// use ci_core::id::SecretName;
+/// use ci_core::memory::{Rig, Secrets};
+/// use ci_core::secret::{SecretStore, SecretValue};
+/// use ci_core::trust::Origin;
+///
+/// # let (rig, repository) = (Rig::new()?, Rig::repository("1", "acme")?);
+/// let secrets: Arc<dyn SecretStore> = Arc::new(Secrets::new(rig.audit.clone(), rig.clock.clone()));
+/// let (grant, token) = (rig.grant::<Write>(&Rig::user("ada")?, &repository).await?, SecretName::parse("TOKEN")?);
+/// secrets.put(&grant, &token, SecretValue::new("hunter2")).await?;
+/// assert_eq!(secrets.list(&grant.lower()).await?[0].version, 1); // a name, a version, a time: no value
+///
+/// let claim = rig.claim(&repository, Origin::Repository, Rig::spec()).await?;
+/// let lease = secrets.lease(claim.trusted()?, &[token.clone()]).await?;
+/// assert_eq!(lease.value(&token)?.expose(), b"hunter2");
+///
+/// let fork = rig.claim(&repository, Origin::Fork, Rig::spec()).await?;
+/// assert!(fork.trusted().is_err()); // nothing to ask with
+/// # Ok::<(), ci_core::Error>(()) })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[async_trait]
 pub trait SecretStore: fmt::Debug + Send + Sync + 'static {
     /// Opens the named secrets for one job, all or none. They are released if and only if the audit log holds
@@ -62,8 +104,9 @@ pub trait SecretStore: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     ///
     /// [`ErrorKind::NotFound`] when one of them does not exist; [`ErrorKind::Tampered`] when a row is not what
-    /// was stored; [`ErrorKind::Fenced`] when the claim is over; [`ErrorKind::Unavailable`] when a key or the
-    /// audit log cannot be reached.
+    /// was stored; [`ErrorKind::LimitExceeded`] when together they are more than the store gives to one job;
+    /// [`ErrorKind::Fenced`] when the claim is over; [`ErrorKind::Unavailable`] when a key or the audit log cannot be
+    /// reached.
     async fn lease(&self, claim: TrustedClaim<'_>, names: &[SecretName]) -> Result<SecretLease>;
 
     /// Sets a secret, in place of an earlier value.
@@ -71,23 +114,25 @@ pub trait SecretStore: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     ///
     /// [`ErrorKind::Denied`] when the grant is over; [`ErrorKind::Invalid`] when the value is empty or larger than
-    /// 64 KiB;
-    /// [`ErrorKind::Unavailable`] when the store or a key cannot be reached.
+    /// 64 KiB; [`ErrorKind::LimitExceeded`] when the repository has as many secrets as the store keeps for one;
+    /// [`ErrorKind::Tampered`] when the earlier one is not what was stored; [`ErrorKind::Unavailable`] when the store or
+    /// a key cannot be reached.
     async fn put(&self, grant: &Grant<Write>, name: &SecretName, value: SecretValue) -> Result<SecretInfo>;
 
-    /// The secrets of a repository by name, without their values.
+    /// The secrets of a repository in the order of their names, without their values.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Denied`] when the grant is over; [`ErrorKind::Unavailable`] when the store cannot be reached.
+    /// [`ErrorKind::Denied`] when the grant is over; [`ErrorKind::Tampered`] when a row is not what was stored;
+    /// [`ErrorKind::Unavailable`] when the store or a key cannot be reached.
     async fn list(&self, grant: &Grant<Read>) -> Result<Vec<SecretInfo>>;
 
-    /// Deletes a secret.
+    /// Deletes a secret, also one that is not what was stored: this is the way out then.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::NotFound`] when there is none of that name; [`ErrorKind::Denied`] when the grant is over;
-    /// [`ErrorKind::Unavailable`] when the store cannot be reached.
+    /// [`ErrorKind::Unavailable`] when the store or a key cannot be reached.
     async fn delete(&self, grant: &Grant<Write>, name: &SecretName) -> Result<()>;
 
     /// A masker that knows no value yet, for one job.
@@ -95,6 +140,35 @@ pub trait SecretStore: fmt::Debug + Send + Sync + 'static {
 }
 
 /// What hides the secrets of one job. It is shared by all of the job's streams.
+///
+/// # Example
+///
+/// ```
+/// use ci_core::memory::Masking;
+/// use ci_core::secret::{Learned, Masker, Redactor, SecretValue};
+/// use data_encoding::BASE64;
+///
+/// /// Hides what another masker hides, and the Base64 form of every value.
+/// #[derive(Debug)]
+/// struct AlsoBase64<M>(M);
+///
+/// impl<M: Masker> Masker for AlsoBase64<M> {
+///     fn learn(&self, value: &SecretValue) -> Learned {
+///         self.0.learn(&SecretValue::new(BASE64.encode(value.expose())));
+///         self.0.learn(value)
+///     }
+///
+///     fn redactor(&self) -> Box<dyn Redactor> {
+///         self.0.redactor()
+///     }
+/// }
+/// # let masker = AlsoBase64(Masking::new());
+/// # masker.learn(&SecretValue::new("hunter2"));
+/// # let (mut redactor, mut out) = (masker.redactor(), Vec::new());
+/// # redactor.push(b"aHVudGVyMg== is hunter2", &mut out);
+/// # redactor.finish(&mut out);
+/// # assert_eq!(out, b"*** is ***");
+/// ```
 pub trait Masker: fmt::Debug + Send + Sync + 'static {
     /// Adds a value. From now on it is hidden in every stream, bytes that a redactor still holds included.
     fn learn(&self, value: &SecretValue) -> Learned;
@@ -115,7 +189,8 @@ pub enum Learned {
 
 /// A filter over one stream: bytes in, bytes without secrets out.
 ///
-/// However the input is split into calls, the concatenated output is the same.
+/// However the input is split into calls, the concatenated output is the same. It holds back only what may be the
+/// beginning of a secret, so that whoever watches sees the rest at once. Callers have a [`Mask`] around it.
 pub trait Redactor: fmt::Debug + Send {
     /// Takes more of the stream and adds to `out` what is safe to show.
     fn push(&mut self, bytes: &[u8], out: &mut Vec<u8>);
@@ -127,7 +202,7 @@ pub trait Redactor: fmt::Debug + Send {
 /// The secrets of one job, while it runs.
 ///
 /// It ends with the claim: a worker that lost its lease can no longer read a value. Values are wiped when it is
-/// dropped.
+/// dropped. [`SecretStore::lease`] makes it, and the example there shows one; [`Mask`] shows what it hides.
 pub struct SecretLease {
     values: BTreeMap<SecretName, SecretValue>,
     unmasked: Vec<SecretName>,
@@ -226,6 +301,29 @@ impl fmt::Debug for SecretLease {
 }
 
 /// Turns one stream of raw output into bytes that may be shown.
+///
+/// # Example
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+/// use std::sync::Arc;
+/// use ci_core::id::SecretName;
+/// use ci_core::memory::{Masking, Rig};
+/// use ci_core::secret::{SecretLease, SecretValue};
+/// # use ci_core::trust::Origin;
+///
+/// # let rig = Rig::new()?;
+/// # let claim = rig.claim(&Rig::repository("1", "acme")?, Origin::Repository, Rig::spec()).await?;
+/// let value = (SecretName::parse("TOKEN")?, SecretValue::new("hunter2"));
+/// let lease = SecretLease::new(claim.trusted()?, [value], Arc::new(Masking::new()));
+/// let mut mask = lease.mask(); // one for every stream
+///
+/// assert_eq!(mask.push(b"it is hun").as_bytes(), "it is "); // the rest may be a secret
+/// assert_eq!(mask.push(b"ter2, or hun").as_bytes(), "***, or ");
+/// assert_eq!(mask.finish().as_bytes(), "hun");
+/// # Ok::<(), ci_core::Error>(()) })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Mask {
     redactor: Box<dyn Redactor>,
@@ -301,6 +399,34 @@ impl Masked {
 }
 
 /// Keys for what is stored on behalf of a repository. No key serves two repositories.
+///
+/// An implementor writes [`data_key`](Self::data_key); sealing and opening are built on it.
+///
+/// # Cancel safety
+///
+/// Dropping a future has no effect, except that the first key of a repository may have been made.
+///
+/// # Example
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+/// use std::sync::Arc;
+/// use ci_core::access::Read;
+/// use ci_core::id::JobId;
+/// use ci_core::memory::{Rig, Ring};
+/// use ci_core::secret::{KeyRing, Purpose};
+///
+/// # let (rig, repository) = (Rig::new()?, Rig::repository("1", "acme")?);
+/// let ring: Arc<dyn KeyRing> = Arc::new(Ring::new());
+/// let grant = rig.grant::<Read>(&Rig::user("ada")?, &repository).await?;
+/// let (first, second) = (Purpose::log(&JobId::random(), 0), Purpose::log(&JobId::random(), 0));
+///
+/// let sealed = ring.seal(grant.scope()?, &first, b"12 passed").await?;
+/// assert_eq!(ring.open(grant.scope()?, &first, &sealed).await?, "12 passed");
+/// assert!(ring.open(grant.scope()?, &second, &sealed).await.is_err()); // moved to another job's log
+/// # Ok::<(), ci_core::Error>(()) })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[async_trait]
 pub trait KeyRing: fmt::Debug + Send + Sync + 'static {
     /// Seals `plain` for `scope` and `purpose`.
@@ -337,7 +463,7 @@ pub trait KeyRing: fmt::Debug + Send + Sync + 'static {
 }
 
 /// What something is sealed for. Things sealed for different purposes have different keys, and content that is
-/// moved to another place within its purpose does not open.
+/// moved to another place within its purpose does not open. The example of [`KeyRing`] moves some.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Purpose {
     kind: &'static str,
@@ -388,6 +514,31 @@ impl Purpose {
 }
 
 /// Signs with a repository's SSH key, which never leaves the signer.
+///
+/// # Cancel safety
+///
+/// Dropping a future has no effect, except that a repository's key may have been made.
+///
+/// # Example
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+/// use ci_core::access::Read;
+/// use ci_core::memory::{Rig, Signer};
+/// use ci_core::secret::SshSigner as _;
+/// # use ci_core::trust::Origin;
+///
+/// # let (rig, signer, repository) = (Rig::new()?, Signer::new(), Rig::repository("1", "acme")?);
+/// let grant = rig.grant::<Read>(&Rig::user("ada")?, &repository).await?;
+/// let line = signer.public_key(&grant).await?; // for the forge: a deploy key that can only read
+/// assert!(line.starts_with("ssh-ed25519 "));
+///
+/// let claim = rig.claim(&repository, Origin::Repository, Rig::spec()).await?;
+/// let signature = signer.sign(&claim, b"what the SSH server asked to be signed").await?;
+/// # let _ = signature;
+/// # Ok::<(), ci_core::Error>(()) })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[async_trait]
 pub trait SshSigner: fmt::Debug + Send + Sync + 'static {
     /// The public key in OpenSSH's format (RFC 4253, section 6.6; RFC 8709), to be installed at the forge.
@@ -407,6 +558,32 @@ pub trait SshSigner: fmt::Debug + Send + Sync + 'static {
 
 /// A place outside of the database that remembers how far it had come, so that putting back an old copy of the
 /// whole database is noticed.
+///
+/// Nothing in the SDK asks it by itself. A service moves it on to a number that only grows in its database, the length
+/// of an audit log, say, and compares the two when it starts.
+///
+/// # Cancel safety
+///
+/// When the future of [`advance`](Self::advance) is dropped, it may have happened: look at [`latest`](Self::latest).
+///
+/// # Example
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+/// use ci_core::id::TenantId;
+/// use ci_core::memory::{Anchor, Rig};
+/// use ci_core::secret::FreshnessAnchor as _;
+///
+/// let (rig, anchor, books) = (Rig::new()?, Anchor::default(), TenantId::service());
+/// rig.operator.act(&books, "service.started").await?;
+/// anchor.advance(rig.audit.verify(&books).await?.count).await?;
+///
+/// // At the next start, perhaps on an older copy of the database:
+/// let count = rig.audit.verify(&books).await?.count;
+/// assert!(anchor.latest().await?.is_none_or(|latest| latest <= count));
+/// # Ok::<(), ci_core::Error>(()) })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[async_trait]
 pub trait FreshnessAnchor: fmt::Debug + Send + Sync + 'static {
     /// The latest value, or `None` before the first.

@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::access::{Grant, Write};
+#[cfg(doc)]
+use crate::error::ErrorKind;
 use crate::error::Result;
 use crate::external::External;
 use crate::forge::Revision;
@@ -35,6 +37,21 @@ pub enum Origin {
 ///
 /// This crate makes it, from what a forge reports: [`forge::resolve`](crate::forge::resolve) for a branch, tag
 /// or commit, and a verified webhook delivery for an event.
+///
+/// # Example
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+/// use ci_core::memory::Rig;
+/// use ci_core::trust::{Origin, Trust};
+///
+/// let (rig, repository) = (Rig::new()?, Rig::repository("1", "acme")?);
+/// let code = rig.code(&repository, Origin::Fork).await?; // what a forge says of a pull request
+/// assert_eq!((code.repository(), code.trust()), (&repository, Trust::Untrusted));
+/// assert_eq!(rig.code(&repository, Origin::Protected).await?.trust(), Trust::Protected);
+/// # Ok::<(), ci_core::Error>(()) })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Provenance {
     repository: RepositoryId,
@@ -86,6 +103,27 @@ impl Provenance {
 
 /// A person's word that one exact commit of a fork may run. It raises no trust, and says nothing about the next
 /// commit.
+///
+/// The SDK runs a fork's code without one, because it runs without secrets. A product that wants somebody to look at
+/// it first asks [`covers`](Self::covers) before it makes a [`NewJob`](crate::queue::NewJob).
+///
+/// # Example
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+/// use ci_core::access::Write;
+/// use ci_core::memory::Rig;
+/// use ci_core::trust::{Approval, Origin};
+///
+/// let (rig, repository) = (Rig::new()?, Rig::repository("1", "acme")?);
+/// let grant = rig.grant::<Write>(&Rig::user("ada")?, &repository).await?;
+/// let code = rig.code(&repository, Origin::Fork).await?;
+/// let approval = Approval::new(&grant, code.commit().clone())?;
+/// assert!(approval.covers(&code));
+/// assert!(!approval.covers(&rig.code(&repository, Origin::Fork).await?)); // the next push
+/// # Ok::<(), ci_core::Error>(()) })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Approval {
     repository: RepositoryId,
@@ -98,7 +136,7 @@ impl Approval {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Denied`](crate::ErrorKind::Denied) when the grant is over.
+    /// [`ErrorKind::Denied`] when the grant is over.
     pub fn new(grant: &Grant<Write>, commit: CommitId) -> Result<Self> {
         let repository = grant.scope()?.repository().clone();
         Ok(Self { repository, commit, by: grant.user().clone() })

@@ -3,9 +3,42 @@
 //! - [`Vault`] keeps secrets in any store of records, and is the key ring for everything else that is sealed:
 //!   tickets, logs, artifacts, caches. It implements [`SecretStore`] and [`KeyRing`].
 //! - [`RootKey`] is where the one key comes from that is not in the database; [`FileRoot`] keeps it in a file.
-//! - [`PlainMasker`] hides the values of one job in its output. It implements [`Masker`].
-//! - With the feature `conformance`, the module `conformance` has kits for all of these, which any other
-//!   implementation can run as its own tests.
+//! - [`PlainMasker`] hides the values of one job in its output. It implements [`Masker`], and the vault hands it out.
+//!
+//! # Example
+//!
+//! ```
+//! # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+//! # use std::sync::Arc;
+//! # use ci_core::{access::Write, id::SecretName, memory::Rig, trust::Origin};
+//! use ci_secrets::{FileRoot, SecretStore as _, SecretValue, Vault};
+//! # let folder = tempfile::tempdir().expect("a folder");
+//! # let path = folder.path().join("root.key");
+//! # let (rig, repository) = (Rig::new()?, Rig::repository("1", "acme")?);
+//! # let (records, audit, clock) = (rig.records(), rig.audit.clone(), rig.clock.clone());
+//!
+//! let root = FileRoot::create(path)?; // once; from then on `FileRoot::open`
+//! let vault = Vault::new(records, audit, Arc::new(root), clock);
+//! # let (grant, token) = (rig.grant::<Write>(&Rig::user("ada")?, &repository).await?, SecretName::parse("TOKEN")?);
+//!
+//! // A person who may write to the repository sets a secret.
+//! vault.put(&grant, &token, SecretValue::new("hunter2")).await?;
+//! # let claim = rig.claim(&repository, Origin::Repository, Rig::spec()).await?;
+//!
+//! // A job whose code somebody pushed to the repository reads it, and cannot print it by accident.
+//! let lease = vault.lease(claim.trusted()?, &[token.clone()]).await?;
+//! assert_eq!(lease.value(&token)?.expose(), b"hunter2");
+//! assert_eq!(lease.mask_text("password: hunter2"), "password: ***");
+//! # let fork = rig.claim(&repository, Origin::Fork, Rig::spec()).await?;
+//!
+//! // A job whose code comes from a fork has nothing to ask with.
+//! assert!(fork.trusted().is_err());
+//! # Ok::<(), ci_core::Error>(()) })?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! Hand the vault to [`Parts::secrets`](ci_core::runner::Parts::secrets), to the
+//! [`Dispatcher`](ci_core::queue::Dispatcher) as its key ring, and to the stores of `ci-storage`.
 //!
 //! # Keys
 //!
@@ -25,47 +58,23 @@
 //!
 //! Somebody who reads the database learns which repositories have secrets, their names, how long the values are
 //! and when rows change; no value, and not even the version. Somebody who *writes* to it can destroy, but
-//! neither read nor forge nor move; what stays unnoticed stands at [`Vault`]. Somebody who has the root key and a
-//! copy of the database, or who reads this process's memory, has everything.
+//! neither read nor forge nor move.
 //!
-//! A job that is given a secret can tell it to the world: masking stops accidents. The defence is not to give
-//! it, which is why [`SecretStore::lease`] takes a [`TrustedClaim`](ci_core::queue::TrustedClaim).
+//! # What is not protected from
 //!
-//! # Example
+//! - A job that is given a secret can tell it to the world: masking stops accidents. The defence is not to give it,
+//!   which is why [`SecretStore::lease`] takes a [`TrustedClaim`](ci_core::queue::TrustedClaim).
+//! - Somebody who has the root key and a copy of the database, or who reads this process's memory, has everything.
+//! - Rows that are deleted together or put back together to an earlier state are not noticed; see [`Vault`].
+//! - A root key that is lost takes every secret with it, and everything that was sealed. Nothing replaces a root key
+//!   or a repository's key by a new one.
 //!
-//! ```
-//! # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
-//! use std::sync::Arc;
+//! # Features
 //!
-//! use ci_core::access::Write;
-//! use ci_core::id::SecretName;
-//! use ci_core::memory::Rig;
-//! use ci_core::trust::Origin;
-//! use ci_secrets::{FileRoot, SecretStore as _, SecretValue, Vault};
+//! [`FileRoot`] is there on Unix systems only; everything else is everywhere.
 //!
-//! # let folder = tempfile::tempdir().expect("a folder");
-//! # let path = folder.path().join("root.key");
-//! let rig = Rig::new()?; // a whole service in memory
-//! let root = Arc::new(FileRoot::create(path)?);
-//! let vault = Vault::new(rig.records(), rig.audit.clone(), root, rig.clock.clone());
-//!
-//! // A person who may write to the repository sets a secret.
-//! let (repository, token) = (Rig::repository("1", "acme")?, SecretName::parse("TOKEN")?);
-//! let grant = rig.grant::<Write>(&Rig::user("ada")?, &repository).await?;
-//! vault.put(&grant, &token, SecretValue::new("hunter2")).await?;
-//!
-//! // A job whose code somebody pushed to the repository reads it, and cannot print it by accident.
-//! let claim = rig.claim(&repository, Origin::Repository, Rig::spec()).await?;
-//! let lease = vault.lease(claim.trusted()?, &[token.clone()]).await?;
-//! assert_eq!(lease.value(&token)?.expose(), b"hunter2");
-//! assert_eq!(lease.mask_text("password: hunter2"), "password: ***");
-//!
-//! // A job whose code comes from a fork has nothing to ask with.
-//! let fork = rig.claim(&repository, Origin::Fork, Rig::spec()).await?;
-//! assert!(fork.trusted().is_err());
-//! # Ok::<(), ci_core::Error>(()) })?;
-//! # Ok::<(), Box<dyn std::error::Error>>(())
-//! ```
+//! None is on by default. `conformance` adds the module `conformance`, with kits that any other secret store, key
+//! ring, root key or masker runs as its own tests.
 
 #![forbid(unsafe_code)]
 

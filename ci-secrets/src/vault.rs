@@ -31,8 +31,12 @@ const LEASE: &str = "lease secrets";
 /// [`ErrorKind::Tampered`].
 ///
 /// What it does *not* notice: that both rows of a secret were deleted together, or put back together to an
-/// earlier state, and that the whole database was. See [`FreshnessAnchor`](ci_core::secret::FreshnessAnchor)
-/// for the latter.
+/// earlier state, and that the whole database was. Noticing the latter takes a
+/// [`FreshnessAnchor`](ci_core::secret::FreshnessAnchor), which the service asks when it starts.
+///
+/// A lease reads the secrets one after the other; each is as it was at one moment, and two of them need not be from
+/// the same one. Secrets of a job that are more than [`MOST_LEASED`](Self::MOST_LEASED) together are
+/// [`ErrorKind::LimitExceeded`], and so is one more than [`MOST_SECRETS`](Self::MOST_SECRETS) of a repository.
 ///
 /// # Example
 ///
@@ -62,7 +66,8 @@ pub struct Vault {
     clock: Arc<dyn Clock>,
 }
 
-/// How long a [`Vault`] remembers keys.
+/// How long a [`Vault`] remembers keys; for [`Vault::with_options`]. With a time or a number of zero it asks the root
+/// key for every use.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct VaultOptions {
@@ -134,8 +139,8 @@ impl Vault {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Denied`] when the act is for another tenant; [`ErrorKind::Unavailable`] when it cannot be done
-    /// now; calling again finishes it.
+    /// [`ErrorKind::Denied`] when the act is for another tenant; [`ErrorKind::Unavailable`] when the records cannot be
+    /// reached now: calling again finishes it.
     ///
     /// # Cancel safety
     ///
@@ -175,8 +180,8 @@ impl Vault {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Denied`] when the grant is over; [`ErrorKind::Unavailable`] when the repository's key cannot
-    /// be had now.
+    /// [`ErrorKind::Denied`] when the grant is over; [`ErrorKind::Tampered`] when the repository's key is not what was
+    /// stored; [`ErrorKind::Unavailable`] when it cannot be had now.
     ///
     /// # Cancel safety
     ///

@@ -14,17 +14,6 @@
 //! writes another backend runs the kits in [`conformance`](https://docs.rs/ci-storage/latest/ci_storage/conformance/)
 //! (feature `conformance`) as its tests.
 //!
-//! # What is promised, and what is not
-//!
-//! - What was answered is on the disk, and stays whole when the process is killed.
-//! - A worker that lost its lease writes nothing more: the lease is checked in the transaction that writes.
-//! - Logs, artifacts and caches are sealed with keys of their repository before they reach a file. Whoever can
-//!   write to the files can neither read them nor change, cut, swap or move them unnoticed.
-//! - They *can* be destroyed, and put back as a whole to what they once were. The first takes a backup; the
-//!   second is noticed by a [`FreshnessAnchor`](ci_core::secret::FreshnessAnchor) only.
-//! - Not hidden are ids, states and sizes: which repository has how many jobs, artifacts and caches, how they are
-//!   called, how large they are, and when they were written.
-//!
 //! # Example
 //!
 //! The embedded default, and a job that writes a log and keeps an artifact:
@@ -32,46 +21,69 @@
 #![cfg_attr(all(feature = "sqlite", feature = "object-store"), doc = "```")]
 #![cfg_attr(not(all(feature = "sqlite", feature = "object-store")), doc = "```ignore")]
 //! # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
-//! use std::sync::Arc;
-//! use ci_core::access::Read;
-//! use ci_core::id::ArtifactName;
-//! use ci_core::log::Cursor;
-//! use ci_core::{ByteSize, stream};
+//! # use std::sync::Arc;
+//! # use ci_core::{access::Read, id::ArtifactName, log::Cursor, stream};
+//! # use ci_core::memory::{Masking, Rig, Ring};
+//! # use ci_core::{secret::SecretLease, trust::Origin};
 //! use ci_storage::objects::Objects;
 //! use ci_storage::sqlite::Sqlite;
 //! use ci_storage::{ArtifactStore as _, LogStore as _};
-//! # use ci_core::memory::{Masking, Rig, Ring};
-//! # use ci_core::{secret::SecretLease, trust::Origin};
 //! # let folder = tempfile::tempdir()?;
 //! # let state = folder.path();
 //! # let clock = Arc::new(ci_core::clock::ManualClock::new());
 //! # let ring = Arc::new(Ring::new());
 //!
-//! // `state` is a folder, `clock` the system's clock, `ring` the vault.
+//! // `state` is a folder, `clock` the system's clock, `ring` the vault of `ci-secrets`.
 //! let database = Arc::new(Sqlite::open(state.join("ci.db"), clock.clone()).await?);
 //! let logs = database.logs(ring.clone());
 //! let objects = Objects::folder(state.join("objects"), database.clone(), ring.clone(), clock.clone())?;
 //! let artifacts = objects.artifacts();
-//!
 //! # let rig = Rig::on(clock)?.with_database(database.clone())?.with_ring(ring);
 //! # let repository = Rig::repository("1", "acme")?;
 //! # let claim = rig.claim(&repository, Origin::Repository, Rig::spec()).await?;
 //! # let lease = SecretLease::empty(&claim, Arc::new(Masking::new()));
-//! // A worker holds a claim, and a lease that masks what the job prints.
-//! let name = ArtifactName::parse("report.tar")?;
-//! logs.append(&claim, 0, lease.mask().push(b"all tests passed\n")).await?;
-//! logs.close(&claim).await?;
-//! artifacts.put(&claim, &name, stream::once("content")).await?;
+//! # let name = ArtifactName::parse("report.tar")?;
 //!
+//! // A worker holds a claim, and a lease that masks what the job prints.
+//! logs.append(&claim, 0, lease.mask().push(b"all tests passed\n")).await?;
+//! artifacts.put(&claim, &name, stream::once("content")).await?;
 //! # let grant = rig.grant::<Read>(&Rig::user("ada")?, &repository).await?;
+//!
 //! // A person holds a grant.
 //! let page = logs.read(&grant, claim.job(), Cursor::default(), 64 * 1024).await?;
-//! assert_eq!((&page.bytes[..], page.end), (&b"all tests passed\n"[..], true));
-//! let content = artifacts.get(&grant, claim.job(), &name).await?;
-//! assert_eq!(stream::collect(content, ByteSize::mib(1)).await?, b"content");
+//! assert_eq!(page.bytes, "all tests passed\n");
+//! assert_eq!(artifacts.list(&grant, claim.job()).await?[0].name, name);
 //! # Ok::<(), Box<dyn std::error::Error>>(()) })?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+//!
+//! The database is what a [`Dispatcher`](ci_core::queue::Dispatcher), an [`Audit`](ci_core::audit::Audit) and the vault
+//! are built over; logs, artifacts and caches go into [`Parts`](ci_core::runner::Parts).
+//!
+//! # What is promised
+//!
+//! - What was answered is on the disk, and stays whole when the process is killed.
+//! - A worker that lost its lease writes nothing more: the lease is checked in the transaction that writes.
+//! - Logs, artifacts and caches are sealed with keys of their repository before they reach a file. Whoever can
+//!   write to the files can neither read them nor change, cut, swap or move them unnoticed.
+//!
+//! # What is not protected from
+//!
+//! - Whoever can write to the files can destroy what is in them: keep a backup.
+//! - They can put it back as a whole to what it once was. Noticing that takes a
+//!   [`FreshnessAnchor`](ci_core::secret::FreshnessAnchor), which the service asks when it starts.
+//! - Rows of the queue are not sealed, the tickets and outcomes in them are: whoever can write to the database can make
+//!   a job wait or end, but can neither make one up nor say that one succeeded.
+//! - Ids, states and sizes are not hidden: which repository has how many jobs, artifacts and caches, how they are
+//!   called, how large they are, and when they were written.
+//!
+//! # Features
+//!
+//! Both backends are for Unix systems.
+//!
+//! - `sqlite` (default): the module `sqlite`. It compiles SQLite's C source, which takes a C compiler.
+//! - `object-store` (default): the module `objects`.
+//! - `conformance`: kits that any other backend of these ports runs as its own tests.
 
 #![forbid(unsafe_code)]
 

@@ -124,6 +124,22 @@ impl PermissionSource for Permissions {
 /// People who sign in with a token, in memory.
 ///
 /// It keeps digests of the tokens, and compares with all of them in constant time.
+///
+/// # Example
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+/// use ci_core::forge::SignIn as _;
+/// use ci_core::memory::{People, Rig};
+///
+/// let (people, ada) = (People::new(), Rig::user("ada")?);
+/// people.add(&ada, &"her token".into())?;
+/// let challenge = people.begin().await?;
+/// assert_eq!(people.complete(&challenge, "her token".into()).await?, ada);
+/// assert!(people.complete(&challenge, "a guess".into()).await.is_err());
+/// # Ok::<(), ci_core::Error>(()) })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Default)]
 pub struct People {
     known: Mutex<Vec<(UserId, [u8; 32])>>,

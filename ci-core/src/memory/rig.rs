@@ -28,6 +28,9 @@ use crate::trust::{Origin, Provenance};
 /// A service in memory, on a clock that a test moves. It makes the sessions, grants and claims that a test of a
 /// backend needs, in the one way in which they can be made.
 ///
+/// Its grants allow what they ask for: [`grant`](Self::grant) gives the person the permission first. To see somebody
+/// refused, [`sign_in`](Self::sign_in) and ask the [`authority`](Self::authority).
+///
 /// To test a database or a key ring, put it under the rig with [`with_database`](Self::with_database) or
 /// [`with_ring`](Self::with_ring).
 ///

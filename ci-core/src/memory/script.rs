@@ -9,6 +9,22 @@ use super::files::Files;
 use crate::sandbox::{Exit, ExitStatus, OutputStream, ProcessEvent, SandboxPath, Usage};
 
 /// One start of a scripted program: what it was given, and the files around it.
+///
+/// # Example
+///
+/// ```
+/// use ci_core::memory::{Reply, Rig};
+///
+/// let rig = Rig::new()?;
+/// rig.backend.on("cat", |call| {
+///     let path = call.directory().join(call.arguments()[0]);
+///     match path.ok().and_then(|path| call.files().read(&path)) {
+///         Some(content) => Reply::exit(0).stdout(content),
+///         None => Reply::exit(1).stderr("no such file\n"),
+///     }
+/// });
+/// # Ok::<(), ci_core::Error>(())
+/// ```
 pub struct Call<'a> {
     pub(super) program: &'a str,
     pub(super) arguments: Vec<&'a str>,

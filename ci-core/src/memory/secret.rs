@@ -16,7 +16,7 @@ use crate::queue::TrustedClaim;
 use crate::secret::{Masker, SecretInfo, SecretLease, SecretStore, SecretValue};
 use crate::units::ByteSize;
 
-/// A secret store in memory.
+/// A secret store in memory. A value has at most [`MOST`](Self::MOST) bytes; there may be any number of them.
 ///
 /// # Example
 ///

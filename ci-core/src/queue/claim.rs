@@ -21,7 +21,29 @@ use crate::trust::{Provenance, Trust};
 
 /// A job's right to act: that this worker holds its lease, what the job is, and how far its code is trusted.
 ///
-/// Only [`Dispatcher::next`] makes one.
+/// Only [`Dispatcher::next`] makes one. A worker hands it to [`Runner::run`](crate::runner::Runner::run), which keeps
+/// the lease with heartbeats; whoever runs jobs in another way calls [`keep`](Self::keep). What was leased for a
+/// claim ends with it.
+///
+/// # Example
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+/// use std::time::Duration;
+/// use ci_core::ErrorKind;
+/// use ci_core::memory::Rig;
+/// use ci_core::trust::{Origin, Trust};
+///
+/// let (rig, repository) = (Rig::new()?, Rig::repository("1", "acme")?);
+/// let claim = rig.claim(&repository, Origin::Fork, Rig::spec()).await?;
+/// assert_eq!((claim.scope()?.repository(), claim.trust(), claim.attempt()), (&repository, Trust::Untrusted, 1));
+/// assert_eq!(claim.trusted().expect_err("no secrets for a fork").kind(), ErrorKind::Denied);
+///
+/// rig.clock.advance(Duration::from_secs(30)); // without a heartbeat
+/// assert_eq!(claim.scope().expect_err("the lease is over").kind(), ErrorKind::Fenced);
+/// # Ok::<(), ci_core::Error>(()) })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 ///
 /// ```compile_fail
 /// # use ci_core::queue::Claim;
@@ -209,7 +231,12 @@ impl Claim {
     ///
     /// # Errors
     ///
-    /// As for [`Queue::release`].
+    /// [`ErrorKind::Fenced`] when the lease is over; [`ErrorKind::Unavailable`] when the queue cannot be reached: the
+    /// job waits again when the lease runs out.
+    ///
+    /// # Cancel safety
+    ///
+    /// When the future is dropped, the claim has ended; the job waits again at once or when the lease runs out.
     pub async fn release(self, why: Released) -> Result<()> {
         let done = self.queue.release(&self.tenure.fence, why).await;
         self.tenure.comes_to(Standing::Over);
@@ -246,7 +273,7 @@ impl Drop for Claim {
     }
 }
 
-/// The right of a job to secrets: its code is trusted, and its lease held when this was made.
+/// The right of a job to secrets: its code is trusted, and its lease held when [`Claim::trusted`] made this.
 #[derive(Clone, Copy, Debug)]
 pub struct TrustedClaim<'a>(&'a Claim);
 

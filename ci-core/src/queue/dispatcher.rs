@@ -16,6 +16,9 @@ use crate::secret::KeyRing;
 
 /// Puts jobs into a queue and takes them out again, sealed in between.
 ///
+/// A service has one; clones are the same. Workers on several machines have one each over the same queue and the same
+/// keys, and each job goes to one of them.
+///
 /// # Example
 ///
 /// ```
@@ -50,7 +53,7 @@ pub struct Dispatcher {
     longest_wait: Duration,
 }
 
-/// How far a job is.
+/// How far a job is, as [`Dispatcher::state`] says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum State {
     /// It waits for a worker.
@@ -91,7 +94,12 @@ impl Dispatcher {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Unavailable`] when a key or the queue cannot be reached: call again with the same `new`.
+    /// [`ErrorKind::Unavailable`] when a key or the queue cannot be reached: call again with the same `new`;
+    /// [`ErrorKind::Tampered`] when the repository's key is not what was stored.
+    ///
+    /// # Cancel safety
+    ///
+    /// When the future is dropped, the job may be in the queue; call again with the same `new`.
     pub async fn enqueue(&self, new: &NewJob) -> Result<JobId> {
         let NewJob { job, code, trigger, spec } = new;
         let slip = Slip {
@@ -189,8 +197,11 @@ impl Dispatcher {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::NotFound`] when the repository has no such job; [`ErrorKind::Denied`] when the grant is
-    /// over; [`ErrorKind::Unavailable`] when the queue cannot be reached.
+    /// As for [`state`](Self::state).
+    ///
+    /// # Cancel safety
+    ///
+    /// When the future is dropped, it may have been asked for; asking twice is no error.
     pub async fn cancel(&self, grant: &Grant<Write>, job: &JobId) -> Result<()> {
         self.state(&grant.lower(), job).await?;
         self.queue.cancel(job).await

@@ -20,6 +20,8 @@ pub use self::ticket::{NewJob, SealedOutcome, Ticket, Trigger};
 
 pub(crate) use self::claim::Tenure;
 
+#[cfg(doc)]
+use crate::error::ErrorKind;
 use crate::error::Result;
 use crate::id::{JobId, Label, RepositoryId};
 use crate::records::{Batch, Fence, Records};
@@ -27,7 +29,36 @@ use crate::records::{Batch, Fence, Records};
 /// How often a job is handed out before it is given up.
 pub const MOST_ATTEMPTS: u32 = 3;
 
-/// Rows that wait for a worker.
+/// Rows that wait for a worker: what an implementor writes. Products enqueue and claim through a [`Dispatcher`].
+///
+/// # Cancel safety
+///
+/// When the future of a call is dropped, what it asked for happens wholly or not at all. A row that a dropped
+/// [`lease`](Self::lease) has leased waits again when the lease runs out, one attempt poorer.
+///
+/// # Example
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+/// use std::time::Duration;
+/// use ci_core::ErrorKind;
+/// use ci_core::memory::Rig;
+/// # use ci_core::trust::Origin;
+///
+/// const TTL: Duration = Duration::from_secs(30);
+/// let (rig, repository) = (Rig::new()?, Rig::repository("1", "acme")?);
+/// let job = rig.enqueue(&repository, Origin::Repository, Rig::spec()).await?;
+/// let queue = rig.database.clone();
+///
+/// let first = queue.lease(&[], TTL).await?.expect("the job waits");
+/// rig.clock.advance(TTL); // its worker is lost
+/// let second = queue.lease(&[], TTL).await?.expect("it waits again");
+/// assert_eq!((&second.fence.job, second.attempt), (&job, 2));
+/// assert!(second.fence.token > first.fence.token);
+/// assert_eq!(queue.extend(&first.fence, TTL).await.expect_err("over").kind(), ErrorKind::Fenced);
+/// # Ok::<(), ci_core::Error>(()) })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[async_trait]
 pub trait Queue: fmt::Debug + Send + Sync + 'static {
     /// Adds a row, durably.

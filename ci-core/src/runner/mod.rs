@@ -38,7 +38,7 @@ use crate::queue::{Claim, Released};
 use crate::sandbox::{ExitStatus, IsolationReport, OutputStream, Sandbox, Sandboxes, Spec};
 use crate::secret::{Masked, SecretLease, SecretStore};
 
-/// Where a [`Runner`] gets and leaves things.
+/// Where a [`Runner`] gets and leaves things; its example fills them all.
 #[derive(Clone, Debug)]
 pub struct Parts {
     /// Secrets.
@@ -63,7 +63,51 @@ pub struct Parts {
     pub clock: Arc<dyn Clock>,
 }
 
-/// Watches jobs as they run: for progress, metrics, traces. It must not block.
+/// Watches jobs as they run: for progress, metrics, traces. It must not block, because the job waits for it; what takes
+/// time goes into a channel.
+///
+/// # Example
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+/// use std::sync::Arc;
+/// use std::sync::atomic::{AtomicU64, Ordering};
+/// use ci_core::id::JobId;
+/// use ci_core::runner::{Event, Observer};
+///
+/// /// Counts bytes of output, for a chart.
+/// #[derive(Debug, Default)]
+/// struct Printed(AtomicU64);
+///
+/// impl Observer for Printed {
+///     fn observe(&self, _: &JobId, event: &Event<'_>) {
+///         if let Event::Output { bytes, .. } = event {
+///             self.0.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+///         }
+///     }
+/// }
+/// # use ci_core::memory::{Artifacts, Caches, Logs, Reply, Rig, Secrets};
+/// # use ci_core::{runner::{Parts, Runner}, trust::Origin};
+/// # let (rig, printed) = (Rig::new()?, Arc::new(Printed::default()));
+/// # let runner = Runner::new(Parts {
+/// #     secrets: Arc::new(Secrets::new(rig.audit.clone(), rig.clock.clone())),
+/// #     sandboxes: rig.sandboxes.clone(),
+/// #     source: rig.forge.clone(),
+/// #     logs: Arc::new(Logs::new(rig.database.clone(), rig.clock.clone())),
+/// #     artifacts: Arc::new(Artifacts::new(rig.records())),
+/// #     caches: Arc::new(Caches::new(rig.records())),
+/// #     checks: None,
+/// #     audit: rig.audit.clone(),
+/// #     observer: printed.clone(),
+/// #     clock: rig.clock.clone(),
+/// # });
+/// # rig.backend.on("sh", |_| Reply::exit(0).stdout("hello"));
+/// # let claim = rig.claim(&Rig::repository("1", "acme")?, Origin::Repository, Rig::spec()).await?;
+/// # runner.run(claim, std::future::pending()).await?;
+/// # assert_eq!(printed.0.load(Ordering::Relaxed), 5);
+/// # Ok::<(), ci_core::Error>(()) })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub trait Observer: fmt::Debug + Send + Sync + 'static {
     /// Something happened in `job`.
     fn observe(&self, job: &JobId, event: &Event<'_>);
@@ -115,25 +159,50 @@ pub enum Event<'a> {
     ArtifactKept(&'a Artifact),
     /// Its sandbox is proven gone.
     SandboxDestroyed,
-    /// It has ended.
+    /// It has ended, and its outcome is recorded. A job that is given back for another try has no such event.
     Finished(&'a Outcome),
 }
 
 /// Runs jobs.
 ///
+/// A worker claims a job, runs it, and asks for the next one. One runner may run many jobs at the same time.
+///
 /// # Example
 ///
-/// With the ports in memory (feature `memory`); `examples/quickstart.rs` in the repository does the same with
-/// real backends.
-///
 /// ```
-/// # use ci_core::queue::Claim;
-/// # use ci_core::runner::{Parts, Runner};
-/// # async fn work(parts: Parts, claim: Claim) -> ci_core::Result<()> {
-/// let runner = Runner::new(parts);
-/// let outcome = runner.run(claim, std::future::pending()).await?;
-/// println!("{:?}", outcome.conclusion);
-/// # Ok(()) }
+/// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+/// use std::sync::Arc;
+/// use ci_core::memory::{Artifacts, Caches, Logs, Recorder, Reply, Rig, Secrets};
+/// use ci_core::outcome::Conclusion;
+/// use ci_core::runner::{Parts, Runner, Stop};
+/// # use ci_core::trust::Origin;
+/// use tokio::sync::watch;
+///
+/// let rig = Rig::new()?;
+/// let runner = Runner::new(Parts {
+///     secrets: Arc::new(Secrets::new(rig.audit.clone(), rig.clock.clone())),
+///     sandboxes: rig.sandboxes.clone(),
+///     source: rig.forge.clone(),
+///     logs: Arc::new(Logs::new(rig.database.clone(), rig.clock.clone())),
+///     artifacts: Arc::new(Artifacts::new(rig.records())),
+///     caches: Arc::new(Caches::new(rig.records())),
+///     checks: None,
+///     audit: rig.audit.clone(),
+///     observer: Arc::new(Recorder::new()),
+///     clock: rig.clock.clone(),
+/// });
+/// # rig.backend.on("sh", |_| Reply::exit(0));
+/// # rig.enqueue(&Rig::repository("1", "acme")?, Origin::Repository, Rig::spec()).await?;
+///
+/// let (_shut_down, asked) = watch::channel(false); // a signal handler sends `true`
+/// while let Some(claim) = rig.dispatcher.next(&[]).await? {
+///     let mut asked = asked.clone();
+///     let stop = async move { asked.wait_for(|asked| *asked).await.map_or(Stop::Cancel, |_| Stop::ShutDown) };
+///     let outcome = runner.run(claim, stop).await?;
+///     assert_eq!(outcome.conclusion, Conclusion::Succeeded);
+/// }
+/// # Ok::<(), ci_core::Error>(()) })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct Runner {
@@ -155,8 +224,9 @@ impl Runner {
     /// # Errors
     ///
     /// [`ErrorKind::Fenced`] when the lease was lost: another worker has the job; what the ports report when they
-    /// fail in a way that may pass; [`ErrorKind::Cancelled`] after [`Stop::ShutDown`]; [`ErrorKind::Internal`] when
-    /// something of the sandbox is left.
+    /// fail in a way that may pass; [`ErrorKind::Cancelled`] after [`Stop::ShutDown`]; what
+    /// [`Sandbox::destroy`](crate::sandbox::Sandbox::destroy) reports when the sandbox is not proven gone: the outcome
+    /// has been recorded then, and [`Sandboxes::reap`](crate::sandbox::Sandboxes::reap) clears what is left.
     ///
     /// # Cancel safety
     ///

@@ -39,6 +39,17 @@ pub enum Guarantee {
 }
 
 /// Which guarantees hold, and why the others do not.
+///
+/// # Example
+///
+/// ```
+/// use ci_core::sandbox::{Guarantee, IsolationReport};
+///
+/// let report = IsolationReport::new([Guarantee::Namespaces, Guarantee::Firewalled])
+///     .with_missing(Guarantee::OwnKernel, "the sandbox shares the host's kernel");
+/// assert!(report.require(&[Guarantee::Namespaces].into()).is_ok());
+/// assert!(report.require(&[Guarantee::OwnKernel].into()).is_err());
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct IsolationReport {
@@ -83,7 +94,7 @@ impl IsolationReport {
     }
 }
 
-/// What a backend can do on this machine.
+/// What a backend can do on this machine. [`Sandboxes`](super::Sandboxes) refuses what it cannot before it asks for it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Capabilities {

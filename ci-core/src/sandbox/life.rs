@@ -41,6 +41,28 @@ impl Residue {
 /// The proof that a sandbox is gone.
 ///
 /// Only this crate makes one, and only when the backend counted nothing left.
+///
+/// # Example
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+/// use ci_core::ErrorKind;
+/// use ci_core::sandbox::{Residue, Spec};
+/// # use ci_core::{memory::Rig, trust::Origin};
+/// # let rig = Rig::new()?;
+/// # let claim = rig.claim(&Rig::repository("1", "acme")?, Origin::Repository, Rig::spec()).await?;
+/// # let spec = Spec::new(claim.spec().image.clone());
+/// # let mut left = Residue::default();
+/// # left.processes = 1;
+///
+/// let sandbox = rig.sandboxes.create(&claim, &spec).await?;
+/// rig.backend.leave_residue(left); // a process that cannot be killed
+/// let error = sandbox.destroy().await.expect_err("something is left");
+/// assert_eq!(error.kind(), ErrorKind::Internal);
+/// assert_eq!(rig.sandboxes.reap().await?, 1); // later, or at the next start
+/// # Ok::<(), ci_core::Error>(()) })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 #[must_use = "the proof that nothing of the job is left"]
 pub struct Teardown {
@@ -64,7 +86,39 @@ impl Teardown {
     }
 }
 
-/// What makes sandboxes for jobs: a [`Backend`] behind the rules that hold for all of them.
+/// What makes sandboxes for jobs: a [`Backend`] behind the rules that hold for all of them. Clones share the backend.
+///
+/// # Example
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+/// use ci_core::job::Arg;
+/// use ci_core::memory::{Masking, Reply, Rig};
+/// use ci_core::sandbox::{Command, ProcessEvent, Spec};
+/// use ci_core::secret::SecretLease;
+/// # use std::sync::Arc;
+/// # use ci_core::trust::Origin;
+/// # let rig = Rig::new()?;
+/// # rig.backend.on("uname", |_| Reply::exit(0).stdout("Linux\n"));
+/// # let claim = rig.claim(&Rig::repository("1", "acme")?, Origin::Repository, Rig::spec()).await?;
+/// # let lease = SecretLease::empty(&claim, Arc::new(Masking::new()));
+///
+/// let sandbox = rig.sandboxes.create(&claim, &Spec::new(claim.spec().image.clone())).await?;
+/// let mut process = sandbox.exec(&Command::new(Arg::new("uname")?, []), &lease).await?;
+/// let (mut mask, mut shown) = (lease.mask(), Vec::new());
+/// let exit = loop {
+///     match process.next().await? {
+///         ProcessEvent::Output(_, bytes) => shown.extend_from_slice(mask.push(&bytes).as_bytes()),
+///         ProcessEvent::Exited(exit) => break exit,
+///     }
+/// };
+/// assert!(exit.status.is_success() && shown == b"Linux\n");
+/// drop(process);
+/// let gone = sandbox.destroy().await?; // the proof that nothing of it is left
+/// # let _ = gone;
+/// # Ok::<(), ci_core::Error>(()) })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Sandboxes {
     backend: Arc<dyn Backend>,
@@ -86,7 +140,7 @@ impl Sandboxes {
     /// # Errors
     ///
     /// [`ErrorKind::Fenced`] when the claim is over; [`ErrorKind::Unsupported`] when the spec asks for more
-    /// than the backend can do; the backend's own.
+    /// than the backend can do; those of [`Backend::create`].
     ///
     /// # Cancel safety
     ///
@@ -101,7 +155,7 @@ impl Sandboxes {
     ///
     /// # Errors
     ///
-    /// As for [`create`](Self::create).
+    /// [`ErrorKind::Unsupported`] when the spec asks for more than the backend can do; those of [`Backend::create`].
     ///
     /// # Cancel safety
     ///
@@ -120,11 +174,17 @@ impl Sandboxes {
         Ok(Sandbox { instance, guard, of })
     }
 
-    /// Takes down what earlier processes left behind, and returns how many sandboxes that were.
+    /// Takes down what earlier processes left behind, and returns how many sandboxes that were. Call it when a worker
+    /// starts; sandboxes that are in use are none of them.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Internal`] when something is left of one of them; the backend's own.
+    /// [`ErrorKind::Internal`] when something is left of one of them; those of [`Backend::leftovers`] and
+    /// [`Backend::destroy`]. The rest is taken down by the next call.
+    ///
+    /// # Cancel safety
+    ///
+    /// When the future is dropped, some have been taken down; the next call goes on.
     pub async fn reap(&self) -> Result<usize> {
         let leftovers = self.backend.leftovers().await?;
         let count = leftovers.len();
@@ -136,7 +196,8 @@ impl Sandboxes {
     }
 }
 
-/// A living sandbox of one job. It is used up by [`destroy`](Self::destroy); dropping it abandons it.
+/// A living sandbox of one job or helper; the example of [`Sandboxes`] uses one. It is used up by
+/// [`destroy`](Self::destroy); dropping it abandons it.
 #[derive(Debug)]
 pub struct Sandbox {
     // Before the guard, so that it goes first when the sandbox is dropped.
@@ -161,7 +222,11 @@ impl Sandbox {
     ///
     /// # Errors
     ///
-    /// As for [`Instance::exec`].
+    /// [`ErrorKind::Denied`] when the lease is of another job; as for [`Instance::exec`].
+    ///
+    /// # Cancel safety
+    ///
+    /// When the future is dropped the program may have started; it ends with the sandbox at the latest.
     pub async fn exec<'a>(&'a self, command: &Command, lease: &SecretLease) -> Result<Box<dyn Process + 'a>> {
         if !lease.is_of(self.of.as_ref()) {
             return Err(
@@ -176,11 +241,16 @@ impl Sandbox {
     /// # Errors
     ///
     /// As for [`Instance::upload`].
+    ///
+    /// # Cancel safety
+    ///
+    /// When the future is dropped a part may have been unpacked.
     pub async fn upload(&self, path: &SandboxPath, tar: ByteStream<'_>) -> Result<()> {
         self.instance.upload(path, tar).await
     }
 
-    /// A file or folder as a tar archive; see [`Instance::download`].
+    /// A file or folder as a tar archive; see [`Instance::download`]. It is as large as the job made it: put
+    /// [`limited`](crate::stream::limited) around it.
     pub fn download(&self, path: &SandboxPath) -> ByteStream<'_> {
         self.instance.download(path)
     }
@@ -189,7 +259,7 @@ impl Sandbox {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Internal`] when something is left; the backend's own. The sandbox is abandoned then, and
+    /// [`ErrorKind::Internal`] when something is left; those of [`Backend::destroy`]. The sandbox is abandoned then, and
     /// the next [`Sandboxes::reap`] tries again.
     ///
     /// # Cancel safety

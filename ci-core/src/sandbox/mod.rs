@@ -1,8 +1,8 @@
 //! Where jobs run.
 //!
 //! A [`Backend`] makes [`Instance`]s and takes them down; that is all an implementor writes. Callers use
-//! [`Sandboxes`] and [`Sandbox`], which ask for a [`Claim`], arm the clean-up before anything exists, and end
-//! in a [`Teardown`]: a proof that only this crate can make, and only from a [`Residue`] that is empty.
+//! [`Sandboxes`] and [`Sandbox`], which ask for a [`Claim`](crate::queue::Claim), arm the clean-up before anything
+//! exists, and end in a [`Teardown`]: a proof that only this crate can make, and only from a [`Residue`] that is empty.
 
 mod isolation;
 mod life;
@@ -19,6 +19,8 @@ pub use self::isolation::{Capabilities, Guarantee, IsolationReport};
 pub use self::life::{Residue, Sandbox, Sandboxes, Teardown};
 pub use self::spec::{Command, SandboxPath, Spec};
 
+#[cfg(doc)]
+use crate::error::ErrorKind;
 use crate::error::Result;
 use crate::id::SandboxId;
 use crate::secret::SecretLease;
@@ -27,6 +29,56 @@ use crate::stream::ByteStream;
 /// What makes sandboxes: one machine's kernel, a container engine, a hypervisor, a cluster.
 ///
 /// Every sandbox is fresh and is used once. What it holds lies in memory and is gone with it.
+///
+/// An implementor writes these five methods, [`Instance`] and [`Process`]. The smallest complete implementation is
+/// `memory::Scripted`, in which programs are closures; `ci_sandbox::native` is one of a real machine. Callers hand a
+/// backend to [`Sandboxes`] and never call it themselves.
+///
+/// # Example
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+/// use std::sync::Arc;
+/// use async_trait::async_trait;
+/// use ci_core::id::{ImageName, SandboxId};
+/// use ci_core::sandbox::{Backend, Capabilities, Instance, Residue, Spec};
+/// use ci_core::{Error, ErrorKind, Result};
+///
+/// /// A backend over another one, for a machine that has only some images.
+/// #[derive(Debug)]
+/// struct WithImages<B> {
+///     images: Vec<ImageName>,
+///     inner: B,
+/// }
+///
+/// #[async_trait]
+/// impl<B: Backend> Backend for WithImages<B> {
+///     async fn create(&self, id: &SandboxId, spec: &Spec) -> Result<Box<dyn Instance>> {
+///         if self.images.contains(&spec.image) {
+///             return self.inner.create(id, spec).await;
+///         }
+///         Err(Error::new(ErrorKind::NotFound, "create a sandbox").with("image", &spec.image))
+///     }
+///
+///     async fn destroy(&self, id: &SandboxId) -> Result<Residue> {
+///         self.inner.destroy(id).await
+///     }
+///     // `leftovers`, `abandon` and `capabilities` hand on what they are asked as well.
+/// #   async fn leftovers(&self) -> Result<Vec<SandboxId>> { self.inner.leftovers().await }
+/// #   fn abandon(&self, id: &SandboxId) { self.inner.abandon(id) }
+/// #   fn capabilities(&self) -> Capabilities { self.inner.capabilities() }
+/// }
+/// # use ci_core::{memory::Rig, sandbox::Sandboxes, trust::Origin};
+/// # let rig = Rig::new()?;
+/// # let claim = rig.claim(&Rig::repository("1", "acme")?, Origin::Repository, Rig::spec()).await?;
+/// # let backend = WithImages { images: vec![claim.spec().image.clone()], inner: rig.backend.clone() };
+/// # let sandboxes = Sandboxes::new(Arc::new(backend));
+/// # sandboxes.create(&claim, &Spec::new(claim.spec().image.clone())).await?.destroy().await?;
+/// # let other = Spec::new(ImageName::parse("other")?);
+/// # assert_eq!(sandboxes.create(&claim, &other).await.expect_err("no such image").kind(), ErrorKind::NotFound);
+/// # Ok::<(), ci_core::Error>(()) })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[async_trait]
 pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// Makes a sandbox. Returns an instance if and only if every guarantee in [`Spec::minimum`] holds for it.
@@ -69,7 +121,8 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     fn capabilities(&self) -> Capabilities;
 }
 
-/// One living sandbox, as a backend makes it.
+/// One living sandbox, as a backend makes it. Dropping it need not end the sandbox: [`destroy`](Backend::destroy) or
+/// [`abandon`](Backend::abandon) does. Callers hold a [`Sandbox`] around it.
 #[async_trait]
 pub trait Instance: fmt::Debug + Send + Sync + 'static {
     /// Starts a program, with nothing on its standard input. Its variables are those of `command` and the secrets of
@@ -78,8 +131,9 @@ pub trait Instance: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     ///
     /// [`ErrorKind::NotFound`] when there is no such program or folder, or the lease lacks a named secret;
-    /// [`ErrorKind::Invalid`] when the kernel refuses the program; [`ErrorKind::Unavailable`] when the sandbox
-    /// is gone.
+    /// [`ErrorKind::Invalid`] when the kernel refuses the program; [`ErrorKind::LimitExceeded`] when its arguments and
+    /// variables are too large together, or the sandbox runs as many processes as it may; [`ErrorKind::Fenced`] when
+    /// the lease names secrets and its claim is over; [`ErrorKind::Unavailable`] when the sandbox is gone.
     ///
     /// # Cancel safety
     ///
@@ -92,7 +146,7 @@ pub trait Instance: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     ///
     /// The stream's own error; [`ErrorKind::Invalid`] when it is not an archive or names a path outside of
-    /// `path`; [`ErrorKind::LimitExceeded`] when the sandbox is full.
+    /// `path`; [`ErrorKind::LimitExceeded`] when the sandbox is full; [`ErrorKind::Unavailable`] when it is gone.
     ///
     /// # Cancel safety
     ///
@@ -102,14 +156,15 @@ pub trait Instance: fmt::Debug + Send + Sync + 'static {
     /// A file or folder as a tar archive whose entries are relative to `path`'s parent. The content is the
     /// job's and may be hostile.
     ///
-    /// Errors come in the stream: [`ErrorKind::NotFound`] when there is nothing at `path`.
+    /// Errors come in the stream: [`ErrorKind::NotFound`] when there is nothing at `path`;
+    /// [`ErrorKind::Unavailable`] when the sandbox is gone.
     fn download(&self, path: &SandboxPath) -> ByteStream<'_>;
 
     /// Which guarantees hold for this sandbox, and why the others do not.
     fn isolation(&self) -> &IsolationReport;
 }
 
-/// A program that runs in a sandbox. Dropping it stops it.
+/// A program that runs in a sandbox. Dropping it stops it. The example of [`Sandboxes`] reads one to its end.
 #[async_trait]
 pub trait Process: fmt::Debug + Send {
     /// What happens next. After [`ProcessEvent::Exited`] it must not be called again.

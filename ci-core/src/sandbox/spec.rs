@@ -12,7 +12,7 @@ use crate::id::{ImageName, SecretName};
 use crate::job::{Arg, Environment, Limits};
 use crate::network::NetworkPolicy;
 
-/// What a sandbox must be like.
+/// What a sandbox must be like. The example of [`Sandboxes`](super::Sandboxes) asks for one.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Spec {
@@ -68,7 +68,7 @@ impl Spec {
     }
 }
 
-/// A program to run in a sandbox.
+/// A program to run in a sandbox. The example of [`Sandboxes`](super::Sandboxes) runs one.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Command {
@@ -116,6 +116,17 @@ impl Command {
 }
 
 /// An absolute path inside of a sandbox, without `.` and `..`.
+///
+/// # Example
+///
+/// ```
+/// use ci_core::sandbox::SandboxPath;
+///
+/// let report = SandboxPath::work().join("target/report.xml")?;
+/// assert_eq!(report.as_str(), "/work/target/report.xml");
+/// assert!(SandboxPath::work().join("../etc/passwd").is_err());
+/// # Ok::<(), ci_core::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct SandboxPath(String);

@@ -11,21 +11,80 @@
 //! | [`root_key_kit!`](crate::root_key_kit) | a [`RootKey`](crate::RootKey) | [`RootsUnderTest`](root_key::RootsUnderTest) |
 //! | [`masker_kit!`](crate::masker_kit) | a [`Masker`](ci_core::secret::Masker) | `Arc<dyn Masker>` |
 //!
-//! # Example
+//! # How to run them
+//!
+//! The `Cargo.toml` of an implementor's crate, beside whatever else is in it:
+//!
+//! ```toml
+//! [dependencies]
+//! ci-core = "0.1"
+//!
+//! [dev-dependencies]
+//! ci-secrets = { version = "0.1", features = ["conformance"] }
+//! ```
+//!
+//! The feature turns on `conformance` and `memory` of `ci-core`, for the tests only; they need no other
+//! dependency. A crate that depends on `ci-secrets` anyway, for [`RootKey`](crate::RootKey), names it in both places.
+//!
+//! One file of tests, `tests/kits.rs`, with a module for each kit, because a kit's cases are functions beside each
+//! other:
 //!
 //! ```
 //! use std::sync::Arc;
-//!
 //! use ci_core::conformance::Setup;
-//! use ci_core::secret::Masker;
-//! use ci_secrets::PlainMasker;
+//! use ci_core::memory::Rig;
+//! use ci_core::secret::{KeyRing, Masker};
+//! use ci_secrets::conformance::root_key::RootsUnderTest;
+//! use ci_secrets::conformance::secret_store::StoreUnderTest;
+//! # use ci_core::memory::{Masking as MyMasker, Ring as MyRing, Secrets as MyStore};
+//! # use ci_secrets::FileRoot;
 //!
-//! mod plain {
-//!     # use super::*;
-//!     ci_secrets::masker_kit!(async || Setup::ready(Arc::new(PlainMasker::new()) as Arc<dyn Masker>));
+//! async fn store() -> Setup<StoreUnderTest> {
+//!     let rig = Rig::new().expect("a rig"); // records, an audit log and a clock for the store to use
+//!     let store = Arc::new(MyStore::new(rig.audit.clone(), rig.clock.clone()));
+//!     Setup::ready(StoreUnderTest { store, audit: rig.audit })
 //! }
-//! # fn main() {}
+//!
+//! async fn ring() -> Setup<Arc<dyn KeyRing>> {
+//!     Setup::ready(Arc::new(MyRing::new()))
+//! }
+//!
+//! async fn roots() -> Setup<RootsUnderTest> {
+//!     let folder = tempfile::tempdir().expect("a folder");
+//!     let root = |name| Arc::new(FileRoot::create(folder.path().join(name)).expect("a root key"));
+//!     Setup::with_guard(RootsUnderTest { one: root("one"), other: root("other") }, folder)
+//! }
+//!
+//! async fn masker() -> Setup<Arc<dyn Masker>> {
+//!     Setup::ready(Arc::new(MyMasker::new()))
+//! }
+//!
+//! mod secret_store {
+//!     ci_secrets::secret_store_kit!(super::store);
+//! }
+//! mod key_ring {
+//!     ci_secrets::key_ring_kit!(super::ring);
+//! }
+//! mod root_key {
+//!     ci_secrets::root_key_kit!(super::roots);
+//! }
+//! mod masker {
+//!     ci_secrets::masker_kit!(super::masker);
+//! }
+//! # fn main() {
+//! #     use ci_core::conformance::run;
+//! #     use ci_secrets::conformance as kits;
+//! #     run("store", store, kits::secret_store::a_leased_value_is_what_was_set);
+//! #     run("ring", ring, kits::key_ring::what_is_sealed_opens);
+//! #     run("roots", roots, kits::root_key::what_is_wrapped_unwraps);
+//! #     run("masker", masker, kits::masker::a_value_is_hidden);
+//! # }
 //! ```
+//!
+//! The setup is called anew for every case, and makes something that no other case uses: cases run at the same time.
+//! What must outlive it (a temporary folder, a server) goes into
+//! [`Setup::with_guard`](ci_core::conformance::Setup::with_guard). Where there is nothing to test, it answers
+//! [`Setup::Skip`](ci_core::conformance::Setup::Skip), which is a failure under `CI_REQUIRE`.
 
 #![allow(clippy::missing_panics_doc, reason = "every case panics when it fails: that is what it is for")]
 #![allow(clippy::unused_async, reason = "a case of a kit is async, whether or not it waits")]

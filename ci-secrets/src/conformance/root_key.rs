@@ -9,7 +9,7 @@ use secrecy::ExposeSecret as _;
 use super::refused;
 use crate::root::RootKey;
 
-/// Two different root keys of the same provider.
+/// Two different root keys of the same provider: the kit looks whether one opens what the other has wrapped.
 #[derive(Clone, Debug)]
 pub struct RootsUnderTest {
     /// One.

@@ -15,12 +15,13 @@ use ci_core::trust::Origin;
 
 use super::{name, refused, repository, rig, user};
 
-/// A store, and the audit log that it writes to.
+/// A store, and the audit log that it writes to. The kit signs people in, and leases jobs, by a service of its own, so
+/// that the store needs none.
 #[derive(Clone, Debug)]
 pub struct StoreUnderTest {
-    /// The store.
+    /// The store, without any secret.
     pub store: Arc<dyn SecretStore>,
-    /// Where it says what was done.
+    /// Where it says what was done: over any records, and written to by nothing else.
     pub audit: Audit,
 }
 

@@ -17,22 +17,45 @@ pub use file::FileRoot;
 /// The key at the top of the hierarchy. It wraps the keys of tenants and nothing else.
 ///
 /// An implementor is a file, a key management service, a security module. It must bind what it wraps to the
-/// [`Context`]: as associated data or encryption context where the provider has such a thing. The conformance kit
-/// checks it.
+/// [`Context`]: as associated data or encryption context where the provider has such a thing. It keeps no key that it
+/// unwrapped: the vault does, for as long as [`VaultOptions`](crate::VaultOptions) say. The conformance kit checks it.
 ///
 /// # Example
 ///
 /// ```
 /// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
-/// use ci_core::seal::Context;
-/// use ci_secrets::{FileRoot, RootKey as _};
+/// use async_trait::async_trait;
+/// use bytes::Bytes;
+/// use ci_core::seal::{Context, DataKey};
+/// use ci_core::{Error, ErrorKind, Result};
+/// use ci_secrets::RootKey;
+/// use secrecy::SecretBox;
 ///
-/// # let folder = tempfile::tempdir().expect("a folder");
-/// let root = FileRoot::create(folder.path().join("root.key"))?;
-/// let (acme, other) = (Context::new("tenant").field("acme"), Context::new("tenant").field("other"));
-/// let wrapped = root.wrap(&acme, &[7; 32]).await?;
-/// assert!(root.unwrap(&acme, &wrapped).await.is_ok());
-/// assert!(root.unwrap(&other, &wrapped).await.is_err());
+/// /// A slot of a security module, which this example keeps in memory.
+/// #[derive(Debug)]
+/// struct Slot(DataKey);
+///
+/// #[async_trait]
+/// impl RootKey for Slot {
+///     async fn wrap(&self, context: &Context, key: &[u8; 32]) -> Result<Bytes> {
+///         Ok(self.0.seal(context, key))
+///     }
+///
+///     async fn unwrap(&self, context: &Context, wrapped: &[u8]) -> Result<SecretBox<[u8; 32]>> {
+///         let key = self.0.open(context, wrapped)?[..].try_into();
+///         let key = key.map_err(|_| Error::new(ErrorKind::Tampered, "unwrap a key"))?;
+///         Ok(SecretBox::new(Box::new(key)))
+///     }
+///
+///     fn key_ref(&self) -> &str {
+///         "module-7:slot-1"
+///     }
+/// }
+/// # let root = Slot(DataKey::random());
+/// # let (acme, other) = (Context::new("tenant").field("acme"), Context::new("tenant").field("other"));
+/// # let wrapped = root.wrap(&acme, &[7; 32]).await?;
+/// # assert!(root.unwrap(&acme, &wrapped).await.is_ok());
+/// # assert!(root.unwrap(&other, &wrapped).await.is_err());
 /// # Ok::<(), ci_core::Error>(()) })?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```

@@ -2,32 +2,108 @@
 //!
 //! | Port | Kit | What it is given |
 //! |---|---|---|
-//! | [`Records`](ci_core::records::Records) | `records_kit!` | the records |
-//! | [`Queue`](ci_core::queue::Queue) | `queue_kit!` | a [`Rig`] over a database |
-//! | [`LogStore`](ci_core::log::LogStore) | `log_kit!` | a [`Bench`] |
-//! | [`ArtifactStore`](ci_core::artifact::ArtifactStore) | `artifact_kit!` | a [`Bench`] |
-//! | [`CacheStore`](ci_core::cache::CacheStore) | `cache_kit!` | a [`Bench`] |
+//! | [`Records`](ci_core::records::Records) | [`records_kit!`](crate::records_kit) | the records |
+//! | [`Queue`](ci_core::queue::Queue) | [`queue_kit!`](crate::queue_kit) | a [`Rig`] over a database |
+//! | [`LogStore`](ci_core::log::LogStore) | [`log_kit!`](crate::log_kit) | a [`Bench`] |
+//! | [`ArtifactStore`](ci_core::artifact::ArtifactStore) | [`artifact_kit!`](crate::artifact_kit) | a [`Bench`] |
+//! | [`CacheStore`](ci_core::cache::CacheStore) | [`cache_kit!`](crate::cache_kit) | a [`Bench`] |
 //!
-//! A database under test takes its time from the rig's clock ([`Rig::on`], then [`Rig::with_database`]); the kits
-//! never wait for real time to pass.
+//! # How to run them
 //!
-//! # Example
+//! The `Cargo.toml` of an implementor's crate, beside whatever else is in it:
+//!
+//! ```toml
+//! [dependencies]
+//! ci-core = "0.1"
+//!
+//! [dev-dependencies]
+//! ci-storage = { version = "0.1", default-features = false, features = ["conformance"] }
+//! ```
+//!
+//! The feature turns on `conformance` and `memory` of `ci-core`, for the tests only; they need no other
+//! dependency. Without the default features, nobody has to compile SQLite for them.
+//!
+//! One file of tests, `tests/kits.rs`, with a module for each kit, because a kit's cases are functions beside each
+//! other. A backend of some of the ports takes the others from [`Rig::new`]:
 //!
 //! ```
-//! mod memory {
-//!     use std::sync::Arc;
-//!     use ci_core::clock::ManualClock;
-//!     use ci_core::conformance::Setup;
-//!     use ci_core::memory::Database;
-//!     use ci_core::records::Records;
+//! use std::sync::Arc;
+//! use ci_core::artifact::ArtifactStore;
+//! use ci_core::cache::CacheStore;
+//! use ci_core::clock::ManualClock;
+//! use ci_core::conformance::Setup;
+//! use ci_core::log::LogStore;
+//! use ci_core::memory::Rig;
+//! use ci_core::records::Records;
+//! use ci_storage::conformance::Bench;
+//! # use ci_core::memory::{Artifacts as MyArtifacts, Caches as MyCaches, Database as MyDatabase, Logs as MyLogs};
 //!
-//!     ci_storage::records_kit!(async || {
-//!         let database: Arc<dyn Records> = Arc::new(Database::new(Arc::new(ManualClock::new())));
-//!         Setup::ready(database)
-//!     });
+//! /// A rig over the database under test. Leases run out by the rig's clock, which the cases move.
+//! fn rig() -> Rig {
+//!     let clock = Arc::new(ManualClock::new());
+//!     let database = Arc::new(MyDatabase::new(clock.clone()));
+//!     Rig::on(clock).and_then(|rig| rig.with_database(database)).expect("a rig")
 //! }
-//! # fn main() {}
+//!
+//! async fn records() -> Setup<Arc<dyn Records>> {
+//!     Setup::ready(rig().records())
+//! }
+//!
+//! async fn logs() -> Setup<Bench<dyn LogStore>> {
+//!     let rig = rig();
+//!     let logs = MyLogs::new(rig.database.clone(), rig.clock.clone());
+//!     Setup::ready(Bench::new(rig, Arc::new(logs)))
+//! }
+//!
+//! async fn artifacts() -> Setup<Bench<dyn ArtifactStore>> {
+//!     let rig = Rig::new().expect("a rig");
+//!     let artifacts = MyArtifacts::new(rig.records()); // checks leases where the rig makes them
+//!     Setup::ready(Bench::new(rig, Arc::new(artifacts)))
+//! }
+//!
+//! async fn caches() -> Setup<Bench<dyn CacheStore>> {
+//!     let rig = Rig::new().expect("a rig");
+//!     let caches = MyCaches::new(rig.records());
+//!     Setup::ready(Bench::new(rig, Arc::new(caches)))
+//! }
+//!
+//! mod records {
+//!     ci_storage::records_kit!(super::records);
+//! }
+//! mod queue {
+//!     ci_storage::queue_kit!(async || super::Setup::ready(super::rig()));
+//! }
+//! mod logs {
+//!     ci_storage::log_kit!(super::logs);
+//! }
+//! mod artifacts {
+//!     ci_storage::artifact_kit!(super::artifacts);
+//! }
+//! mod caches {
+//!     ci_storage::cache_kit!(super::caches);
+//! }
+//! # fn main() {
+//! #     use ci_core::conformance::run;
+//! #     use ci_storage::conformance as kits;
+//! #     run("records", records, kits::records::a_record_is_read_as_it_was_written);
+//! #     run("queue", async || Setup::ready(rig()), kits::queue::a_job_waits_runs_and_finishes);
+//! #     run("logs", logs, kits::log::a_log_is_read_as_it_was_written);
+//! #     run("artifacts", artifacts, kits::artifact::a_list_is_by_name);
+//! #     run("caches", caches, kits::cache::the_last_save_counts);
+//! # }
 //! ```
+//!
+//! The setup is called anew for every case, and makes something that no other case uses: cases run at the same time.
+//! What must outlive it (a temporary folder, a server) goes into [`Setup::with_guard`]. Where there is nothing to test
+//! (no server, say), it answers [`Setup::Skip`], which is a failure under `CI_REQUIRE`. No kit waits for real time to
+//! pass.
+//!
+//! A store of files or logs must look at leases in the database that the rig makes them in, or a lapsed worker could
+//! still write: give it `rig.records()`, `rig.database` or the handle that the rig was made with. What it seals, it
+//! seals with `rig.ring`, or with a key ring of its own that is under the rig too ([`Rig::with_ring`]).
+//!
+//! [`Setup::with_guard`]: ci_core::conformance::Setup::with_guard
+//! [`Setup::Skip`]: ci_core::conformance::Setup::Skip
 
 #![expect(clippy::missing_panics_doc, reason = "a case that fails panics; that is what it is for")]
 
@@ -47,7 +123,8 @@ use ci_core::queue::{Claim, Dispatcher};
 use ci_core::trust::Origin;
 use ci_core::{ErrorKind, Result};
 
-/// A store under test, and the rig over the database that knows the leases of its jobs.
+/// A store under test, and the rig over the database that knows the leases of its jobs. The example of
+/// [this module](self) makes some.
 #[derive(Debug)]
 pub struct Bench<S: ?Sized> {
     /// What makes claims and grants, over that database.

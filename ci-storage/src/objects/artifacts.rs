@@ -12,7 +12,7 @@ use ci_core::{ByteStream, Error, ErrorKind, Result, stream};
 use super::Objects;
 use super::sealed::{self, ObjectName, Stored};
 
-/// The artifacts among [`Objects`]; [`Objects::artifacts`] makes it.
+/// The artifacts among [`Objects`]; [`Objects::artifacts`] makes it, and the example there uses it.
 ///
 /// A job's artifact may be as large as its [`Limits`](ci_core::job::Limits) say. An artifact that is deleted is
 /// gone for readers at once; whoever is reading it then may still come to its end.

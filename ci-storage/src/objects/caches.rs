@@ -15,10 +15,35 @@ use super::sealed::{self, ObjectName, Stored};
 /// How often somebody else may be faster.
 const MOST_ROUNDS: usize = 20;
 
-/// The caches among [`Objects`]; [`Objects::caches`] makes it.
+/// The caches among [`Objects`]; [`Objects::caches`] makes it. There is one object per key and trust level: a cache
+/// that is saved again replaces the one before.
 ///
 /// The namespace is part of what a cache is sealed for: a cache that somebody moves into the namespace of a more
 /// trusted level does not open there.
+///
+/// # Example
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+/// use ci_core::cache::CacheStore as _;
+/// use ci_core::id::CacheKey;
+/// use ci_core::memory::Rig;
+/// use ci_core::{ByteSize, stream, trust::Origin};
+/// use ci_storage::objects::Objects;
+/// # let (folder, rig) = (tempfile::tempdir()?, Rig::new()?);
+/// # let path = folder.path().join("objects");
+/// # let (repository, key) = (Rig::repository("1", "acme")?, CacheKey::parse("dependencies")?);
+///
+/// let caches = Objects::folder(path, rig.records(), rig.ring.clone(), rig.clock.clone())?.caches();
+/// let first = rig.claim(&repository, Origin::Repository, Rig::spec()).await?;
+/// caches.save(&first, &key, stream::once("compiled")).await?;
+///
+/// let second = rig.claim(&repository, Origin::Repository, Rig::spec()).await?;
+/// let content = caches.restore(&second, &key).await?.expect("what the first one saved");
+/// assert_eq!(stream::collect(content, ByteSize::mib(1)).await?, b"compiled");
+/// # Ok::<(), Box<dyn std::error::Error>>(()) })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct ObjectCaches {
     objects: Objects,

@@ -100,7 +100,8 @@ impl Objects {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Invalid`] when the folder above does not exist, or something else than a folder is there.
+    /// [`ErrorKind::Invalid`] when the folder above does not exist or may not be written to, or something else than a
+    /// folder is there; [`ErrorKind::Unavailable`] when it cannot be opened now.
     pub fn folder(
         path: impl AsRef<Path>,
         records: Arc<dyn Records>,
@@ -145,8 +146,9 @@ impl Objects {
     /// # Errors
     ///
     /// [`ErrorKind::Denied`] when the act is not for [the service](TenantId::service): objects are of all tenants;
-    /// [`ErrorKind::Invalid`] for a `grace` of less than an hour; [`ErrorKind::Unavailable`] when store or
-    /// records cannot be reached: the next sweep goes on.
+    /// [`ErrorKind::Invalid`] for a `grace` of less than an hour; [`ErrorKind::Tampered`] when the record of an object
+    /// is not what was stored; [`ErrorKind::Unavailable`] when store or records cannot be reached: the next sweep
+    /// goes on.
     ///
     /// # Cancel safety
     ///

@@ -36,6 +36,44 @@ const HEAD: u64 = u64::MAX;
 ///
 /// A log is kept once per job. A later lease of a job goes on behind what an earlier one has written: its chunk
 /// number 0 is answered with [`Appended::Gap`], which says where.
+///
+/// What it keeps is sealed with the repository's keys. Chunks that were cut off, removed, swapped or taken from another
+/// log are [`ErrorKind::Tampered`]. That a log was removed as a whole, or put back as a whole to what it once was,
+/// stays unnoticed without a [`FreshnessAnchor`](ci_core::secret::FreshnessAnchor), which the service asks when it
+/// starts.
+///
+/// One log may take 1 GiB, or what [`with_most`](Self::with_most) says; what is more is [`ErrorKind::LimitExceeded`]. A
+/// page has at most 16 MiB, however many are asked for.
+///
+/// # Example
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+/// use std::sync::Arc;
+/// use ci_core::access::Read;
+/// use ci_core::log::{Cursor, LogStore as _};
+/// use ci_core::memory::{Masking, Rig};
+/// use ci_core::{ByteSize, secret::SecretLease, trust::Origin};
+/// use ci_storage::sqlite::Sqlite;
+/// # let folder = tempfile::tempdir()?;
+/// # let (path, repository) = (folder.path().join("ci.db"), Rig::repository("1", "acme")?);
+/// # let clock = Arc::new(ci_core::clock::ManualClock::new());
+///
+/// let database = Sqlite::open(path, clock.clone()).await?;
+/// let rig = Rig::on(clock)?.with_database(Arc::new(database.clone()))?;
+/// let logs = database.logs(rig.ring.clone()).with_most(ByteSize::mib(64));
+///
+/// let claim = rig.claim(&repository, Origin::Repository, Rig::spec()).await?;
+/// let lease = SecretLease::empty(&claim, Arc::new(Masking::new()));
+/// logs.append(&claim, 0, lease.mask().push(b"one\n")).await?;
+/// logs.close(&claim).await?;
+///
+/// let grant = rig.grant::<Read>(&Rig::user("ada")?, &repository).await?;
+/// let page = logs.read(&grant, claim.job(), Cursor::default(), 64 * 1024).await?;
+/// assert_eq!((&page.bytes[..], page.end), (&b"one\n"[..], true));
+/// # Ok::<(), Box<dyn std::error::Error>>(()) })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone)]
 pub struct SqliteLogs {
     database: Sqlite,

@@ -48,8 +48,8 @@ const SHORTEST_NEEDLE: usize = 8;
 /// The file is made so that only its owner can read it. It does not protect from somebody who can write to it
 /// all the same: rows can then be changed, removed, or put back as they once were. What must not be believed in
 /// that case (tickets, secrets, logs, what is known of artifacts) is sealed by whoever stores it, so that a
-/// change is noticed; that the whole file was put back to an earlier state is noticed by a
-/// [`FreshnessAnchor`](ci_core::secret::FreshnessAnchor) only.
+/// change is noticed; noticing that the whole file was put back to an earlier state takes a
+/// [`FreshnessAnchor`](ci_core::secret::FreshnessAnchor), which the service asks when it starts.
 ///
 /// A clone is another handle to the same database. Dropping the last one waits until what was asked for is
 /// written, and closes the file.
@@ -102,6 +102,10 @@ impl Sqlite {
     /// database; [`ErrorKind::Unsupported`] when a later version of this crate wrote it;
     /// [`ErrorKind::Unavailable`] when it cannot be read and written now; [`ErrorKind::Tampered`] when it is
     /// damaged.
+    ///
+    /// # Cancel safety
+    ///
+    /// When the future is dropped, an empty database may have been made.
     pub async fn open(path: impl AsRef<Path>, clock: Arc<dyn Clock>) -> Result<Self> {
         let path = path.as_ref().to_owned();
         let told = |fault: Fault| fault.told("open the database").detail(path.display().to_string());
