@@ -10,32 +10,21 @@
 //!
 //! ```
 //! # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
-//! use std::sync::Arc;
 //! use ci_core::ErrorKind;
 //! use ci_core::access::{Read, Write};
 //! use ci_core::id::{ImageName, StepName};
 //! use ci_core::job::{JobSpec, Script, Step};
 //! use ci_core::log::{Cursor, LogStore as _};
-//! use ci_core::memory::{Artifacts, Caches, Logs, Recorder, Reply, Rig, Secrets};
+//! use ci_core::memory::{Reply, Rig};
 //! use ci_core::outcome::Conclusion;
 //! use ci_core::queue::NewJob;
-//! use ci_core::runner::{Parts, Runner};
+//! use ci_core::runner::Runner;
 //! use ci_core::trust::Origin;
 //!
 //! let rig = Rig::new()?; // sign-in, permissions, queue, keys, a forge and sandboxes
-//! let logs = Arc::new(Logs::new(rig.database.clone(), rig.clock.clone()));
-//! let runner = Runner::new(Parts {
-//!     secrets: Arc::new(Secrets::new(rig.audit.clone(), rig.clock.clone())),
-//!     sandboxes: rig.sandboxes.clone(),
-//!     source: rig.forge.clone(),
-//!     logs: logs.clone(),
-//!     artifacts: Arc::new(Artifacts::new(rig.records())),
-//!     caches: Arc::new(Caches::new(rig.records())),
-//!     checks: None,
-//!     audit: rig.audit.clone(),
-//!     observer: Arc::new(Recorder::new()),
-//!     clock: rig.clock.clone(),
-//! });
+//! let parts = rig.parts(); // the other ports, in memory too
+//! let logs = parts.logs.clone();
+//! let runner = Runner::new(parts);
 //!
 //! // Somebody who may write to a repository asks for a job on one of its commits.
 //! let (ada, repository) = (Rig::user("ada")?, Rig::repository("1", "acme")?);
@@ -144,6 +133,9 @@ pub mod secret;
 pub mod stream;
 pub mod trust;
 mod units;
+
+#[doc(no_inline)]
+pub use secrecy;
 
 pub use error::{Error, ErrorKind, Result};
 pub use external::External;

@@ -19,23 +19,10 @@ use crate::sandbox::{ExitStatus, IsolationReport, Usage};
 /// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
 /// use ci_core::memory::{Reply, Rig};
 /// use ci_core::outcome::Conclusion;
-/// # use std::sync::Arc;
-/// # use ci_core::memory::{Artifacts, Caches, Logs, Recorder, Secrets};
-/// # use ci_core::runner::{Parts, Runner};
+/// # use ci_core::runner::Runner;
 /// # use ci_core::trust::Origin;
 /// # let rig = Rig::new()?;
-/// # let runner = Runner::new(Parts {
-/// #     secrets: Arc::new(Secrets::new(rig.audit.clone(), rig.clock.clone())),
-/// #     sandboxes: rig.sandboxes.clone(),
-/// #     source: rig.forge.clone(),
-/// #     logs: Arc::new(Logs::new(rig.database.clone(), rig.clock.clone())),
-/// #     artifacts: Arc::new(Artifacts::new(rig.records())),
-/// #     caches: Arc::new(Caches::new(rig.records())),
-/// #     checks: None,
-/// #     audit: rig.audit.clone(),
-/// #     observer: Arc::new(Recorder::new()),
-/// #     clock: rig.clock.clone(),
-/// # });
+/// # let runner = Runner::new(rig.parts());
 /// # let claim = rig.claim(&Rig::repository("1", "acme")?, Origin::Repository, Rig::spec()).await?;
 ///
 /// rig.backend.on("sh", |_| Reply::exit(3).stderr("1 test failed\n"));

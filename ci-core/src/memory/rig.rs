@@ -5,10 +5,15 @@ use std::sync::Arc;
 use secrecy::SecretString;
 
 use super::access::{People, Permissions};
+use super::artifact::Artifacts;
+use super::cache::Caches;
 use super::database::Database;
 use super::forge::Forge;
+use super::log::Logs;
+use super::observer::Recorder;
 use super::ring::Ring;
 use super::sandbox::Scripted;
+use super::secret::Secrets;
 use crate::access::{Access, Authority, Grant, Session, Write};
 use crate::audit::Audit;
 use crate::clock::ManualClock;
@@ -21,6 +26,7 @@ use crate::job::{JobSpec, Script, Step};
 use crate::operator::Operator;
 use crate::queue::{Claim, Dispatcher, NewJob, Queue};
 use crate::records::Records;
+use crate::runner::Parts;
 use crate::sandbox::Sandboxes;
 use crate::secret::KeyRing;
 use crate::trust::{Origin, Provenance};
@@ -152,6 +158,22 @@ impl Rig {
     /// The same records, as the port.
     pub fn records(&self) -> Arc<dyn Records> {
         self.database.clone()
+    }
+
+    /// Parts of a runner: those of the rig, and the others in memory. Replace what a test wants to see.
+    pub fn parts(&self) -> Parts {
+        Parts {
+            secrets: Arc::new(Secrets::new(self.audit.clone(), self.clock.clone())),
+            sandboxes: self.sandboxes.clone(),
+            source: self.forge.clone(),
+            logs: Arc::new(Logs::new(self.database.clone(), self.clock.clone())),
+            artifacts: Arc::new(Artifacts::new(self.records())),
+            caches: Arc::new(Caches::new(self.records())),
+            checks: Some(self.forge.clone()),
+            audit: self.audit.clone(),
+            observer: Arc::new(Recorder::new()),
+            clock: self.clock.clone(),
+        }
     }
 
     /// The repository that the forge knows as `native`, in the books of `tenant`.

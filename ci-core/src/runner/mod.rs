@@ -86,21 +86,10 @@ pub struct Parts {
 ///         }
 ///     }
 /// }
-/// # use ci_core::memory::{Artifacts, Caches, Logs, Reply, Rig, Secrets};
+/// # use ci_core::memory::{Reply, Rig};
 /// # use ci_core::{runner::{Parts, Runner}, trust::Origin};
 /// # let (rig, printed) = (Rig::new()?, Arc::new(Printed::default()));
-/// # let runner = Runner::new(Parts {
-/// #     secrets: Arc::new(Secrets::new(rig.audit.clone(), rig.clock.clone())),
-/// #     sandboxes: rig.sandboxes.clone(),
-/// #     source: rig.forge.clone(),
-/// #     logs: Arc::new(Logs::new(rig.database.clone(), rig.clock.clone())),
-/// #     artifacts: Arc::new(Artifacts::new(rig.records())),
-/// #     caches: Arc::new(Caches::new(rig.records())),
-/// #     checks: None,
-/// #     audit: rig.audit.clone(),
-/// #     observer: printed.clone(),
-/// #     clock: rig.clock.clone(),
-/// # });
+/// let runner = Runner::new(Parts { observer: printed.clone(), ..rig.parts() });
 /// # rig.backend.on("sh", |_| Reply::exit(0).stdout("hello"));
 /// # let claim = rig.claim(&Rig::repository("1", "acme")?, Origin::Repository, Rig::spec()).await?;
 /// # runner.run(claim, std::future::pending()).await?;
@@ -171,33 +160,25 @@ pub enum Event<'a> {
 ///
 /// ```
 /// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
-/// use std::sync::Arc;
-/// use ci_core::memory::{Artifacts, Caches, Logs, Recorder, Reply, Rig, Secrets};
+/// use ci_core::memory::Rig;
+/// # use ci_core::memory::Reply;
 /// use ci_core::outcome::Conclusion;
-/// use ci_core::runner::{Parts, Runner, Stop};
+/// use ci_core::runner::{Runner, Stop};
 /// # use ci_core::trust::Origin;
 /// use tokio::sync::watch;
 ///
 /// let rig = Rig::new()?;
-/// let runner = Runner::new(Parts {
-///     secrets: Arc::new(Secrets::new(rig.audit.clone(), rig.clock.clone())),
-///     sandboxes: rig.sandboxes.clone(),
-///     source: rig.forge.clone(),
-///     logs: Arc::new(Logs::new(rig.database.clone(), rig.clock.clone())),
-///     artifacts: Arc::new(Artifacts::new(rig.records())),
-///     caches: Arc::new(Caches::new(rig.records())),
-///     checks: None,
-///     audit: rig.audit.clone(),
-///     observer: Arc::new(Recorder::new()),
-///     clock: rig.clock.clone(),
-/// });
+/// let runner = Runner::new(rig.parts()); // or `Parts { .. }` with backends of your own
 /// # rig.backend.on("sh", |_| Reply::exit(0));
 /// # rig.enqueue(&Rig::repository("1", "acme")?, Origin::Repository, Rig::spec()).await?;
 ///
 /// let (_shut_down, asked) = watch::channel(false); // a signal handler sends `true`
 /// while let Some(claim) = rig.dispatcher.next(&[]).await? {
 ///     let mut asked = asked.clone();
-///     let stop = async move { asked.wait_for(|asked| *asked).await.map_or(Stop::Cancel, |_| Stop::ShutDown) };
+///     let stop = async move {
+///         let _ = asked.wait_for(|asked| *asked).await;
+///         Stop::ShutDown
+///     };
 ///     let outcome = runner.run(claim, stop).await?;
 ///     assert_eq!(outcome.conclusion, Conclusion::Succeeded);
 /// }

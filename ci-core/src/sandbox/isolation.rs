@@ -114,6 +114,18 @@ impl Capabilities {
         Self { isolation, ..Self::default() }
     }
 
+    /// Adds that a policy may name hosts.
+    pub fn with_egress_to_hosts(mut self) -> Self {
+        self.egress_to_hosts = true;
+        self
+    }
+
+    /// Adds that a policy may name networks.
+    pub fn with_egress_to_networks(mut self) -> Self {
+        self.egress_to_networks = true;
+        self
+    }
+
     /// Adds that a folder of the host can be shown read-only.
     pub fn with_host_folders(mut self) -> Self {
         self.host_folders = true;

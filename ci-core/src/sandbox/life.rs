@@ -14,7 +14,6 @@ use crate::stream::ByteStream;
 
 /// What a backend counted after it took a sandbox down. Zero everywhere means gone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[non_exhaustive]
 pub struct Residue {
     /// Processes that still run.
     pub processes: usize,

@@ -123,6 +123,9 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
 
 /// One living sandbox, as a backend makes it. Dropping it need not end the sandbox: [`destroy`](Backend::destroy) or
 /// [`abandon`](Backend::abandon) does. Callers hold a [`Sandbox`] around it.
+///
+/// A call on a sandbox that is gone fails with [`ErrorKind::Unavailable`], and is retryable if and only if the job
+/// cannot have been the cause (a machine that was lost, say): only then does the runner try the job again.
 #[async_trait]
 pub trait Instance: fmt::Debug + Send + Sync + 'static {
     /// Starts a program, with nothing on its standard input. Its variables are those of `command` and the secrets of

@@ -317,26 +317,15 @@ async fn a_job_that_is_enqueued_again_after_a_lost_answer_runs_once() -> Result<
 
 #[tokio::test]
 async fn a_job_whose_outcome_is_recorded_has_it_although_the_answer_was_lost() -> Result<()> {
-    use ci_core::memory::{Artifacts, Caches, Logs, Recorder, Reply, Secrets};
-    use ci_core::runner::{Parts, Runner};
+    use ci_core::memory::Reply;
+    use ci_core::runner::Runner;
     let rig = Rig::new()?;
     let database = Arc::new(Database::new(rig.clock.clone()));
     let rig = rig.with_database(database.clone())?;
     rig.enqueue(&ours(), Origin::Repository, Rig::spec()).await?;
     let dispatcher = rig.dispatcher_of(Arc::new(Mute(database, 0.into())));
     rig.backend.on("/bin/sh", |_| Reply::exit(0));
-    let runner = Runner::new(Parts {
-        secrets: Arc::new(Secrets::new(rig.audit.clone(), rig.clock.clone())),
-        sandboxes: rig.sandboxes.clone(),
-        source: rig.forge.clone(),
-        logs: Arc::new(Logs::new(rig.database.clone(), rig.clock.clone())),
-        artifacts: Arc::new(Artifacts::new(rig.records())),
-        caches: Arc::new(Caches::new(rig.records())),
-        checks: None,
-        audit: rig.audit.clone(),
-        observer: Arc::new(Recorder::new()),
-        clock: rig.clock.clone(),
-    });
+    let runner = Runner::new(rig.parts());
     let claim = dispatcher.next(&[]).await?.expect("the job");
     let job = claim.job().clone();
     let run = runner.run(claim, std::future::pending());

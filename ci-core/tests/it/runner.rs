@@ -11,7 +11,7 @@ use ci_core::forge::{CheckState, Revision, RevisionName};
 use ci_core::id::{ArtifactName, CommitId, JobId, SecretName, StepName};
 use ci_core::job::{JobSpec, Script, Step, Timeouts};
 use ci_core::log::{Cursor, LogStore};
-use ci_core::memory::{Artifacts, Caches, Database, Logs, Recorder, Reply, Rig, Secrets};
+use ci_core::memory::{Database, Logs, Recorder, Reply, Rig, Secrets};
 use ci_core::outcome::Conclusion;
 use ci_core::queue::{Claim, NewJob, Released, State};
 use ci_core::runner::{Parts, Runner, Stop};
@@ -45,18 +45,8 @@ impl Service {
         let secrets = Arc::new(Secrets::new(rig.audit.clone(), rig.clock.clone()));
         let logs = Arc::new(Logs::new(rig.database.clone(), rig.clock.clone()));
         let seen = Arc::new(Recorder::new());
-        let mut parts = Parts {
-            secrets: secrets.clone(),
-            sandboxes: rig.sandboxes.clone(),
-            source: rig.forge.clone(),
-            logs: logs.clone(),
-            artifacts: Arc::new(Artifacts::new(rig.records())),
-            caches: Arc::new(Caches::new(rig.records())),
-            checks: Some(rig.forge.clone()),
-            audit: rig.audit.clone(),
-            observer: seen.clone(),
-            clock: rig.clock.clone(),
-        };
+        let mut parts =
+            Parts { secrets: secrets.clone(), logs: logs.clone(), observer: seen.clone(), ..rig.parts() };
         change(&mut parts);
         let runner = Runner::new(parts);
         Self { rig, secrets, logs, seen, runner }
@@ -176,8 +166,7 @@ async fn a_job_has_its_result_even_where_something_is_left() -> Result<()> {
     service.rig.backend.on("sh", |_| Reply::exit(0));
     let claim = service.claim(Rig::spec()).await?;
     let job = claim.job().clone();
-    let mut residue = Residue::default();
-    residue.mounts = 1;
+    let residue = Residue { mounts: 1, ..Residue::default() };
     service.rig.backend.leave_residue(residue);
     assert_eq!(refused(service.runner.run(claim, never()).await), ErrorKind::Internal);
     let grant = writer(&service.rig, &ours()).await?.lower();

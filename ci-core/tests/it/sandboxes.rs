@@ -32,8 +32,7 @@ fn nothing_secret(claim: &Claim) -> SecretLease {
 }
 
 fn residue() -> Residue {
-    let mut residue = Residue::default();
-    residue.processes = 1;
+    let residue = Residue { processes: 1, ..Residue::default() };
     residue
 }
 

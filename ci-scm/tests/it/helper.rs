@@ -73,8 +73,7 @@ async fn a_git_that_was_ended_has_not_said_that_a_commit_is_missing() {
 async fn a_helper_of_which_something_is_left_is_no_success() {
     let (world, backend) = (World::new().await, scripted(found()));
     assert!(resolve(&world, &backend).await.is_ok());
-    let mut residue = Residue::default();
-    residue.processes = 1;
+    let residue = Residue { processes: 1, ..Residue::default() };
     backend.leave_residue(residue);
     assert_eq!(resolve(&world, &backend).await.unwrap_err().kind(), ErrorKind::Internal);
 }
