@@ -32,8 +32,7 @@ fn nothing_secret(claim: &Claim) -> SecretLease {
 }
 
 fn residue() -> Residue {
-    let residue = Residue { processes: 1, ..Residue::default() };
-    residue
+    Residue { processes: 1, ..Residue::default() }
 }
 
 #[tokio::test]
