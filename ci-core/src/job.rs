@@ -500,7 +500,7 @@ pub struct Limits {
     pub processes: u32,
     /// Files that the job writes, all of them in memory: 2 GiB.
     pub disk: ByteSize,
-    /// Console output that is kept: 64 MiB. The job ends when it prints more.
+    /// Console output, hidden or not: 64 MiB. The job ends when it prints more.
     pub output: ByteSize,
     /// The size of one artifact or cache, as a tar archive: 1 GiB. A job that keeps a larger artifact ends; a larger
     /// cache is not saved.

@@ -24,7 +24,9 @@ use ci_core::queue::{Dispatcher, State};
 use ci_core::runner::{Observer, Parts, Runner, Stop};
 use ci_core::sandbox::Sandboxes;
 use ci_sandbox::native::{Config, ImageSource, Native};
-use ci_scm::git::{AccessFile, AccessFileOptions, Git, HostFetcher, HostFetcherOptions};
+use ci_scm::git::{
+    AccessFile, AccessFileOptions, Git, HostFetcher, HostFetcherOptions, Protocols, RemoteUrl,
+};
 use ci_secrets::{FileRoot, Vault};
 use ci_storage::objects::Objects;
 use ci_storage::sqlite::Sqlite;
@@ -159,6 +161,8 @@ fn id_of(url: &str) -> Result<NativeId> {
 
 /// Tokens for the owner and a stranger, and the file that knows them and every repository that was ever named.
 fn access_file(state: &Path, url: &str) -> Result<([SecretString; 2], String)> {
+    // Before it is written down: what the file may not hold would stand in the way of every later start.
+    RemoteUrl::parse(url, &Protocols::default())?;
     let known = state.join("repositories");
     let mut urls: BTreeSet<String> =
         fs::read_to_string(&known).unwrap_or_default().lines().map(str::to_owned).collect();
@@ -175,8 +179,9 @@ fn access_file(state: &Path, url: &str) -> Result<([SecretString; 2], String)> {
          token = \"{stranger_digest}\"\n"
     );
     for url in urls {
-        let _ =
-            write!(file, "[[repository]]\nid = \"{}\"\nurl = {url:?}\nadmin = [\"owner\"]\n", id_of(&url)?);
+        // JSON's strings are also TOML's.
+        let (id, url) = (id_of(&url)?, serde_json::Value::from(url));
+        let _ = write!(file, "[[repository]]\nid = \"{id}\"\nurl = {url}\nadmin = [\"owner\"]\n");
     }
     Ok(([owner, stranger], file))
 }

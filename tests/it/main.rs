@@ -4,6 +4,7 @@
 
 mod architecture;
 mod fixture;
+mod fresh;
 mod job;
 mod quickstart;
 mod traces;

@@ -24,8 +24,10 @@ struct Work {
     repository: RepositoryId,
     labels: Vec<Label>,
     ticket: Ticket,
-    /// How often it was handed out; every time with the next token.
+    /// How often it was handed out, but for what counts as no attempt.
     attempts: u32,
+    /// The token of its latest lease.
+    token: u64,
     is_cancelled: bool,
     standing: Standing,
 }
@@ -45,8 +47,16 @@ impl Rows {
         }
         self.pushed += 1;
         let standing = Standing::Waiting;
-        let work =
-            Work { age: self.pushed, repository, labels, ticket, attempts: 0, is_cancelled: false, standing };
+        let work = Work {
+            age: self.pushed,
+            repository,
+            labels,
+            ticket,
+            attempts: 0,
+            token: 0,
+            is_cancelled: false,
+            standing,
+        };
         self.rows.insert(job, work);
         Ok(())
     }
@@ -65,9 +75,10 @@ impl Rows {
                 continue;
             }
             work.attempts += 1;
+            work.token += 1;
             work.standing = Standing::Leased(Deadline::after(clock, ttl));
             return Some(Leased {
-                fence: Fence { job: job.clone(), token: work.token() },
+                fence: Fence { job: job.clone(), token: work.token },
                 repository: work.repository.clone(),
                 ticket: work.ticket.clone(),
                 attempt: work.attempts,
@@ -129,7 +140,7 @@ impl Rows {
     fn held(&mut self, fence: &Fence, clock: &dyn Clock) -> Result<&mut Work> {
         self.lapse(clock);
         let held = self.rows.get_mut(&fence.job);
-        held.filter(|work| work.token() == fence.token && matches!(work.standing, Standing::Leased(_)))
+        held.filter(|work| work.token == fence.token && matches!(work.standing, Standing::Leased(_)))
             .ok_or_else(|| Error::new(ErrorKind::Fenced, "use a lease").with("job", &fence.job))
     }
 
@@ -142,10 +153,6 @@ impl Rows {
 }
 
 impl Work {
-    fn token(&self) -> u64 {
-        self.attempts.into()
-    }
-
     /// Waits, unless somebody asked for the job to stop: nobody is left then who could be told.
     fn wait_again(&mut self) {
         self.standing = if self.is_cancelled { Standing::Ended(End::Cancelled) } else { Standing::Waiting };

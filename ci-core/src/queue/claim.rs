@@ -1,9 +1,11 @@
 //! A job's right to act, for as long as its lease lasts.
 
 use std::future::Future;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::{self, Either};
 use tokio::sync::watch;
 
 use super::dispatcher::Dispatcher;
@@ -148,23 +150,22 @@ impl Claim {
     /// Dropping the future only stops the heartbeats.
     pub fn keep(&self) -> impl Future<Output = Error> + Send + '_ {
         let tenure = &self.tenure;
+        let margin = self.ttl / 4;
+        let spare = move || tenure.left().saturating_sub(margin);
         async move {
-            loop {
-                let margin = self.ttl / 4;
-                let left = tenure.left();
-                if left <= margin {
-                    tenure.comes_to(Standing::Over);
-                    return tenure.fenced("keep a job");
-                }
-                tenure.clock.sleep((self.ttl / 3).min(left.saturating_sub(margin))).await;
-                match self.heartbeat().await {
-                    Ok(()) => {}
-                    Err(error) if error.is_retryable() => {
+            while !spare().is_zero() {
+                tenure.clock.sleep((self.ttl / 3).min(spare())).await;
+                // A queue that does not answer must not keep the job past its lease.
+                match future::select(pin!(self.heartbeat()), tenure.clock.sleep(spare())).await {
+                    Either::Left((Ok(()), _)) | Either::Right(_) => {}
+                    Either::Left((Err(error), _)) if error.is_retryable() => {
                         tracing::warn!(job = %self.job(), %error, "heartbeat failed");
                     }
-                    Err(error) => return error,
+                    Either::Left((Err(error), _)) => return error,
                 }
             }
+            tenure.comes_to(Standing::Over);
+            tenure.fenced("keep a job")
         }
     }
 
@@ -252,11 +253,13 @@ impl Claim {
     /// Records how the job ended, with `audit` in the same transaction.
     pub(crate) async fn finish(&self, end: &End, audit: Batch) -> Result<()> {
         match self.queue.finish(&self.tenure.fence, end, audit).await {
-            // It may have been recorded by an earlier call, whose answer was lost.
-            Err(error) if error.kind() == ErrorKind::Fenced => match self.queue.row(self.job()).await {
-                Ok(Some(row)) if row.stage == Stage::Ended(end.clone()) => Ok(()),
-                _ => Err(error),
-            },
+            // It may be recorded, by this call or an earlier one, and the answer was lost.
+            Err(error) if error.kind() == ErrorKind::Fenced || error.is_retryable() => {
+                match self.queue.row(self.job()).await {
+                    Ok(Some(row)) if row.stage == Stage::Ended(end.clone()) => Ok(()),
+                    _ => Err(error),
+                }
+            }
             done => done,
         }
     }

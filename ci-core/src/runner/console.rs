@@ -76,6 +76,7 @@ impl<'a> Console<'a> {
             OutputStream::Stderr => &mut self.stderr,
         };
         let masked = mask.push(bytes);
+        self.sink.count(bytes.len())?;
         self.sink.take(stream, &masked).await
     }
 
@@ -86,9 +87,14 @@ impl<'a> Console<'a> {
 
     /// The job has ended: what the masks held back comes out.
     pub(super) async fn finish(self) -> Result<()> {
-        let Self { stdout, stderr, mut sink, .. } = self;
-        sink.take(OutputStream::Stdout, &stdout.finish()).await?;
-        sink.take(OutputStream::Stderr, &stderr.finish()).await?;
+        let Self { stdout, stderr, lease, mut sink, .. } = self;
+        // What both streams held back comes to stand side by side, so it is looked at together.
+        let mut both = lease.mask();
+        let rest = both.push(stdout.finish().as_bytes());
+        sink.take(OutputStream::Stdout, &rest).await?;
+        let rest = both.push(stderr.finish().as_bytes());
+        sink.take(OutputStream::Stderr, &rest).await?;
+        sink.take(OutputStream::Stderr, &both.finish()).await?;
         sink.flush().await
     }
 }
@@ -123,15 +129,16 @@ impl<'a> Sink<'a> {
         Ok(())
     }
 
+    /// Counts what the job printed, hidden or not.
+    fn count(&mut self, bytes: usize) -> Result<()> {
+        let limit = self.claim.spec().limits.output;
+        self.written = self.written.saturating_add(bytes as u64);
+        if self.written > limit.as_u64() { Err(too_much(limit)) } else { Ok(()) }
+    }
+
     async fn take(&mut self, stream: OutputStream, masked: &Masked) -> Result<()> {
         if masked.is_empty() {
             return Ok(());
-        }
-        let limit = self.claim.spec().limits.output;
-        self.written += masked.len() as u64;
-        if self.written > limit.as_u64() {
-            self.written -= masked.len() as u64;
-            return Err(too_much(limit));
         }
         self.parts.observer.observe(self.claim.job(), &Event::Output { stream, bytes: masked });
         self.since.get_or_insert_with(|| self.parts.clock.elapsed());

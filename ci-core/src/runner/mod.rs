@@ -214,14 +214,15 @@ impl Runner {
     /// When the future is dropped the sandbox is abandoned and the claim ends; another worker gets the job when
     /// the lease runs out. Pass `stop` to end a job in order.
     pub async fn run(&self, claim: Claim, stop: impl Future<Output = Stop> + Send) -> Result<Outcome> {
-        // Heartbeats go on to the very end: what is given back slowly must not cost the job its outcome.
+        // Heartbeats go on to the very end: what is given back slowly must not cost the job its outcome. They come
+        // first: a job whose output is always ready uses up all that the runtime lets one task do at a time.
         let kept = async {
             claim.keep().await;
             future::pending::<Infallible>().await
         };
-        let ended = match future::select(pin!(self.run_to_end(&claim, stop)), pin!(kept)).await {
-            Either::Left((ended, _)) => ended,
-            Either::Right((never, _)) => match never {},
+        let ended = match future::select(pin!(kept), pin!(self.run_to_end(&claim, stop))).await {
+            Either::Left((never, _)) => match never {},
+            Either::Right((ended, _)) => ended,
         };
         match ended {
             Ok((outcome, torn_down)) => torn_down.map(|()| outcome),

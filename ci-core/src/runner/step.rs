@@ -79,15 +79,15 @@ impl Runner {
             let silent_for = self.parts.clock.elapsed().saturating_sub(last_output);
             let wait = console.flush_within().min(silence.saturating_sub(silent_for));
             // Dropping `next` loses nothing, so it can be asked again after every flush.
-            match future::select(process.next(), self.parts.clock.sleep(wait)).await {
-                Either::Left((event, _)) => match event? {
+            match future::select(self.parts.clock.sleep(wait), process.next()).await {
+                Either::Left(_) => console.flush().await?,
+                Either::Right((event, _)) => match event? {
                     ProcessEvent::Output(stream, bytes) => {
                         last_output = self.parts.clock.elapsed();
                         console.write(stream, &bytes).await?;
                     }
                     ProcessEvent::Exited(exit) => return Ok(exit),
                 },
-                Either::Right(_) => console.flush().await?,
             }
             if self.parts.clock.elapsed().saturating_sub(last_output) >= silence {
                 return Err(Error::new(ErrorKind::TimedOut, "run a step")

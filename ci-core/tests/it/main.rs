@@ -7,6 +7,7 @@ mod audit;
 mod claims;
 mod faults;
 mod forgery;
+mod fresh;
 mod hanging;
 mod hostile;
 mod identity;

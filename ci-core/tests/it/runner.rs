@@ -26,7 +26,7 @@ use crate::{ours, refused, writer};
 
 pub(crate) struct Service {
     pub(crate) rig: Rig,
-    secrets: Arc<Secrets>,
+    pub(crate) secrets: Arc<Secrets>,
     logs: Arc<Logs>,
     seen: Arc<Recorder>,
     pub(crate) runner: Runner,
