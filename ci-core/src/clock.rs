@@ -201,6 +201,12 @@ impl Deadline {
         calendar.min(self.elapsed.saturating_sub(clock.elapsed()))
     }
 
+    /// The point by elapsed time.
+    #[cfg(feature = "memory")]
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.elapsed
+    }
+
     pub(crate) fn has_passed(&self, clock: &dyn Clock) -> bool {
         self.left(clock).is_zero()
     }

@@ -1,6 +1,6 @@
 //! What a job is: an image, steps, and everything it may have, all of it declared before it starts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::external::External;
 use crate::id::{ArtifactName, CacheKey, ImageName, Label, SecretName, StepName, VariableName};
 use crate::network::NetworkPolicy;
+use crate::queue::MOST_LABELS;
 use crate::sandbox::{Guarantee, SandboxPath};
 use crate::units::ByteSize;
 
@@ -174,10 +175,23 @@ impl JobSpec {
         if self.steps.is_empty() {
             return Err(invalid("a job needs at least one step"));
         }
-        let Self { steps, secrets, caches, artifacts, labels, .. } = self;
-        let parts = [steps.len(), secrets.len(), caches.len(), artifacts.len(), labels.len()];
+        let Self { steps, secrets, caches, artifacts, labels, limits, .. } = self;
+        let parts = [steps.len(), secrets.len(), caches.len(), artifacts.len()];
         if parts.iter().any(|part| *part > MOST_PARTS) {
-            return Err(invalid("a job has at most 1000 steps, secrets, caches, artifacts or labels each"));
+            return Err(invalid("a job has at most 1000 steps, secrets, caches and artifacts each"));
+        }
+        if labels.len() > MOST_LABELS {
+            return Err(invalid("a job demands at most 5 labels"));
+        }
+        if limits.memory == ByteSize::bytes(0) || limits.cpu_millis == 0 || limits.processes == 0 {
+            return Err(invalid(
+                "nothing runs without memory, processor time and a process; raise its limits",
+            ));
+        }
+        let names: BTreeSet<_> = artifacts.iter().map(|artifact| &artifact.name).collect();
+        let keys: BTreeSet<_> = caches.iter().map(|cache| &cache.key).collect();
+        if names.len() < artifacts.len() || keys.len() < caches.len() {
+            return Err(invalid("two artifacts or two caches have the same name; rename one"));
         }
         if serde_json::to_vec(self).map_or(true, |json| json.len() > MOST_BYTES) {
             return Err(invalid("a job says at most 1 MiB; keep large scripts in the repository"));

@@ -62,8 +62,14 @@ impl Outcome {
     }
 
     pub(crate) fn gave_up() -> Self {
-        let reason = "every worker that took the job was lost; the operator's log says more";
+        let reason = "it was tried three times; workers were lost, or servers that they need failed; the operator's \
+                      log says more";
         Self { reason: Some(reason.to_owned()), ..Self::new(Conclusion::Errored) }
+    }
+
+    pub(crate) fn expired() -> Self {
+        let reason = "no worker that could do it came in time; look at its labels, and start it again";
+        Self { reason: Some(reason.to_owned()), ..Self::new(Conclusion::Refused) }
     }
 
     pub(crate) fn not_admitted() -> Self {

@@ -12,7 +12,7 @@ use super::lock::lock;
 use super::queue::Rows;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::{JobId, Label};
+use crate::id::{JobId, Label, RepositoryId};
 use crate::queue::{End, Extended, Leased, NewRow, Queue, Released, Row};
 use crate::records::{Batch, Condition, Fence, Key, Record, Records, Version};
 
@@ -104,7 +104,7 @@ impl Records for Database {
 #[async_trait]
 impl Queue for Database {
     async fn push(&self, row: NewRow) -> Result<()> {
-        lock(&self.state).rows.push(row)
+        lock(&self.state).rows.push(row, self.clock.as_ref())
     }
 
     async fn lease(&self, labels: &[Label], ttl: Duration) -> Result<Option<Leased>> {
@@ -115,9 +115,9 @@ impl Queue for Database {
         lock(&self.state).rows.extend(fence, ttl, self.clock.as_ref())
     }
 
-    async fn release(&self, fence: &Fence, why: Released) -> Result<()> {
+    async fn release(&self, fence: &Fence, why: Released, pause: Duration) -> Result<()> {
         tracing::debug!(job = %fence.job, ?why, "lease given back");
-        lock(&self.state).rows.release(fence, why, self.clock.as_ref())
+        lock(&self.state).rows.release(fence, why, pause, self.clock.as_ref())
     }
 
     async fn finish(&self, fence: &Fence, end: &End, with: Batch) -> Result<()> {
@@ -132,6 +132,15 @@ impl Queue for Database {
 
     async fn row(&self, job: &JobId) -> Result<Option<Row>> {
         Ok(lock(&self.state).rows.row(job, self.clock.as_ref()))
+    }
+
+    async fn jobs(
+        &self,
+        repository: &RepositoryId,
+        before: Option<&JobId>,
+        limit: usize,
+    ) -> Result<Vec<JobId>> {
+        Ok(lock(&self.state).rows.jobs(repository, before, limit))
     }
 }
 

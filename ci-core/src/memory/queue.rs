@@ -24,6 +24,7 @@ struct Work {
     repository: RepositoryId,
     labels: Vec<Label>,
     ticket: Ticket,
+    expires: Deadline,
     /// How often it was handed out, but for what counts as no attempt.
     attempts: u32,
     /// The token of its latest lease.
@@ -34,42 +35,37 @@ struct Work {
 
 #[derive(Debug)]
 enum Standing {
-    Waiting,
+    /// From when on it can be handed out.
+    Waiting(Deadline),
     Leased(Deadline),
     Ended(End),
 }
 
 impl Rows {
-    pub(super) fn push(&mut self, row: NewRow) -> Result<()> {
-        let NewRow { job, repository, labels, ticket } = row;
+    pub(super) fn push(&mut self, row: NewRow, clock: &dyn Clock) -> Result<()> {
+        let NewRow { job, repository, labels, ticket, longest_wait } = row;
         if self.rows.contains_key(&job) {
             return Err(Error::new(ErrorKind::Conflict, "add a job to the queue").with("job", &job));
         }
         self.pushed += 1;
-        let standing = Standing::Waiting;
-        let work = Work {
-            age: self.pushed,
-            repository,
-            labels,
-            ticket,
-            attempts: 0,
-            token: 0,
-            is_cancelled: false,
-            standing,
-        };
+        let (age, expires) = (self.pushed, Deadline::after(clock, longest_wait));
+        let standing = Standing::Waiting(Deadline::after(clock, Duration::ZERO));
+        let (attempts, token, is_cancelled) = (0, 0, false);
+        let work = Work { age, repository, labels, ticket, expires, attempts, token, is_cancelled, standing };
         self.rows.insert(job, work);
         Ok(())
     }
 
     pub(super) fn lease(&mut self, labels: &[Label], ttl: Duration, clock: &dyn Clock) -> Option<Leased> {
         self.lapse(clock);
+        let ready = |work: &Work| match work.standing {
+            Standing::Waiting(from) if from.has_passed(clock) => Some((from.elapsed(), work.age)),
+            _ => None,
+        };
         loop {
-            let fits = |work: &Work| {
-                matches!(work.standing, Standing::Waiting)
-                    && work.labels.iter().all(|label| labels.contains(label))
-            };
-            let waiting = self.rows.iter_mut().filter(|(_, work)| fits(work));
-            let (job, work) = waiting.min_by_key(|(_, work)| work.age)?;
+            let fits = |work: &Work| work.labels.iter().all(|label| labels.contains(label));
+            let waiting = self.rows.iter_mut().filter(|(_, work)| ready(work).is_some() && fits(work));
+            let (job, work) = waiting.min_by_key(|(_, work)| ready(work))?;
             if work.attempts >= MOST_ATTEMPTS {
                 work.standing = Standing::Ended(End::GaveUp);
                 continue;
@@ -92,12 +88,18 @@ impl Rows {
         Ok(Extended { ttl, cancelled: work.is_cancelled })
     }
 
-    pub(super) fn release(&mut self, fence: &Fence, why: Released, clock: &dyn Clock) -> Result<()> {
+    pub(super) fn release(
+        &mut self,
+        fence: &Fence,
+        why: Released,
+        pause: Duration,
+        clock: &dyn Clock,
+    ) -> Result<()> {
         let work = self.held(fence, clock)?;
         if why != Released::InfrastructureFailed {
             work.attempts -= 1;
         }
-        work.wait_again();
+        work.wait_again(Deadline::after(clock, pause));
         Ok(())
     }
 
@@ -111,8 +113,8 @@ impl Rows {
         let missing = || Error::new(ErrorKind::NotFound, "cancel a job").with("job", job);
         let work = self.rows.get_mut(job).ok_or_else(missing)?;
         work.is_cancelled = true;
-        if matches!(work.standing, Standing::Waiting) {
-            work.wait_again();
+        if matches!(work.standing, Standing::Waiting(_)) {
+            work.standing = Standing::Ended(End::Cancelled);
         }
         Ok(())
     }
@@ -121,7 +123,7 @@ impl Rows {
         self.lapse(clock);
         let work = self.rows.get(job)?;
         let stage = match &work.standing {
-            Standing::Waiting => Stage::Waiting,
+            Standing::Waiting(_) => Stage::Waiting,
             Standing::Leased(_) => Stage::Running,
             Standing::Ended(end) => Stage::Ended(end.clone()),
         };
@@ -144,17 +146,33 @@ impl Rows {
             .ok_or_else(|| Error::new(ErrorKind::Fenced, "use a lease").with("job", &fence.job))
     }
 
-    /// Lets the rows wait again whose lease has run out.
+    pub(super) fn jobs(&self, repository: &RepositoryId, before: Option<&JobId>, limit: usize) -> Vec<JobId> {
+        let end = before.and_then(|job| self.rows.get(job)).map_or(u64::MAX, |work| work.age);
+        let ours = self.rows.iter().filter(|(_, work)| work.repository == *repository && work.age < end);
+        let mut ours: Vec<_> = ours.map(|(job, work)| (work.age, job.clone())).collect();
+        ours.sort_by_key(|(age, _)| std::cmp::Reverse(*age));
+        ours.into_iter().take(limit).map(|(_, job)| job).collect()
+    }
+
+    /// Lets the rows wait again whose lease has run out, and ends those that have waited too long.
     fn lapse(&mut self, clock: &dyn Clock) {
-        let is_over =
-            |work: &&mut Work| matches!(work.standing, Standing::Leased(until) if until.has_passed(clock));
-        self.rows.values_mut().filter(is_over).for_each(Work::wait_again);
+        for work in self.rows.values_mut() {
+            if let Standing::Leased(until) = work.standing
+                && until.has_passed(clock)
+            {
+                work.wait_again(until);
+            }
+            if matches!(work.standing, Standing::Waiting(_)) && work.expires.has_passed(clock) {
+                work.standing = Standing::Ended(End::Expired);
+            }
+        }
     }
 }
 
 impl Work {
     /// Waits, unless somebody asked for the job to stop: nobody is left then who could be told.
-    fn wait_again(&mut self) {
-        self.standing = if self.is_cancelled { Standing::Ended(End::Cancelled) } else { Standing::Waiting };
+    fn wait_again(&mut self, from: Deadline) {
+        self.standing =
+            if self.is_cancelled { Standing::Ended(End::Cancelled) } else { Standing::Waiting(from) };
     }
 }

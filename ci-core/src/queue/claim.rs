@@ -239,7 +239,7 @@ impl Claim {
     ///
     /// When the future is dropped, the claim has ended; the job waits again at once or when the lease runs out.
     pub async fn release(self, why: Released) -> Result<()> {
-        let done = self.queue.release(&self.tenure.fence, why).await;
+        let done = self.queue.release(&self.tenure.fence, why, why.pause(self.attempt)).await;
         self.tenure.comes_to(Standing::Over);
         done
     }

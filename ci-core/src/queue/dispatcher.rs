@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::claim::Claim;
 use super::ticket::{NewJob, Slip, Trigger};
-use super::{End, Leased, NewRow, Queue, Released, Stage};
+use super::{End, Leased, MOST_OFFERED, NewRow, Queue, Released, Stage};
 use crate::access::{Authority, Grant, Read, Write};
 use crate::clock::{Clock, Deadline};
 use crate::error::{Error, ErrorKind, Result};
@@ -111,7 +111,8 @@ impl Dispatcher {
         };
         let ticket = slip.seal(self.ring.as_ref()).await?;
         let (repository, labels) = (code.repository().clone(), spec.labels.clone());
-        match self.queue.push(NewRow { job: job.clone(), repository, labels, ticket }).await {
+        let longest_wait = self.longest_wait;
+        match self.queue.push(NewRow { job: job.clone(), repository, labels, ticket, longest_wait }).await {
             // Only an earlier call can have used this id.
             Err(error) if error.kind() == ErrorKind::Conflict => Ok(job.clone()),
             pushed => pushed.map(|()| job.clone()),
@@ -120,13 +121,16 @@ impl Dispatcher {
 
     /// Claims the next job that a worker with `labels` can do, or `None` when there is none.
     ///
-    /// A job whose starter has lost the permission meanwhile, or that has waited too long, is finished as refused,
-    /// and the next one is looked at.
+    /// A job whose starter has lost the permission meanwhile, or that has waited too long, is finished as refused; one
+    /// that cannot be begun now, because its forge or a key cannot be reached, waits again for a while. Then the next
+    /// one is looked at.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Tampered`] when a row was forged or swapped: it has been finished as refused, and the next
-    /// call goes on; [`ErrorKind::Unavailable`] when a key, the forge or the queue cannot be reached.
+    /// [`ErrorKind::Tampered`] when a row was forged or swapped: it has been finished as refused, and the next call goes
+    /// on. Where no job can be begun now, why the last one could not: [`ErrorKind::Unavailable`] when its forge or a key
+    /// cannot be reached. [`ErrorKind::Unavailable`] when the queue cannot be reached; [`ErrorKind::Invalid`] for more
+    /// than [`MOST_OFFERED`] labels. After any of them but the last, ask again after a pause.
     ///
     /// # Cancel safety
     ///
@@ -134,13 +138,26 @@ impl Dispatcher {
     pub async fn next(&self, labels: &[Label]) -> Result<Option<Claim>> {
         // A bound for a call: whoever is refused does not hold up the worker for ever.
         const MOST_REFUSED: usize = 100;
+        if labels.len() > MOST_OFFERED {
+            return Err(Error::new(ErrorKind::Invalid, "ask for work")
+                .because("a worker offers at most 16 labels; start several that differ")
+                .with("labels", labels.len()));
+        }
+        let mut trouble = None;
         for _ in 0..MOST_REFUSED {
             let until = Deadline::after(self.clock.as_ref(), self.ttl);
-            let Some(leased) = self.queue.lease(labels, self.ttl).await? else { return Ok(None) };
-            let fence = leased.fence.clone();
+            let Some(leased) = self.queue.lease(labels, self.ttl).await? else { break };
+            let (fence, attempt) = (leased.fence.clone(), leased.attempt);
             let claim = match self.open(leased, labels, until).await {
                 Ok(claim) => claim,
-                Err(error) => return Err(self.give_back(&fence, error).await?),
+                Err(error) => {
+                    self.give_back(&fence, attempt, &error).await?;
+                    if error.kind() == ErrorKind::Tampered {
+                        return Err(error);
+                    }
+                    trouble = Some(error);
+                    continue;
+                }
             };
             match self.check(&claim).await {
                 Ok(()) => return Ok(Some(claim)),
@@ -149,10 +166,13 @@ impl Dispatcher {
                     let end = claim.seal(&Outcome::refused(&error)).await?;
                     self.queue.finish(&fence, &end, Batch::new()).await?;
                 }
-                Err(error) => return Err(self.give_back(&fence, error).await?),
+                Err(error) => {
+                    self.give_back(&fence, attempt, &error).await?;
+                    trouble = Some(error);
+                }
             }
         }
-        Ok(None)
+        trouble.map_or(Ok(None), Err)
     }
 
     async fn open(&self, leased: Leased, labels: &[Label], until: Deadline) -> Result<Claim> {
@@ -181,15 +201,15 @@ impl Dispatcher {
         }
     }
 
-    /// Gives back a row that cannot be claimed now, or ends one that never can; returns why.
-    async fn give_back(&self, fence: &Fence, error: Error) -> Result<Error> {
-        if error.is_retryable() {
-            self.queue.release(fence, Released::NotBegun).await?;
-        } else {
-            tracing::warn!(job = %fence.job, error = %error.for_operator(), "job refused");
-            self.queue.finish(fence, &End::Refused, Batch::new()).await?;
+    /// Gives back a row that cannot be claimed now, or ends one that never can.
+    async fn give_back(&self, fence: &Fence, attempt: u32, error: &Error) -> Result<()> {
+        tracing::warn!(job = %fence.job, error = %error.for_operator(), "job not begun");
+        if error.kind() == ErrorKind::Tampered {
+            return self.queue.finish(fence, &End::Refused, Batch::new()).await;
         }
-        Ok(error)
+        let why = if error.is_retryable() { Released::NotBegun } else { Released::InfrastructureFailed };
+        let pause = error.retry_after().unwrap_or_else(|| why.pause(attempt));
+        self.queue.release(fence, why, pause).await
     }
 
     /// Asks for a job to stop. One that runs hears of it with its next heartbeat, within a third of the time that a
@@ -205,6 +225,20 @@ impl Dispatcher {
     pub async fn cancel(&self, grant: &Grant<Write>, job: &JobId) -> Result<()> {
         self.state(&grant.lower(), job).await?;
         self.queue.cancel(job).await
+    }
+
+    /// The newest `limit` jobs of a repository, the newest first; for the next page pass the last of them as `before`.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Denied`] when the grant is over; [`ErrorKind::Unavailable`] when the queue cannot be reached.
+    pub async fn jobs(
+        &self,
+        grant: &Grant<Read>,
+        before: Option<&JobId>,
+        limit: usize,
+    ) -> Result<Vec<JobId>> {
+        self.queue.jobs(grant.scope()?.repository(), before, limit).await
     }
 
     /// How far a job is.
@@ -228,6 +262,7 @@ impl Dispatcher {
             Stage::Ended(end) => State::Finished(match end {
                 End::Recorded(sealed) => sealed.open(job, scope, self.ring.as_ref()).await?,
                 End::Cancelled => Outcome::cancelled(),
+                End::Expired => Outcome::expired(),
                 End::GaveUp => Outcome::gave_up(),
                 End::Refused => Outcome::not_admitted(),
             }),

@@ -29,6 +29,12 @@ use crate::records::{Batch, Fence, Records};
 /// How often a job is handed out before it is given up.
 pub const MOST_ATTEMPTS: u32 = 3;
 
+/// How many labels a job may demand.
+pub const MOST_LABELS: usize = 5;
+
+/// How many labels a worker may offer.
+pub const MOST_OFFERED: usize = 16;
+
 /// Rows that wait for a worker: what an implementor writes. Products enqueue and claim through a [`Dispatcher`].
 ///
 /// # Cancel safety
@@ -69,12 +75,16 @@ pub trait Queue: fmt::Debug + Send + Sync + 'static {
     /// cannot be reached.
     async fn push(&self, row: NewRow) -> Result<()>;
 
-    /// Leases the oldest waiting row all of whose labels are among `labels`, for `ttl`, with a larger token than
-    /// any lease of that job before; `None` when there is none.
+    /// Leases the row that has waited longest of those all of whose labels are among `labels`, for `ttl`, with a larger
+    /// token than any lease of that job before; `None` when there is none.
     ///
-    /// A row whose lease ran out waits again, and counts as one attempt. A row that would be handed out for
-    /// more than the [`MOST_ATTEMPTS`]th time ends with [`End::GaveUp`] instead. A calendar that is set back makes no
-    /// lease longer than it was given for.
+    /// A row whose lease ran out waits again from then on, and counts as one attempt. A row that would be handed out
+    /// for more than the [`MOST_ATTEMPTS`]th time ends with [`End::GaveUp`] instead, and one that is older than its
+    /// [`longest_wait`](NewRow::longest_wait) with [`End::Expired`]. A calendar that is set back makes no lease and no
+    /// pause longer than it was given for.
+    ///
+    /// What other jobs wait for does not make the call slow: it depends on how many `labels` there are, of which no
+    /// more than [`MOST_OFFERED`] are passed.
     ///
     /// # Errors
     ///
@@ -88,13 +98,13 @@ pub trait Queue: fmt::Debug + Send + Sync + 'static {
     /// [`ErrorKind::Fenced`] when it is not; [`ErrorKind::Unavailable`] when the queue cannot be reached.
     async fn extend(&self, fence: &Fence, ttl: Duration) -> Result<Extended>;
 
-    /// Gives a lease back, for no fault of the job's: the row waits again. `why` says whether the lease counts as an
-    /// attempt.
+    /// Gives a lease back, for no fault of the job's: the row waits again, and is handed out when `pause` has passed at
+    /// the earliest. `why` says whether the lease counts as an attempt.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::Fenced`] when the lease is over; [`ErrorKind::Unavailable`] when the queue cannot be reached.
-    async fn release(&self, fence: &Fence, why: Released) -> Result<()>;
+    async fn release(&self, fence: &Fence, why: Released, pause: Duration) -> Result<()>;
 
     /// Records how a job ended, and commits `with` in the same transaction.
     ///
@@ -120,6 +130,19 @@ pub trait Queue: fmt::Debug + Send + Sync + 'static {
     ///
     /// [`ErrorKind::Unavailable`] when the queue cannot be reached.
     async fn row(&self, job: &JobId) -> Result<Option<Row>>;
+
+    /// The newest `limit` jobs of a repository, the newest first; of those that were pushed before `before`, if that is
+    /// one of them.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unavailable`] when the queue cannot be reached.
+    async fn jobs(
+        &self,
+        repository: &RepositoryId,
+        before: Option<&JobId>,
+        limit: usize,
+    ) -> Result<Vec<JobId>>;
 }
 
 /// A store that holds records and queue together, so that fences hold within one transaction.
@@ -138,6 +161,8 @@ pub struct NewRow {
     pub labels: Vec<Label>,
     /// What the job may do, sealed.
     pub ticket: Ticket,
+    /// How long after it was added it may still be handed out.
+    pub longest_wait: Duration,
 }
 
 /// A row as it stands.
@@ -175,6 +200,8 @@ pub enum End {
     Recorded(SealedOutcome),
     /// It was stopped while no worker had it.
     Cancelled,
+    /// It was not begun within its [`longest_wait`](NewRow::longest_wait).
+    Expired,
     /// It was handed out [`MOST_ATTEMPTS`] times, and no worker brought it to an end.
     GaveUp,
     /// It is not what was put into the queue.
@@ -213,4 +240,17 @@ pub enum Released {
     ShuttingDown,
     /// A server that is asked before a job begins could not be reached. It counts as no attempt.
     NotBegun,
+}
+
+impl Released {
+    /// How long to wait before the next try: what failed is given time to come back, and more every time.
+    fn pause(self, attempt: u32) -> Duration {
+        match self {
+            Self::InfrastructureFailed => {
+                Duration::from_secs(30) * 4_u32.pow(attempt.saturating_sub(1).min(3))
+            }
+            Self::ShuttingDown => Duration::ZERO,
+            Self::NotBegun => Duration::from_secs(10),
+        }
+    }
 }

@@ -106,7 +106,7 @@ async fn a_lost_lease_ends_the_claim_at_the_next_heartbeat() -> Result<()> {
     let claim = rig.claim(&ours(), Origin::Repository, Rig::spec()).await?;
     let mut keep = pin!(claim.keep());
     assert!(poll!(&mut keep).is_pending());
-    rig.database.release(claim.fence()?, Released::InfrastructureFailed).await?;
+    rig.database.release(claim.fence()?, Released::InfrastructureFailed, Duration::ZERO).await?;
     rig.clock.advance(TTL / 3);
     assert_eq!(keep.await.kind(), ErrorKind::Fenced);
     assert_eq!(refused(claim.fence()), ErrorKind::Fenced);

@@ -34,7 +34,13 @@ async fn a_job_runs_only_where_its_ticket_says() -> Result<()> {
     let leased = database.lease(&[label], Duration::from_secs(30)).await?.expect("the row");
     let honest = Arc::new(Database::new(rig.clock.clone()));
     honest
-        .push(NewRow { job: job.clone(), repository: ours(), labels: Vec::new(), ticket: leased.ticket })
+        .push(NewRow {
+            job: job.clone(),
+            repository: ours(),
+            labels: Vec::new(),
+            ticket: leased.ticket,
+            longest_wait: Duration::from_hours(1),
+        })
         .await?;
     let elsewhere = rig.dispatcher_of(honest);
     let claim = elsewhere.next(&[Label::parse("production")?]).await;
@@ -98,6 +104,7 @@ async fn a_short_outage_of_the_forge_ends_no_job() -> Result<()> {
     rig.permissions.go_down();
     for _ in 0..3 {
         assert_eq!(refused(rig.dispatcher.next(&[]).await), ErrorKind::Unavailable);
+        rig.clock.advance(Duration::from_secs(10));
     }
     rig.permissions.come_back();
     let claim = rig.dispatcher.next(&[]).await?;
@@ -280,8 +287,13 @@ impl ci_core::queue::Queue for Mute {
     ) -> Result<ci_core::queue::Extended> {
         self.0.extend(fence, ttl).await
     }
-    async fn release(&self, fence: &ci_core::records::Fence, why: ci_core::queue::Released) -> Result<()> {
-        self.0.release(fence, why).await
+    async fn release(
+        &self,
+        fence: &ci_core::records::Fence,
+        why: ci_core::queue::Released,
+        pause: Duration,
+    ) -> Result<()> {
+        self.0.release(fence, why, pause).await
     }
     async fn finish(
         &self,
@@ -297,6 +309,15 @@ impl ci_core::queue::Queue for Mute {
     }
     async fn row(&self, job: &JobId) -> Result<Option<ci_core::queue::Row>> {
         self.0.row(job).await
+    }
+
+    async fn jobs(
+        &self,
+        repository: &RepositoryId,
+        before: Option<&JobId>,
+        limit: usize,
+    ) -> Result<Vec<JobId>> {
+        self.0.jobs(repository, before, limit).await
     }
 }
 

@@ -39,7 +39,7 @@ async fn altered(mut alter: impl FnMut(&mut Leased, &Ticket) + Send + 'static) -
     let lease = Duration::from_secs(1);
     let (one, two) = (database.lease(&[], lease).await?, database.lease(&[], lease).await?);
     for leased in [one, two].into_iter().flatten() {
-        database.release(&leased.fence, Released::ShuttingDown).await?;
+        database.release(&leased.fence, Released::ShuttingDown, Duration::ZERO).await?;
         if leased.fence.job == protected {
             *protected_ticket.lock().expect("not poisoned") = Some(leased.ticket);
         }
@@ -125,6 +125,8 @@ async fn a_job_is_not_lost_when_the_forge_cannot_be_asked() -> Result<()> {
     rig.permissions.go_down();
     assert_eq!(refused(rig.dispatcher.next(&[]).await), ErrorKind::Unavailable);
     rig.permissions.come_back();
+    assert!(rig.dispatcher.next(&[]).await?.is_none(), "the forge is given time");
+    rig.clock.advance(Duration::from_secs(10));
     let claim = rig.dispatcher.next(&[]).await?.expect("the job");
     assert_eq!((claim.job(), claim.attempt()), (&job, 1));
     Ok(())

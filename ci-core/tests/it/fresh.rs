@@ -27,7 +27,7 @@ async fn a_lease_that_was_given_back_has_another_token_than_the_next() -> Result
         rig.enqueue(&ours(), Origin::Repository, Rig::spec()).await?;
         let ttl = Duration::from_secs(30);
         let first = rig.database.lease(&[], ttl).await?.expect("the job").fence;
-        rig.database.release(&first, why).await?;
+        rig.database.release(&first, why, Duration::ZERO).await?;
         let second = rig.database.lease(&[], ttl).await?.expect("the job").fence;
         let stale = rig.database.extend(&first, ttl).await;
         assert!(second.token > first.token && stale.is_err(), "{why:?}: {first:?}, {second:?}, {stale:?}");
@@ -57,8 +57,8 @@ impl Queue for Slow {
         self.refused.fetch_add(usize::from(done.is_err()), Ordering::AcqRel);
         done
     }
-    async fn release(&self, fence: &Fence, why: Released) -> Result<()> {
-        self.inner.release(fence, why).await
+    async fn release(&self, fence: &Fence, why: Released, pause: Duration) -> Result<()> {
+        self.inner.release(fence, why, pause).await
     }
     async fn finish(&self, fence: &Fence, end: &End, with: Batch) -> Result<()> {
         let done = self.inner.finish(fence, end, with).await;
@@ -75,6 +75,15 @@ impl Queue for Slow {
     }
     async fn row(&self, job: &JobId) -> Result<Option<Row>> {
         self.inner.row(job).await
+    }
+
+    async fn jobs(
+        &self,
+        repository: &ci_core::id::RepositoryId,
+        before: Option<&JobId>,
+        limit: usize,
+    ) -> Result<Vec<JobId>> {
+        self.inner.jobs(repository, before, limit).await
     }
 }
 
@@ -140,8 +149,8 @@ impl Queue for Hung {
     async fn extend(&self, _: &Fence, _: Duration) -> Result<Extended> {
         std::future::pending().await
     }
-    async fn release(&self, fence: &Fence, why: Released) -> Result<()> {
-        self.0.release(fence, why).await
+    async fn release(&self, fence: &Fence, why: Released, pause: Duration) -> Result<()> {
+        self.0.release(fence, why, pause).await
     }
     async fn finish(&self, fence: &Fence, end: &End, with: Batch) -> Result<()> {
         self.0.finish(fence, end, with).await
@@ -151,6 +160,15 @@ impl Queue for Hung {
     }
     async fn row(&self, job: &JobId) -> Result<Option<Row>> {
         self.0.row(job).await
+    }
+
+    async fn jobs(
+        &self,
+        repository: &ci_core::id::RepositoryId,
+        before: Option<&JobId>,
+        limit: usize,
+    ) -> Result<Vec<JobId>> {
+        self.0.jobs(repository, before, limit).await
     }
 }
 

@@ -43,8 +43,8 @@ impl Queue for Altered {
         self.honest.extend(fence, ttl).await
     }
 
-    async fn release(&self, fence: &Fence, why: Released) -> Result<()> {
-        self.honest.release(fence, why).await
+    async fn release(&self, fence: &Fence, why: Released, pause: Duration) -> Result<()> {
+        self.honest.release(fence, why, pause).await
     }
 
     async fn finish(&self, fence: &Fence, end: &End, with: Batch) -> Result<()> {
@@ -57,6 +57,15 @@ impl Queue for Altered {
 
     async fn row(&self, job: &JobId) -> Result<Option<Row>> {
         self.honest.row(job).await
+    }
+
+    async fn jobs(
+        &self,
+        repository: &ci_core::id::RepositoryId,
+        before: Option<&JobId>,
+        limit: usize,
+    ) -> Result<Vec<JobId>> {
+        self.honest.jobs(repository, before, limit).await
     }
 }
 
@@ -84,7 +93,7 @@ impl Queue for Deaf {
         Err(Error::new(ErrorKind::Unavailable, "extend a lease"))
     }
 
-    async fn release(&self, _: &Fence, _: Released) -> Result<()> {
+    async fn release(&self, _: &Fence, _: Released, _: Duration) -> Result<()> {
         Err(Error::new(ErrorKind::Unavailable, "release a lease"))
     }
 
@@ -98,6 +107,15 @@ impl Queue for Deaf {
 
     async fn row(&self, job: &JobId) -> Result<Option<Row>> {
         self.0.row(job).await
+    }
+
+    async fn jobs(
+        &self,
+        repository: &ci_core::id::RepositoryId,
+        before: Option<&JobId>,
+        limit: usize,
+    ) -> Result<Vec<JobId>> {
+        self.0.jobs(repository, before, limit).await
     }
 }
 

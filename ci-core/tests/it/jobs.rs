@@ -1,10 +1,10 @@
 //! What a job may look like.
 
-use ci_core::Result;
-use ci_core::id::{CacheKey, SecretName, StepName};
-use ci_core::job::{JobSpec, Script, Step};
+use ci_core::id::{CacheKey, Label, SecretName, StepName};
+use ci_core::job::{JobSpec, Limits, Script, Step};
 use ci_core::memory::Rig;
 use ci_core::sandbox::SandboxPath;
+use ci_core::{ByteSize, Result};
 use expect_test::{Expect, expect};
 
 #[expect(clippy::needless_pass_by_value, reason = "an expectation is written where it is passed")]
@@ -36,10 +36,25 @@ fn a_job_that_could_not_run_as_written_is_refused() -> Result<()> {
     }
     check(&large, expect!["it can run"]);
     large = large.with_cache(CacheKey::parse("one more")?, SandboxPath::work());
-    check(
-        &large,
-        expect!["check the job: a job has at most 1000 steps, secrets, caches, artifacts or labels each"],
-    );
+    check(&large, expect!["check the job: a job has at most 1000 steps, secrets, caches and artifacts each"]);
+
+    let mut demanding = Rig::spec();
+    for number in 0..6 {
+        demanding = demanding.with_label(Label::parse(number.to_string())?);
+    }
+    check(&demanding, expect!["check the job: a job demands at most 5 labels"]);
+    let twice = Rig::spec().with_cache(CacheKey::parse("a")?, SandboxPath::work());
+    let twice = twice.with_cache(CacheKey::parse("a")?, SandboxPath::parse("/tmp")?);
+    check(&twice, expect!["check the job: two artifacts or two caches have the same name; rename one"]);
+    for limits in [
+        Limits::default().with_memory(ByteSize::bytes(0)),
+        Limits::default().with_cpu_millis(0),
+        Limits::default().with_processes(0),
+    ] {
+        let wanting =
+            "check the job: nothing runs without memory, processor time and a process; raise its limits";
+        assert_eq!(Rig::spec().with_limits(limits).check().expect_err("nothing runs").to_string(), wanting);
+    }
     Ok(())
 }
 

@@ -61,7 +61,7 @@ async fn a_later_lease_goes_on_where_the_earlier_one_ended() -> Result<()> {
     let rig = Rig::new()?;
     let (logs, first) = (logs(&rig), claim(&rig).await?);
     logs.append(&first, 0, masked(&first, "one ")).await?;
-    first.release(Released::InfrastructureFailed).await?;
+    first.release(Released::ShuttingDown).await?;
     let second = rig.dispatcher.next(&[]).await?.expect("the job");
     assert_eq!(logs.append(&second, 0, masked(&second, "one ")).await?, Appended::Gap { expected: 1 });
     assert_eq!(logs.append(&second, 1, masked(&second, "two ")).await?, Appended::Stored);
@@ -75,7 +75,7 @@ async fn who_lost_the_lease_appends_nothing() -> Result<()> {
     let rig = Rig::new()?;
     let (logs, claim) = (logs(&rig), claim(&rig).await?);
     // The worker does not know yet.
-    rig.database.release(claim.fence()?, Released::InfrastructureFailed).await?;
+    rig.database.release(claim.fence()?, Released::InfrastructureFailed, Duration::ZERO).await?;
     assert_eq!(refused(logs.append(&claim, 0, masked(&claim, "late")).await), ErrorKind::Fenced);
     assert_eq!(refused(logs.close(&claim).await), ErrorKind::Fenced);
     let (artifacts, caches) = (Artifacts::new(rig.records()), Caches::new(rig.records()));

@@ -19,6 +19,8 @@ struct Setup {
     database: Database,
 }
 
+const DAY: Duration = Duration::from_hours(24);
+
 impl Setup {
     fn new() -> Self {
         let clock = Arc::new(ManualClock::new());
@@ -29,7 +31,9 @@ impl Setup {
         let job = JobId::random();
         let labels = labels.iter().map(Label::parse).collect::<Result<_>>()?;
         let ticket = Ticket::from_stored("sealed");
-        self.database.push(NewRow { job: job.clone(), repository: ours(), labels, ticket }).await?;
+        self.database
+            .push(NewRow { job: job.clone(), repository: ours(), labels, ticket, longest_wait: DAY })
+            .await?;
         Ok(job)
     }
 
@@ -105,7 +109,10 @@ async fn who_lost_the_lease_writes_nothing() -> Result<()> {
     let end = End::Cancelled;
     let with = Batch::new().put(key.clone(), "x");
     assert_eq!(refused(setup.database.finish(&old, &end, with.clone()).await), ErrorKind::Fenced);
-    assert_eq!(refused(setup.database.release(&old, Released::ShuttingDown).await), ErrorKind::Fenced);
+    assert_eq!(
+        refused(setup.database.release(&old, Released::ShuttingDown, Duration::ZERO).await),
+        ErrorKind::Fenced
+    );
     assert_eq!(setup.database.get(&key).await?, None);
 
     setup.database.commit(write(&new)).await?;

@@ -153,6 +153,8 @@ async fn a_job_that_was_given_back_goes_on_in_the_same_log() -> Result<()> {
     let job = claim.job().clone();
     let error = service.runner.run(claim, never()).await.expect_err("the machine is lost");
     assert!(matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Internal), "{error}");
+    assert!(service.rig.dispatcher.next(&[]).await?.is_none(), "what failed is given time");
+    service.rig.clock.advance(Duration::from_secs(30));
     let again = service.rig.dispatcher.next(&[]).await?.expect("the job waits again");
     let outcome = service.runner.run(again, never()).await?;
     assert_eq!(outcome.conclusion, Conclusion::Succeeded, "{outcome:?}");
@@ -248,7 +250,7 @@ async fn a_worker_that_lost_its_lease_stops_and_says_nothing() -> Result<()> {
     let (job, fence) = (claim.job().clone(), claim.fence()?.clone());
     let mut run = pin!(service.runner.run(claim, never()));
     assert!(poll!(&mut run).is_pending());
-    service.rig.database.release(&fence, Released::InfrastructureFailed).await?;
+    service.rig.database.release(&fence, Released::InfrastructureFailed, Duration::ZERO).await?;
     service.rig.clock.advance(Duration::from_secs(10));
     assert_eq!(refused(run.await), ErrorKind::Fenced);
     assert_eq!(service.rig.backend.living(), []);

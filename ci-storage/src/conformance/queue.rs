@@ -14,6 +14,7 @@ use futures_util::future::join_all;
 use super::{acme, kind};
 
 const TTL: Duration = Duration::from_secs(10);
+const DAY: Duration = Duration::from_hours(24);
 const ALMOST: Duration = Duration::from_secs(9);
 
 fn labels(names: &[&str]) -> Vec<Label> {
@@ -22,7 +23,7 @@ fn labels(names: &[&str]) -> Vec<Label> {
 
 fn row(names: &[&str]) -> NewRow {
     let (job, ticket) = (JobId::random(), Ticket::from_stored(&b"a \0 ticket"[..]));
-    NewRow { job, repository: acme(), labels: labels(names), ticket }
+    NewRow { job, repository: acme(), labels: labels(names), ticket, longest_wait: DAY }
 }
 
 async fn push(rig: &Rig, names: &[&str]) -> JobId {
@@ -97,7 +98,7 @@ pub async fn the_oldest_row_comes_first(rig: Rig) {
     let fence = leased(&rig).await;
     assert_eq!(fence.job, first);
     assert_eq!(leased(&rig).await.job, second);
-    rig.database.release(&fence, Released::ShuttingDown).await.expect("released");
+    rig.database.release(&fence, Released::ShuttingDown, Duration::ZERO).await.expect("released");
     assert_eq!(leased(&rig).await.job, first);
     assert_eq!(leased(&rig).await.job, third);
 }
@@ -164,8 +165,11 @@ pub async fn a_released_row_waits_again_and_counts(rig: Rig) {
         assert_eq!(leased.attempt, attempt);
         assert!(Some(leased.fence.token) > token);
         token = Some(leased.fence.token);
-        rig.database.release(&leased.fence, Released::InfrastructureFailed).await.expect("released");
-        let again = rig.database.release(&leased.fence, Released::InfrastructureFailed).await;
+        rig.database
+            .release(&leased.fence, Released::InfrastructureFailed, Duration::ZERO)
+            .await
+            .expect("released");
+        let again = rig.database.release(&leased.fence, Released::InfrastructureFailed, Duration::ZERO).await;
         assert_eq!(kind(again), Some(ErrorKind::Fenced));
         assert_eq!(kind(rig.database.extend(&leased.fence, TTL).await), Some(ErrorKind::Fenced));
     }
@@ -179,7 +183,7 @@ pub async fn a_row_that_was_released_by_a_worker_that_ends_counts_no_attempt(rig
     for why in [Released::ShuttingDown, Released::NotBegun].repeat(MOST_ATTEMPTS as usize) {
         let leased = lease(&rig, &[]).await.expect("it waits");
         assert_eq!(leased.attempt, 1);
-        rig.database.release(&leased.fence, why).await.expect("released");
+        rig.database.release(&leased.fence, why, Duration::ZERO).await.expect("released");
     }
 }
 
@@ -203,7 +207,10 @@ async fn can_do_nothing(rig: &Rig, fence: &Fence) {
     let key = Key::new("written");
     let with = Batch::new().put(key.clone(), "1");
     assert_eq!(kind(rig.database.extend(fence, TTL).await), Some(ErrorKind::Fenced));
-    assert_eq!(kind(rig.database.release(fence, Released::ShuttingDown).await), Some(ErrorKind::Fenced));
+    assert_eq!(
+        kind(rig.database.release(fence, Released::ShuttingDown, Duration::ZERO).await),
+        Some(ErrorKind::Fenced)
+    );
     let finished = rig.database.finish(fence, &End::Cancelled, with.clone()).await;
     assert_eq!(kind(finished), Some(ErrorKind::Fenced));
     let committed = rig.database.commit(with.require(Condition::Held(fence.clone()))).await;
@@ -308,7 +315,7 @@ pub async fn a_cancelled_job_is_not_handed_out_again(rig: Rig) {
     for job in [&released, &lost] {
         rig.database.cancel(job).await.expect("asked for");
     }
-    rig.database.release(&fence, Released::ShuttingDown).await.expect("released");
+    rig.database.release(&fence, Released::ShuttingDown, Duration::ZERO).await.expect("released");
     assert_eq!(stage(&rig, &released).await, Stage::Ended(End::Cancelled));
     rig.clock.advance(TTL);
     assert!(lease(&rig, &[]).await.is_none());

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use ci_core::clock::Clock;
-use ci_core::id::{JobId, Label};
+use ci_core::id::{JobId, Label, RepositoryId};
 use ci_core::queue::{End, Extended, Leased, NewRow, Queue, Released, Row};
 use ci_core::records::{Batch, Fence, Key, Record, Records, Version};
 use ci_core::secret::KeyRing;
@@ -203,7 +203,7 @@ impl Records for Sqlite {
 #[async_trait]
 impl Queue for Sqlite {
     async fn push(&self, row: NewRow) -> Result<()> {
-        self.write("add a job to the queue", move |connection, _| queue::push(connection, &row)).await
+        self.write("add a job to the queue", move |connection, now| queue::push(connection, &row, now)).await
     }
 
     async fn lease(&self, labels: &[Label], ttl: Duration) -> Result<Option<Leased>> {
@@ -216,11 +216,13 @@ impl Queue for Sqlite {
         self.write("extend a lease", move |connection, now| queue::extend(connection, &fence, ttl, now)).await
     }
 
-    async fn release(&self, fence: &Fence, why: Released) -> Result<()> {
+    async fn release(&self, fence: &Fence, why: Released, pause: Duration) -> Result<()> {
         tracing::debug!(job = %fence.job, ?why, "lease given back");
         let fence = fence.clone();
-        self.write("give a lease back", move |connection, now| queue::release(connection, &fence, why, now))
-            .await
+        self.write("give a lease back", move |connection, now| {
+            queue::release(connection, &fence, why, pause, now)
+        })
+        .await
     }
 
     async fn finish(&self, fence: &Fence, end: &End, with: Batch) -> Result<()> {
@@ -241,6 +243,17 @@ impl Queue for Sqlite {
     async fn row(&self, job: &JobId) -> Result<Option<Row>> {
         let job = job.clone();
         self.read("look at a job", move |connection, now| queue::row(connection, &job, now)).await
+    }
+
+    async fn jobs(
+        &self,
+        repository: &RepositoryId,
+        before: Option<&JobId>,
+        limit: usize,
+    ) -> Result<Vec<JobId>> {
+        let (repository, before) = (repository.clone(), before.cloned());
+        let look = move |c: &Connection, _| queue::jobs(c, &repository, before.as_ref(), limit);
+        self.read("list jobs", look).await
     }
 }
 

@@ -42,12 +42,14 @@ const MIGRATIONS: &[&str] = &["
         token INTEGER NOT NULL DEFAULT 0,
         until INTEGER NOT NULL DEFAULT 0,
         ttl INTEGER NOT NULL DEFAULT 0,
+        expires INTEGER NOT NULL,
         cancelled INTEGER NOT NULL DEFAULT 0,
         ending TEXT,
         outcome BLOB
     ) STRICT;
-    CREATE INDEX open_jobs ON jobs (labels, id) WHERE state <> 'finished';
-    CREATE INDEX running_jobs ON jobs (id) WHERE state = 'running';
+    CREATE INDEX open_jobs ON jobs (labels, until, id) WHERE state <> 'finished';
+    CREATE INDEX given_at ON jobs (until - ttl) WHERE state <> 'finished';
+    CREATE INDEX jobs_of_repository ON jobs (tenant, forge, native, id);
 
     CREATE TABLE logs (
         job TEXT NOT NULL PRIMARY KEY REFERENCES jobs (job),

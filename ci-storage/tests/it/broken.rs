@@ -112,8 +112,8 @@ impl Queue for BrokenDatabase {
         self.inner.extend(fence, ttl).await
     }
 
-    async fn release(&self, fence: &Fence, why: Released) -> Result<()> {
-        self.inner.release(fence, why).await
+    async fn release(&self, fence: &Fence, why: Released, pause: Duration) -> Result<()> {
+        self.inner.release(fence, why, pause).await
     }
 
     async fn finish(&self, fence: &Fence, end: &End, with: Batch) -> Result<()> {
@@ -130,6 +130,15 @@ impl Queue for BrokenDatabase {
 
     async fn row(&self, job: &JobId) -> Result<Option<Row>> {
         self.inner.row(job).await
+    }
+
+    async fn jobs(
+        &self,
+        repository: &ci_core::id::RepositoryId,
+        before: Option<&JobId>,
+        limit: usize,
+    ) -> Result<Vec<JobId>> {
+        self.inner.jobs(repository, before, limit).await
     }
 }
 

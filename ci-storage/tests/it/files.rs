@@ -94,7 +94,13 @@ async fn two_processes_share_a_queue() {
         let (job, ticket) = (JobId::random(), Ticket::from_stored(&b"ticket"[..]));
         let repository = Rig::repository("1", "acme").expect("a repository");
         database
-            .push(NewRow { job: job.clone(), repository, labels: Vec::new(), ticket })
+            .push(NewRow {
+                job: job.clone(),
+                repository,
+                labels: Vec::new(),
+                ticket,
+                longest_wait: Duration::from_hours(1),
+            })
             .await
             .expect("pushed");
         pushed.push(job.to_string());
