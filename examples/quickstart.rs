@@ -17,6 +17,7 @@ mod service;
 #[path = "quickstart/terminal.rs"]
 mod terminal;
 
+use std::io::Write as _;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -42,11 +43,11 @@ fn main() -> ExitCode {
     let options = match Options::parse(std::env::args_os().skip(1)) {
         Ok(Some(options)) => options,
         Ok(None) => {
-            println!("{}", options::USAGE);
+            let _ = writeln!(std::io::stdout(), "{}", options::USAGE);
             return ExitCode::SUCCESS;
         }
         Err(usage) => {
-            eprintln!("{usage}");
+            let _ = writeln!(std::io::stderr(), "{usage}");
             return ExitCode::from(NOT_THE_JOB);
         }
     };
@@ -59,7 +60,7 @@ fn main() -> ExitCode {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             // The person at this terminal is the operator too.
-            eprintln!("error: {}", error.for_operator());
+            let _ = writeln!(std::io::stderr(), "error: {}", error.for_operator());
             ExitCode::from(NOT_THE_JOB)
         }
     }

@@ -321,7 +321,9 @@ impl Authority {
         let longest = Deadline::after(self.clock.as_ref(), self.options.grant);
         let verdict = self.source.permission(who, repository).await?;
         if verdict.level < A::LEVEL {
-            return Err(denied().because("there is no such repository, or you lack the permission"));
+            return Err(denied()
+                .because("there is no such repository, or you lack the permission")
+                .detail(format!("{} has {:?}, and {:?} was asked for", who.user, verdict.level, A::LEVEL)));
         }
         let until = longest.within(asked, verdict.valid_for);
         Ok(Grant(

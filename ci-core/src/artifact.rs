@@ -52,13 +52,13 @@ use crate::units::ByteSize;
 #[async_trait]
 pub trait ArtifactStore: fmt::Debug + Send + Sync + 'static {
     /// Keeps `content`. It becomes visible if and only if all of it is stored. What an earlier lease of the job
-    /// kept under that name is replaced.
+    /// kept under that name is replaced. A call whose answer was lost can be made again, with the same content.
     ///
     /// # Errors
     ///
     /// The stream's own error; [`ErrorKind::LimitExceeded`] when it is longer than
-    /// [`Limits::artifact`](crate::job::Limits::artifact) of the job; [`ErrorKind::Conflict`] when this lease has kept an
-    /// artifact of that name; [`ErrorKind::Fenced`] when the claim is over;
+    /// [`Limits::artifact`](crate::job::Limits::artifact) of the job; [`ErrorKind::Conflict`] when this lease has kept
+    /// other content under that name; [`ErrorKind::Fenced`] when the claim is over;
     /// [`ErrorKind::Unavailable`] when the store cannot be reached.
     ///
     /// # Cancel safety

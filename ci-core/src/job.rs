@@ -171,6 +171,8 @@ impl JobSpec {
     pub fn check(&self) -> Result<()> {
         const MOST_PARTS: usize = 1_000;
         const MOST_BYTES: usize = 1024 * 1024;
+        // The kernel takes no longer one (execve(2), MAX_ARG_STRLEN).
+        const LONGEST_ARGUMENT: usize = 128 * 1024;
         let invalid = |reason: &'static str| Error::new(ErrorKind::Invalid, "check the job").because(reason);
         if self.steps.is_empty() {
             return Err(invalid("a job needs at least one step"));
@@ -197,6 +199,12 @@ impl JobSpec {
             return Err(invalid("a job says at most 1 MiB; keep large scripts in the repository"));
         }
         for step in &self.steps {
+            if step.run.longest() >= LONGEST_ARGUMENT {
+                return Err(invalid(
+                    "a script or an argument has less than 128 KiB; keep it in the repository",
+                )
+                .with("step", &step.name));
+            }
             if let Some(name) = step.secrets.iter().find(|name| !self.secrets.contains(name)) {
                 return Err(invalid(
                     "a step names a secret that the job does not ask for; add it to the job",
@@ -309,6 +317,18 @@ pub enum Run {
         /// Its arguments.
         arguments: Vec<Arg>,
     },
+}
+
+impl Run {
+    /// How many bytes the longest of its texts has.
+    fn longest(&self) -> usize {
+        match self {
+            Self::Script(script) => script.0.len(),
+            Self::Command { program, arguments } => {
+                arguments.iter().chain([program]).map(|text| text.0.len()).max().unwrap_or(0)
+            }
+        }
+    }
 }
 
 /// The text of a shell script, as the pipeline's author wrote it.

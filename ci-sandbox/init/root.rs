@@ -56,7 +56,7 @@ const FILES: [(&CStr, &[u8]); 5] = [
 ];
 
 /// What tells of the machine, or steers it, as the OCI runtimes hide it (`runc`, `libcontainer/specconv`).
-const HIDDEN: [&CStr; 10] = [
+const HIDDEN: [&CStr; 11] = [
     c"/proc/acpi",
     c"/proc/asound",
     c"/proc/cmdline",
@@ -64,6 +64,8 @@ const HIDDEN: [&CStr; 10] = [
     c"/proc/kcore",
     c"/proc/keys",
     c"/proc/latency_stats",
+    // Each watch on it costs ten milliseconds of waiting when its process ends, and a process can have thousands.
+    c"/proc/pressure",
     c"/proc/sched_debug",
     c"/proc/scsi",
     c"/proc/timer_list",

@@ -122,7 +122,10 @@ impl Hierarchy {
         }
         let (root, wrapped) = read_tenant_row(&row).ok_or_else(|| tampered("the row of a key is not one"))?;
         if root != self.root.key_ref() {
-            return Err(tampered("it was wrapped by another root key than the one in use")
+            // The database may be another one's, or this program a worker that was set up wrongly: no reason to
+            // believe that anything was tampered with, and for a dispatcher to end what others can do.
+            return Err(Error::new(ErrorKind::Unavailable, FETCH)
+                .because("it was wrapped by another root key than the one in use; start with the one of this database")
                 .detail(format!("wrapped by {root:?}, in use is {:?}", self.root.key_ref())));
         }
         let key = self.root.unwrap(&tenant_context(tenant, id, root), wrapped).await?;

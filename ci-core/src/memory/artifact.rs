@@ -57,17 +57,17 @@ impl Artifacts {
         Self { records }
     }
 
-    /// Where an artifact goes, unless this lease has put one there.
-    async fn place_for(&self, claim: &Claim, name: &ArtifactName) -> Result<(Key, Condition)> {
-        let place = about(claim.scope()?.repository(), claim.job()).part(name.as_str());
+    /// Where an artifact goes: nothing when it is there, and an error when this lease has put another one there.
+    async fn place_for(&self, claim: &Claim, artifact: &Artifact) -> Result<Option<(Key, Condition)>> {
+        let place = about(claim.scope()?.repository(), claim.job()).part(artifact.name.as_str());
         let Some(record) = self.records.get(&place).await? else {
-            return Ok((place.clone(), Condition::Absent(place)));
+            return Ok(Some((place.clone(), Condition::Absent(place))));
         };
         let kept: Kept = read(&record)?;
         if kept.lease < claim.fence()?.token {
-            return Ok((place.clone(), Condition::Is(place, record.version)));
+            return Ok(Some((place.clone(), Condition::Is(place, record.version))));
         }
-        Err(taken(name))
+        if kept.artifact == *artifact { Ok(None) } else { Err(taken(&artifact.name)) }
     }
 
     async fn find(
@@ -96,7 +96,9 @@ impl ArtifactStore for Artifacts {
         let kept = Kept { lease: fence.token, artifact };
         let value = serde_json::to_vec(&kept)
             .map_err(|error| Error::new(ErrorKind::Internal, "keep an artifact").caused_by(error))?;
-        let (place, free) = self.place_for(claim, name).await?;
+        let Some((place, free)) = self.place_for(claim, &kept.artifact).await? else {
+            return Ok(kept.artifact);
+        };
         let batch = Batch::new()
             .require(Condition::Held(fence))
             .require(free)
@@ -170,7 +172,7 @@ fn read(record: &Record) -> Result<Kept> {
 
 fn taken(name: &ArtifactName) -> Error {
     Error::new(ErrorKind::Conflict, "keep an artifact")
-        .because("the job has an artifact of that name")
+        .because("the job has kept other content under that name; give each artifact a name of its own")
         .with("artifact", name)
 }
 

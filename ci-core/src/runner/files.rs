@@ -15,8 +15,12 @@ impl Runner {
         outcome: &mut Outcome,
     ) -> Result<()> {
         for wanted in &claim.spec().artifacts {
-            let content = stream::limited(sandbox.download(&wanted.path), claim.spec().limits.artifact);
-            match self.parts.artifacts.put(claim, &wanted.name, content).await {
+            // A store that is away for a while must not make the steps run again.
+            let put = || {
+                let content = stream::limited(sandbox.download(&wanted.path), claim.spec().limits.artifact);
+                self.parts.artifacts.put(claim, &wanted.name, content)
+            };
+            match claim.retried(put).await {
                 Ok(artifact) => {
                     self.observe(claim, &Event::ArtifactKept(&artifact));
                     outcome.artifacts.push(artifact);

@@ -34,7 +34,7 @@ use crate::forge::{CheckState, Checks, Source};
 use crate::id::{JobId, SecretName, StepName};
 use crate::log::LogStore;
 use crate::outcome::{Conclusion, Outcome, StepOutcome};
-use crate::queue::{Claim, Released};
+use crate::queue::{Claim, MOST_ATTEMPTS, Released};
 use crate::sandbox::{ExitStatus, IsolationReport, OutputStream, Sandbox, Sandboxes, Spec};
 use crate::secret::{Masked, SecretLease, SecretStore};
 
@@ -248,7 +248,7 @@ impl Runner {
         let start = self.parts.clock.elapsed();
         let mut outcome = Outcome::new(Conclusion::Succeeded);
         let torn_down = match self.work(claim, stop, &mut outcome).await {
-            Err(error) if !passes(&error) => {
+            Err(error) if !may_pass(claim, &error) => {
                 let reason = error.to_string();
                 conclude(&mut outcome, &error, reason);
                 Ok(())
@@ -256,8 +256,7 @@ impl Runner {
             worked => worked?,
         };
         outcome.duration = self.parts.clock.elapsed().saturating_sub(start);
-        let closed = claim.retried(|| self.parts.logs.close(claim));
-        until(pin!(self.late("close a job's log")), closed).await?;
+        self.close_log(claim).await?;
         until(pin!(self.late("record how a job ended")), self.record(claim, &outcome)).await?;
         self.tell_end(claim, &outcome).await;
         self.observe(claim, &Event::Finished(&outcome));
@@ -300,7 +299,7 @@ impl Runner {
         .await;
         match ran.and(told) {
             Ok(()) => Ok(torn_down),
-            Err(error) if passes(&error) => Err(error),
+            Err(error) if may_pass(claim, &error) => Err(error),
             Err(error) => {
                 conclude(outcome, &error, lease.mask_text(&error.to_string()));
                 Ok(torn_down)
@@ -357,6 +356,20 @@ impl Runner {
             return Ok(SecretLease::empty(claim, self.parts.secrets.masker()));
         }
         self.parts.secrets.lease(claim.trusted()?, names).await
+    }
+
+    /// The log of a job that has ended is at its end, closed or not: what cannot be closed must not make the job run
+    /// again.
+    async fn close_log(&self, claim: &Claim) -> Result<()> {
+        let closed = claim.retried(|| self.parts.logs.close(claim));
+        match until(pin!(self.late("close a job's log")), closed).await {
+            Err(error) if error.kind() == ErrorKind::Fenced => Err(error),
+            Err(error) => {
+                tracing::warn!(job = %claim.job(), error = %error.for_operator(), "log not closed");
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
     }
 
     async fn record(&self, claim: &Claim, outcome: &Outcome) -> Result<()> {
@@ -444,9 +457,14 @@ async fn until<T>(
     }
 }
 
-/// Whether the fault is not the job's, so that another try may do better.
-fn passes(error: &Error) -> bool {
-    error.is_retryable() || matches!(error.kind(), ErrorKind::Fenced | ErrorKind::Internal)
+/// Whether another try may do better, since the fault is not the job's, and there will be one.
+fn may_pass(claim: &Claim, error: &Error) -> bool {
+    match error.kind() {
+        ErrorKind::Fenced => true,
+        // A worker that shuts down uses up no try.
+        ErrorKind::Cancelled => error.is_retryable(),
+        kind => (error.is_retryable() || kind == ErrorKind::Internal) && claim.attempt() < MOST_ATTEMPTS,
+    }
 }
 
 fn conclude(outcome: &mut Outcome, error: &Error, reason: String) {

@@ -169,7 +169,7 @@ pub trait Instance: fmt::Debug + Send + Sync + 'static {
 
 /// A program that runs in a sandbox. Dropping it stops it. The example of [`Sandboxes`] reads one to its end.
 #[async_trait]
-pub trait Process: fmt::Debug + Send {
+pub trait Process: fmt::Debug + Send + Sync {
     /// What happens next. After [`ProcessEvent::Exited`] it must not be called again.
     ///
     /// The exit is reported when the *program* has ended and what it had written until then has been returned,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use ci_core::access::Read;
-use ci_core::id::{JobId, Label, SecretName, StepName};
+use ci_core::id::{JobId, Label, RepositoryId, SecretName, StepName};
 use ci_core::job::{JobSpec, Script, Step};
 use ci_core::log::{Cursor, LogStore as _};
 use ci_core::memory::{Database, Logs, Reply, Rig};
@@ -76,10 +76,9 @@ impl Queue for Slow {
     async fn row(&self, job: &JobId) -> Result<Option<Row>> {
         self.inner.row(job).await
     }
-
     async fn jobs(
         &self,
-        repository: &ci_core::id::RepositoryId,
+        repository: &RepositoryId,
         before: Option<&JobId>,
         limit: usize,
     ) -> Result<Vec<JobId>> {
@@ -161,10 +160,9 @@ impl Queue for Hung {
     async fn row(&self, job: &JobId) -> Result<Option<Row>> {
         self.0.row(job).await
     }
-
     async fn jobs(
         &self,
-        repository: &ci_core::id::RepositoryId,
+        repository: &RepositoryId,
         before: Option<&JobId>,
         limit: usize,
     ) -> Result<Vec<JobId>> {
@@ -197,6 +195,139 @@ async fn a_heartbeat_that_is_never_answered_does_not_keep_the_sandbox_past_the_l
         !both || service.rig.backend.living().is_empty(),
         "another worker has the job, and its first sandbox still runs: {:?}",
         service.rig.backend.living()
+    );
+    Ok(())
+}
+
+/// A forge of one tenant that does not answer: self-hosted, or hostile.
+#[derive(Debug)]
+struct OneIsDown(Arc<ci_core::memory::Permissions>);
+
+#[async_trait]
+impl ci_core::access::PermissionSource for OneIsDown {
+    async fn permission(
+        &self,
+        who: &ci_core::access::Session,
+        repository: &RepositoryId,
+    ) -> Result<ci_core::access::Verdict> {
+        if *repository == ours() {
+            return Err(Error::new(ErrorKind::Unavailable, "ask the forge of acme"));
+        }
+        self.0.permission(who, repository).await
+    }
+}
+
+/// The row that is given back is the oldest one again, and the next question meets it again.
+#[tokio::test]
+async fn a_forge_that_is_down_holds_up_no_job_of_another_tenant() -> Result<()> {
+    let rig = Rig::new()?;
+    rig.enqueue(&ours(), Origin::Repository, Rig::spec()).await?;
+    let theirs = rig.enqueue(&crate::theirs(), Origin::Repository, Rig::spec()).await?;
+    let authority =
+        ci_core::access::Authority::new(Arc::new(OneIsDown(rig.permissions.clone())), rig.clock.clone());
+    let dispatcher =
+        ci_core::queue::Dispatcher::new(rig.database.clone(), rig.ring.clone(), authority, rig.clock.clone());
+    let mut told = Vec::new();
+    for _ in 0..1_000 {
+        match dispatcher.next(&[]).await {
+            Ok(Some(claim)) if *claim.job() == theirs => return Ok(()),
+            other => told.push(other.map(|claim| claim.map(|claim| claim.job().clone()))),
+        }
+        rig.clock.advance(Duration::from_secs(60));
+    }
+    panic!("in {} hours the other tenant's job was not handed out: {:?}", told.len() / 60, told.last());
+}
+
+/// A server for code that is away for some seconds.
+#[derive(Debug)]
+struct Away(Arc<ci_core::memory::Forge>, Arc<ci_core::clock::ManualClock>, Duration);
+
+#[async_trait]
+impl ci_core::forge::Source for Away {
+    async fn resolve(
+        &self,
+        scope: ci_core::access::Scope<'_>,
+        helpers: &ci_core::sandbox::Sandboxes,
+        name: &ci_core::forge::RevisionName,
+    ) -> Result<ci_core::forge::Revision> {
+        self.0.resolve(scope, helpers, name).await
+    }
+    async fn checkout(
+        &self,
+        claim: &ci_core::queue::Claim,
+        helpers: &ci_core::sandbox::Sandboxes,
+        into: &ci_core::sandbox::Sandbox,
+    ) -> Result<()> {
+        if ci_core::clock::Clock::elapsed(self.1.as_ref()) < self.2 {
+            return Err(Error::new(ErrorKind::Unavailable, "reach the server for code"));
+        }
+        self.0.checkout(claim, helpers, into).await
+    }
+    async fn read(
+        &self,
+        scope: ci_core::access::Scope<'_>,
+        helpers: &ci_core::sandbox::Sandboxes,
+        commit: &ci_core::id::CommitId,
+        path: &ci_core::forge::SourcePath,
+        limit: ci_core::ByteSize,
+    ) -> Result<bytes::Bytes> {
+        self.0.read(scope, helpers, commit, path, limit).await
+    }
+}
+
+/// Three workers, each of which pauses for ten seconds after an error: the attempts are over before the outage is.
+#[tokio::test]
+async fn a_server_that_is_away_for_some_seconds_ends_no_job() -> Result<()> {
+    let rig = Rig::new()?;
+    let source = Arc::new(Away(rig.forge.clone(), rig.clock.clone(), Duration::from_secs(8)));
+    let service = Service::with_parts(rig, |parts| parts.source = source);
+    service.rig.backend.on("sh", |_| Reply::exit(0));
+    let first = service.claim(Rig::spec()).await?;
+    let job = first.job().clone();
+    let mut claims = vec![first];
+    let mut told = Vec::new();
+    for _ in 0..20 {
+        for _worker in 0..3 {
+            let claim = match claims.pop() {
+                Some(claim) => Some(claim),
+                None => service.rig.dispatcher.next(&[]).await?,
+            };
+            if let Some(claim) = claim {
+                told.push(service.runner.run(claim, never()).await.map(|outcome| outcome.conclusion));
+            }
+        }
+        service.rig.clock.advance(Duration::from_secs(10));
+    }
+    let reader = writer(&service.rig, &ours()).await?.lower::<Read>();
+    let state = service.rig.dispatcher.state(&reader, &job).await?;
+    assert!(
+        matches!(&state, ci_core::queue::State::Finished(outcome) if outcome.conclusion == ci_core::outcome::Conclusion::Succeeded),
+        "{state:?}, after {told:?}"
+    );
+    Ok(())
+}
+
+/// The forge shows a job as running for ever that nobody will run any more.
+#[tokio::test]
+async fn a_forge_hears_of_every_end() -> Result<()> {
+    let rig = Rig::new()?;
+    let source = Arc::new(Away(rig.forge.clone(), rig.clock.clone(), Duration::from_hours(1)));
+    let service = Service::with_parts(rig, |parts| parts.source = source);
+    let mut claim = Some(service.claim(Rig::spec()).await?);
+    let job = claim.as_ref().expect("claimed").job().clone();
+    while let Some(now) = claim.take() {
+        let _ = service.runner.run(now, never()).await;
+        service.rig.clock.advance(Duration::from_mins(3));
+        claim = service.rig.dispatcher.next(&[]).await?;
+    }
+    let reader = writer(&service.rig, &ours()).await?.lower::<Read>();
+    let state = service.rig.dispatcher.state(&reader, &job).await?;
+    assert!(matches!(state, ci_core::queue::State::Finished(_)));
+    let reported: Vec<_> = service.rig.forge.reports().into_iter().map(|report| report.state).collect();
+    assert_ne!(
+        reported.last(),
+        Some(&ci_core::forge::CheckState::Running),
+        "{reported:?}, and the job is {state:?}"
     );
     Ok(())
 }

@@ -12,6 +12,7 @@ mod hanging;
 mod hostile;
 mod identity;
 mod inbox;
+mod injection;
 mod jobs;
 mod logs;
 mod masking;

@@ -219,6 +219,8 @@ fn usable(folder: &Path, version: Version, name: &str) -> Result<(), String> {
 fn set_limit(group: &Path, version: Version, controller: Controller, limits: &Limits) -> io::Result<()> {
     /// In microseconds: what the kernel takes by default.
     const PERIOD: u64 = 100_000;
+    /// The kernel has no more, and takes no larger bound (Linux, `PID_MAX_LIMIT`).
+    const KERNEL_MOST: u64 = 4 * 1024 * 1024;
     let quota = (u64::from(limits.cpu_millis) * PERIOD / 1_000).max(1_000);
     let memory = limits.memory.as_u64().to_string();
     let write = |file: &str, value: &str| fs::write(group.join(file), value);
@@ -233,7 +235,8 @@ fn set_limit(group: &Path, version: Version, controller: Controller, limits: &Li
             optional(write("memory.swap.max", "0"))
         }
         (Controller::Processes, _) => {
-            write("pids.max", &(u64::from(limits.processes) + PROCESS_ONE).to_string())
+            let most = (u64::from(limits.processes) + PROCESS_ONE).min(KERNEL_MOST);
+            write("pids.max", &most.to_string())
         }
         (Controller::Cpu, Version::One) => write("cpu.cfs_quota_us", &quota.to_string()),
         (Controller::Cpu, Version::Two) => write("cpu.max", &format!("{quota} {PERIOD}")),

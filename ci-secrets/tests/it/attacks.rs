@@ -150,7 +150,9 @@ async fn every_flipped_bit_of_a_key_is_noticed() {
             let first = bench.vault.data_key(fresh.scope().expect("fresh"), &purpose, None).await;
             let errors = [sealed.err(), first.err()].map(|error| error.map(|error| error.kind()));
             assert!(errors.iter().flatten().count() > 0, "{} byte {index}", record.key);
-            assert!(errors.iter().flatten().all(|kind| WRONG.contains(kind)), "{errors:?}");
+            // A row that names another root key is one that this program was not set up for.
+            let is_wrong = |kind: &ErrorKind| WRONG.contains(kind) || *kind == ErrorKind::Unavailable;
+            assert!(errors.iter().flatten().all(is_wrong), "{errors:?}");
             bench.records.purge(&key_folder(&repository("new"))).await.expect("it is purged");
         }
         bench.write(&record.key, record.value).await;

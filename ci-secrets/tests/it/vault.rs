@@ -8,6 +8,7 @@ use ci_core::access::{Read, Write};
 use ci_core::id::{JobId, TenantId};
 use ci_core::memory::Rig;
 use ci_core::operator::Operator;
+use ci_core::queue::{Dispatcher, NewJob};
 use ci_core::records::Key;
 use ci_core::secret::{KeyRing as _, Purpose, SecretStore as _, SecretValue};
 use ci_core::trust::Origin;
@@ -238,8 +239,13 @@ async fn another_root_key_opens_nothing() {
     bench.put(&ours, "TOKEN", VALUE).await;
     let stranger = bench.other_vault(Switched::new());
     let error = stranger.list(&bench.grant(&ours).await).await.expect_err("it is another root key");
-    assert_eq!(error.kind(), ErrorKind::Tampered);
-    assert_eq!(error.to_string(), "fetch a key: it was wrapped by another root key than the one in use");
+    assert_eq!(
+        error.kind(),
+        ErrorKind::Unavailable,
+        "who was set up wrongly must not take the rows for forged"
+    );
+    let said = "fetch a key: it was wrapped by another root key than the one in use; start with the one of this database";
+    assert_eq!(error.to_string(), said);
 }
 
 #[tokio::test]
@@ -289,4 +295,25 @@ async fn a_secret_that_was_tampered_with_can_be_deleted_and_set_anew() {
     bench.vault.delete(&grant, &name("TOKEN")).await.expect("it is deleted");
     bench.put(&ours, "TOKEN", "new value").await;
     assert_eq!(bench.value(&ours, "TOKEN").await.expect("set anew"), b"new value");
+}
+
+/// A worker that was set up wrongly opens no ticket. The jobs are there for those that can.
+#[tokio::test]
+async fn a_worker_with_another_root_key_ends_no_job() {
+    let rig = Rig::new().expect("a rig");
+    let vault = || Vault::new(rig.records(), rig.audit.clone(), Switched::new(), rig.clock.clone());
+    let (right, wrong) = (std::sync::Arc::new(vault()), std::sync::Arc::new(vault()));
+    let dispatcher =
+        |ring| Dispatcher::new(rig.database.clone(), ring, rig.authority.clone(), rig.clock.clone());
+    let (right, wrong) = (dispatcher(right), dispatcher(wrong));
+    let grant = rig.grant(&Rig::user("ada").expect("a user"), &repository("1")).await.expect("a grant");
+    let code = rig.code(&repository("1"), Origin::Repository).await.expect("code");
+    let new = NewJob::requested(&grant, code, Rig::spec()).expect("a job");
+    right.enqueue(&new).await.expect("enqueued");
+    for _ in 0..10 {
+        assert_eq!(kind(wrong.next(&[]).await), ErrorKind::Unavailable);
+        rig.clock.advance(Duration::from_secs(10));
+    }
+    let claim = right.next(&[]).await.expect("asked").expect("the job");
+    assert_eq!((claim.job(), claim.attempt()), (new.id(), 1));
 }

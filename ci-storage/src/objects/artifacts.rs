@@ -3,11 +3,15 @@
 use async_trait::async_trait;
 use ci_core::access::{Grant, Read, Scope, Write};
 use ci_core::artifact::{Artifact, ArtifactStore};
-use ci_core::id::{ArtifactName, JobId};
+use ci_core::id::{ArtifactName, Digest, JobId};
 use ci_core::queue::Claim;
 use ci_core::records::{Batch, Condition, Key, Record};
 use ci_core::secret::Purpose;
 use ci_core::{ByteStream, Error, ErrorKind, Result, stream};
+
+use futures_util::TryStreamExt as _;
+use futures_util::future::ready;
+use sha2::{Digest as _, Sha256};
 
 use super::Objects;
 use super::sealed::{self, ObjectName, Stored};
@@ -69,10 +73,11 @@ impl ArtifactStore for ObjectArtifacts {
     async fn put(&self, claim: &Claim, name: &ArtifactName, content: ByteStream<'_>) -> Result<Artifact> {
         let (purpose, token) = (Purpose::artifact(claim.job(), name), claim.fence()?.token);
         let earlier = self.find(claim.scope()?, claim.job(), name).await?;
-        if earlier.as_ref().is_some_and(|(_, stored)| stored.token >= token) {
-            return Err(exists(name));
-        }
         let content = stream::limited(content, claim.spec().limits.artifact);
+        if let Some((_, stored)) = earlier.as_ref().filter(|(_, stored)| stored.token >= token) {
+            let is_same = digest(content).await? == stored.digest;
+            return if is_same { Ok(artifact(name.clone(), stored)) } else { Err(exists(name)) };
+        }
         let stored = self.objects.upload(claim.scope()?, &purpose, token, content).await?;
         let kept = self.keep(claim, name, &stored, earlier).await;
         self.objects.settle(&stored, kept).await?;
@@ -141,13 +146,18 @@ fn folder(scope: &Scope<'_>, job: &JobId) -> Key {
     Key::new("artifact").repository(scope.repository()).part(job.as_str())
 }
 
+async fn digest(content: ByteStream<'_>) -> Result<Digest> {
+    let hash = content.try_fold(Sha256::new(), |hash, piece| ready(Ok(hash.chain_update(piece))));
+    Ok(Digest::from_sha256(hash.await?.finalize().into()))
+}
+
 fn artifact(name: ArtifactName, stored: &Stored) -> Artifact {
     Artifact { name, size: sealed::size(stored), digest: stored.digest.clone() }
 }
 
 fn exists(name: &ArtifactName) -> Error {
     Error::new(ErrorKind::Conflict, "keep an artifact")
-        .because("the job has an artifact of that name")
+        .because("the job has kept other content under that name; give each artifact a name of its own")
         .with("artifact", name)
 }
 

@@ -8,7 +8,7 @@ use ci_core::access::Read;
 use ci_core::id::{Label, RepositoryId};
 use ci_core::log::{Cursor, LogStore as _};
 use ci_core::memory::{Masking, Rig};
-use ci_core::queue::End;
+use ci_core::queue::{End, State};
 use ci_core::records::Batch;
 use ci_core::secret::SecretLease;
 use ci_core::trust::Origin;
@@ -28,6 +28,7 @@ fn attack(folder: &TempDir, sql: &str) {
     let connection = rusqlite::Connection::open(folder.path().join("ci.db")).expect("the file opens");
     connection.busy_timeout(Duration::from_secs(10)).expect("a timeout");
     connection.pragma_update(None, "foreign_keys", false).expect("a setting");
+    connection.pragma_update(None, "ignore_check_constraints", true).expect("a setting");
     connection.execute_batch(sql).unwrap_or_else(|error| panic!("{sql}: {error}"));
     std::mem::forget(connection);
 }
@@ -216,4 +217,82 @@ async fn the_content_of_an_earlier_save_does_not_open_in_the_later_object() {
     std::fs::write(path(), earlier).expect("written");
     let restored = caches.restore(&claim, &key).await.map(|found| found.is_some());
     assert_eq!(restored.map_err(|error| error.kind()), Err(ErrorKind::Tampered));
+}
+
+/// As `faults::a_forged_row_holds_nobody_up`, for every column and every extreme.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_forged_row_holds_anybody_up() {
+    let numbers =
+        ["-1", "0", "1", "3", "4294967295", "4294967296", "9223372036854775807", "-9223372036854775808"];
+    let texts = [
+        "''",
+        "'['",
+        "'[null]'",
+        "'[1]'",
+        "'null'",
+        "'5'",
+        "'\"x\"'",
+        "'{\"a\":[]}'",
+        "'[[[[]]]]'",
+        "'[\"' || x'00' || '\"]'",
+        "CAST(x'ff' AS TEXT)",
+        "CAST(zeroblob(3) AS TEXT)",
+        "printf('%.*c', 2000000, 'x')",
+        "replace(printf('%.*c', 3000, 'x'), 'x', '[')",
+    ];
+    let blobs = ["x''", "x'00'", "zeroblob(3000000)"];
+    let mut harms = Vec::new();
+    for column in ["attempts", "token", "until", "ttl", "cancelled"] {
+        for value in numbers {
+            harms.push(format!("UPDATE jobs SET {column} = {value} WHERE id = 1"));
+            harms.push(format!("UPDATE jobs SET state = 'running', {column} = {value} WHERE id = 1"));
+        }
+    }
+    for column in ["job", "tenant", "forge", "native", "labels", "state", "ending"] {
+        harms.extend(texts.iter().map(|value| format!("UPDATE jobs SET {column} = {value} WHERE id = 1")));
+    }
+    for column in ["ticket", "outcome"] {
+        harms.extend(blobs.iter().map(|value| format!("UPDATE jobs SET {column} = {value} WHERE id = 1")));
+    }
+    harms.push("UPDATE jobs SET id = -9223372036854775808 WHERE id = 1".to_owned());
+    harms.push("UPDATE jobs SET id = 0 WHERE id = 1".to_owned());
+    let mut held = Vec::new();
+    for harm in harms {
+        let folder = folder();
+        let (rig, _database) = rig_in(folder.path()).await;
+        rig.enqueue(&acme(), Origin::Fork, Rig::spec()).await.expect("enqueued");
+        let theirs = rig.enqueue(&globex(), Origin::Protected, Rig::spec()).await.expect("enqueued");
+        attack(&folder, &harm);
+        let mut told = Vec::new();
+        for _ in 0..5 {
+            match rig.dispatcher.next(&[]).await {
+                Ok(Some(claim)) if *claim.job() == theirs => {
+                    told.clear();
+                    break;
+                }
+                other => told.push(format!("{:?}", other.map(|claim| claim.map(|c| c.job().clone())))),
+            }
+        }
+        if let Some(first) = told.first() {
+            held.push(format!("{harm}: {first}"));
+        }
+    }
+    assert!(held.is_empty(), "the job of another tenant never runs after:\n{}", held.join("\n"));
+}
+
+/// README: "A job that has not begun a day after it was enqueued is refused."
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_no_worker_can_do_does_not_wait_for_ever() {
+    let folder = folder();
+    let (rig, _database) = rig_in(folder.path()).await;
+    let mut spec = Rig::spec();
+    spec.labels.push(Label::parse("no-such-machine").expect("a label"));
+    let job = rig.enqueue(&acme(), Origin::Fork, spec).await.expect("enqueued");
+    for _ in 0..30 {
+        rig.clock.advance(Duration::from_hours(24));
+        assert!(rig.dispatcher.next(&[]).await.expect("asked").is_none());
+    }
+    let grant = rig.grant::<Read>(&Rig::user("ada").expect("a user"), &acme()).await.expect("a grant");
+    let state = rig.dispatcher.state(&grant, &job).await.expect("a state");
+    assert!(matches!(state, State::Finished(_)), "a month later: {state:?}");
 }
