@@ -1,8 +1,15 @@
 //! The operator's power: sweeping, rotation, reaping, erasure, schedules.
 
+use bytes::Bytes;
+
+use crate::access::Scope;
 use crate::audit::{Audit, Entry};
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::TenantId;
+use crate::forge::{self, RevisionName, Source, SourcePath};
+use crate::id::{RepositoryId, TenantId};
+use crate::sandbox::Sandboxes;
+use crate::trust::Provenance;
+use crate::units::ByteSize;
 
 /// Whoever runs the service. There is one for an [`Audit`] and its clones, made where the service is put together.
 ///
@@ -81,5 +88,39 @@ impl Act<'_> {
         Err(Error::new(ErrorKind::Denied, "use the operator's power")
             .because("it was recorded for another tenant; record it for this one")
             .with("tenant", tenant))
+    }
+
+    /// Which exact code `name` means now, and where it comes from: for a job that a schedule starts.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Denied`] when the repository is of another tenant; otherwise as for [`Source::resolve`].
+    pub async fn resolve(
+        &self,
+        source: &dyn Source,
+        helpers: &Sandboxes,
+        repository: &RepositoryId,
+        name: &RevisionName,
+    ) -> Result<Provenance> {
+        self.covers(repository.tenant())?;
+        forge::resolve(source, Scope::new(repository), helpers, name).await
+    }
+
+    /// The content of the file at `path` in exactly `code`, of at most `limit` bytes: the pipeline file of a job that a
+    /// schedule starts.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Denied`] when the repository is of another tenant; otherwise as for [`forge::read()`].
+    pub async fn read(
+        &self,
+        source: &dyn Source,
+        helpers: &Sandboxes,
+        code: &Provenance,
+        path: &SourcePath,
+        limit: ByteSize,
+    ) -> Result<Bytes> {
+        self.covers(code.repository().tenant())?;
+        forge::read(source, Scope::new(code.repository()), helpers, code, path, limit).await
     }
 }

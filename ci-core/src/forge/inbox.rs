@@ -1,26 +1,37 @@
-//! Deliveries are verified before they are read, and read once.
+//! Deliveries are verified before they are read, and done with once.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Actor, EventKind, HookScope, Hooks, Occurrence, RawDelivery};
+use bytes::Bytes;
+
+use super::{Actor, EventKind, HookScope, Hooks, Occurrence, RawDelivery, RevisionName, Source, SourcePath};
+use crate::access::Scope;
 use crate::clock::{Clock, Timestamp};
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::{Digest, RepositoryId, TenantId};
+use crate::id::{Digest, JobId, RepositoryId, TenantId};
 use crate::operator::Act;
-use crate::records::{Batch, Condition, Key, Records};
+use crate::records::{Batch, Key, Records};
+use crate::sandbox::Sandboxes;
 use crate::trust::Provenance;
+use crate::units::ByteSize;
 
-/// Receives webhook deliveries: verified before they are read, and each of them at most once. A delivery that was
-/// received and then lost, because the program ended before it made a job of it, is refused when the forge sends it
-/// again: ask for the branch's newest commit at the next start.
+/// Receives webhook deliveries: verified before they are read, and refused once they are [`done`](Self::done).
+///
+/// Until then a delivery may be received again, so that one whose program ended, or whose forge or queue could not be
+/// reached, is not lost when it is sent again. It makes no second job: the jobs of an event have ids of its own.
+///
+/// What to answer a forge: 200 for a delivery that is done, and for [`ErrorKind::Conflict`], which was done before; 403
+/// for [`ErrorKind::Denied`]; 400 for [`ErrorKind::Invalid`]; 503 for everything else, so that it is sent again.
 ///
 /// # Example
 ///
 /// ```
 /// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
-/// use ci_core::ErrorKind;
-/// use ci_core::forge::{EventKind, HookScope, Inbox};
+/// use ci_core::{ByteSize, ErrorKind};
+/// use ci_core::forge::{EventKind, HookScope, Inbox, SourcePath};
+/// # use ci_core::forge::Revision;
+/// # use ci_core::trust::Origin;
 /// use ci_core::memory::{Forge, Rig};
 /// use ci_core::queue::NewJob;
 /// use ci_core::trust::Trust;
@@ -36,8 +47,14 @@ use crate::trust::Provenance;
 /// let event = inbox.receive(Forge::signed(&secret, body)?).await?.parse()?;
 /// if let (EventKind::Push, Some(code)) = (event.kind(), event.code()) {
 ///     assert_eq!(code.trust(), Trust::Trusted);
-///     rig.dispatcher.enqueue(&NewJob::from_event(&event, Rig::spec())?).await?;
+///     # rig.forge.add_commit(event.repository(), Revision::new(code.commit().clone(), Origin::Repository), [(".ci.yml", "test: true")])?;
+///     let (path, most) = (SourcePath::parse(".ci.yml")?, ByteSize::kib(64));
+///     let pipeline = event.read(&*rig.forge, &rig.sandboxes, code, &path, most).await?;
+///     # assert_eq!(pipeline, "test: true");
+///     let spec = Rig::spec(); // what the product makes of `pipeline`
+///     rig.dispatcher.enqueue(&NewJob::from_event(&event, code.clone(), "test", spec)?).await?;
 /// }
+/// inbox.done(&event).await?;
 ///
 /// let replayed = inbox.receive(Forge::signed(&secret, body)?).await.unwrap_err();
 /// assert_eq!(replayed.kind(), ErrorKind::Conflict);
@@ -62,30 +79,30 @@ impl Inbox {
     /// # Errors
     ///
     /// [`ErrorKind::Denied`] when its sender cannot be believed; [`ErrorKind::Conflict`] when a delivery with the
-    /// same content was received before; [`ErrorKind::Unavailable`] when the records cannot be reached: ask the
-    /// forge to send it again.
-    ///
-    /// # Cancel safety
-    ///
-    /// When the future is dropped, the delivery may count as received: do not drop it with the connection that the
-    /// delivery came by.
+    /// same content was done before; [`ErrorKind::Unavailable`] when the records cannot be reached: ask the forge to
+    /// send it again.
     pub async fn receive(&self, raw: RawDelivery) -> Result<VerifiedDelivery> {
-        let now = self.clock.now();
-        let scope = self.hooks.authenticate(&raw, now)?;
+        let scope = self.hooks.authenticate(&raw, self.clock.now())?;
         // The delivery's id is a header that most forges do not sign; its content is what cannot be changed.
-        let key = Self::seen().part(scope.mark().as_str()).part(Digest::of(raw.body()).as_str());
-        let batch =
-            Batch::new().require(Condition::Absent(key.clone())).put(key, now.unix_millis().to_string());
-        match self.records.commit(batch).await {
-            Ok(_) => Ok(VerifiedDelivery { raw, scope, hooks: self.hooks.clone() }),
-            Err(error) if error.kind() == ErrorKind::Conflict => {
-                Err(Error::new(ErrorKind::Conflict, "receive a webhook").because("it was received before"))
-            }
-            Err(error) => Err(error),
+        let mark = Self::seen().part(scope.mark().as_str()).part(Digest::of(raw.body()).as_str());
+        if self.records.get(&mark).await?.is_some() {
+            return Err(Error::new(ErrorKind::Conflict, "receive a webhook")
+                .because("it was received before; there is nothing to do"));
         }
+        Ok(VerifiedDelivery { raw, scope, mark, hooks: self.hooks.clone() })
     }
 
-    /// Forgets which deliveries were seen longer than `age` ago, and returns how many those were. A delivery
+    /// Has the delivery of `event` refused from now on: what was to be made of it is made, its jobs are enqueued.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unavailable`] when the records cannot be reached: call again, or have the forge send it again.
+    pub async fn done(&self, event: &Event) -> Result<()> {
+        let now = self.clock.now().unix_millis().to_string();
+        self.records.commit(Batch::new().put(event.mark.clone(), now)).await.map(drop)
+    }
+
+    /// Forgets which deliveries were done longer than `age` ago, and returns how many those were. A delivery
     /// could be replayed after that, unless its forge signs the time.
     ///
     /// # Cancel safety
@@ -125,6 +142,7 @@ impl Inbox {
 pub struct VerifiedDelivery {
     raw: RawDelivery,
     scope: HookScope,
+    mark: Key,
     hooks: Arc<dyn Hooks>,
 }
 
@@ -143,7 +161,7 @@ impl VerifiedDelivery {
         }
         let Occurrence { repository, owner: _, actor, kind, revision } = occurrence;
         let code = revision.map(|revision| Provenance::new(repository.clone(), revision));
-        Ok(Event { repository, actor, kind, code })
+        Ok(Event { repository, actor, kind, code, mark: self.mark })
     }
 }
 
@@ -155,6 +173,8 @@ pub struct Event {
     actor: Option<Actor>,
     kind: EventKind,
     code: Option<Provenance>,
+    /// What the delivery is remembered by.
+    mark: Key,
 }
 
 impl Event {
@@ -176,5 +196,43 @@ impl Event {
     /// The code it is about.
     pub fn code(&self) -> Option<&Provenance> {
         self.code.as_ref()
+    }
+
+    /// Which exact code `name` means now in the event's repository, and where it comes from: the protected branch that a
+    /// pull request is for, say.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Source::resolve`].
+    pub async fn resolve(
+        &self,
+        source: &dyn Source,
+        helpers: &Sandboxes,
+        name: &RevisionName,
+    ) -> Result<Provenance> {
+        super::resolve(source, Scope::new(&self.repository), helpers, name).await
+    }
+
+    /// The content of the file at `path` in exactly `code`, of at most `limit` bytes: the pipeline file of the commit
+    /// that was pushed.
+    ///
+    /// # Errors
+    ///
+    /// As for [`read()`](super::read()).
+    pub async fn read(
+        &self,
+        source: &dyn Source,
+        helpers: &Sandboxes,
+        code: &Provenance,
+        path: &SourcePath,
+        limit: ByteSize,
+    ) -> Result<Bytes> {
+        super::read(source, Scope::new(&self.repository), helpers, code, path, limit).await
+    }
+
+    /// The id of the event's job that a product calls `name`, the same whenever the delivery comes.
+    pub(crate) fn job(&self, name: &str) -> JobId {
+        let digest = Digest::of(Key::new(name).part(self.mark.as_str()).as_str().as_bytes());
+        JobId::parse(&digest.as_str()[..32]).expect("half of a digest is as long as an id")
     }
 }

@@ -187,16 +187,19 @@ impl NewJob {
         Self::checked(code, trigger, spec)
     }
 
-    /// A job that a verified event asks for.
+    /// A job that a verified event asks for: on the event's own code, or on other code of its repository. `name` tells
+    /// the jobs of one event apart; whenever the delivery comes again, the same name makes the same job.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Invalid`] when the event names no code, or the spec cannot run.
-    pub fn from_event(event: &Event, spec: JobSpec) -> Result<Self> {
-        let code = event.code().cloned().ok_or_else(|| {
-            Error::new(ErrorKind::Invalid, "start a job").because("the event names no code to run")
-        })?;
-        Self::checked(code, Trigger::Event, spec)
+    /// [`ErrorKind::Denied`] when the code is of another repository than the event; [`ErrorKind::Invalid`] when the
+    /// spec cannot run.
+    pub fn from_event(event: &Event, code: Provenance, name: &str, spec: JobSpec) -> Result<Self> {
+        if event.repository() != code.repository() {
+            return Err(Error::new(ErrorKind::Denied, "start a job")
+                .because("the event is about another repository than the code"));
+        }
+        Ok(Self { job: event.job(name), ..Self::checked(code, Trigger::Event, spec)? })
     }
 
     /// A job that a schedule of the operator's asks for.

@@ -6,16 +6,18 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ci_core::clock::Timestamp;
-use ci_core::forge::{EventKind, HookScope, Hooks, Inbox, Occurrence, RawDelivery};
-use ci_core::id::{ForgeId, NativeId, TenantId};
+use ci_core::forge::{
+    EventKind, HookScope, Hooks, Inbox, Occurrence, RawDelivery, Revision, RevisionName, SourcePath,
+};
+use ci_core::id::{CommitId, ForgeId, NativeId, TenantId};
 use ci_core::memory::{Forge, Rig};
 use ci_core::queue::NewJob;
-use ci_core::trust::Trust;
-use ci_core::{Error, ErrorKind, Result};
+use ci_core::trust::{Origin, Trust};
+use ci_core::{ByteSize, Error, ErrorKind, External, Result};
 use secrecy::SecretString;
 
 use crate::hostile::Down;
-use crate::{ours, refused};
+use crate::{ours, refused, theirs};
 
 fn body(rest: &str) -> String {
     format!(r#"{{"repository": {{"tenant": "acme", "forge": "memory", "native": "1"}}, {rest}}}"#)
@@ -95,11 +97,13 @@ async fn a_wrong_signature_is_refused() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_delivery_is_received_once() -> Result<()> {
+async fn a_delivery_that_is_done_is_refused() -> Result<()> {
     let rig = Rig::new()?;
     let inbox = inbox(&rig, HookScope::Repository(ours()))?;
     let raw = Forge::signed(&secret(), body(r#""kind": "push""#))?;
+    let event = inbox.receive(raw.clone()).await?.parse()?;
     inbox.receive(raw.clone()).await?;
+    inbox.done(&event).await?;
     assert_eq!(refused(inbox.receive(raw.clone()).await), ErrorKind::Conflict);
     let headers = [("x-ci-signature", raw.header("x-ci-signature").expect("a signature").to_vec())];
     let other_id =
@@ -157,12 +161,14 @@ async fn an_event_becomes_a_job_that_is_trusted_as_its_code_is() -> Result<()> {
                "revision": {{"commit": "{commit}", "origin": "{origin}", "reference": "topic"}}"#
         );
         let event = inbox.receive(Forge::signed(&secret(), body(&rest))?).await?.parse()?;
-        rig.dispatcher.enqueue(&NewJob::from_event(&event, Rig::spec())?).await?;
+        rig.dispatcher
+            .enqueue(&NewJob::from_event(&event, event.code().expect("code").clone(), "test", Rig::spec())?)
+            .await?;
         let claim = rig.dispatcher.next(&[]).await?.expect("a job");
         assert_eq!((claim.trust(), claim.code().commit().as_str()), (trust, commit));
     }
     let gone = inbox.receive(Forge::signed(&secret(), body(r#""kind": "gone""#))?).await?.parse()?;
-    assert_eq!(refused(NewJob::from_event(&gone, Rig::spec())), ErrorKind::Invalid, "it names no code");
+    assert!(gone.code().is_none());
     Ok(())
 }
 
@@ -178,5 +184,54 @@ async fn a_body_that_the_forge_does_not_send_is_refused() -> Result<()> {
     }
     let raw = Forge::signed(&secret(), body(r#""kind": "a star was given""#))?;
     assert_eq!(inbox.receive(raw).await?.parse()?.kind(), &EventKind::Other);
+    Ok(())
+}
+
+/// What was received twice, because the program ended in between or two of them got it, is still one job of each name.
+#[tokio::test]
+async fn an_event_that_comes_again_makes_no_second_job() -> Result<()> {
+    let rig = Rig::new()?;
+    let inbox = inbox(&rig, HookScope::Repository(ours()))?;
+    let rest = r#""kind": "push", "revision":
+        {"commit": "0123456789abcdef0123456789abcdef01234567", "origin": "Repository"}"#;
+    let raw = Forge::signed(&secret(), body(rest))?;
+    for _ in 0..2 {
+        let event = inbox.receive(raw.clone()).await?.parse()?;
+        for name in ["build", "test"] {
+            let code = event.code().expect("code").clone();
+            rig.dispatcher.enqueue(&NewJob::from_event(&event, code, name, Rig::spec())?).await?;
+        }
+    }
+    let (one, two) = (rig.dispatcher.next(&[]).await?, rig.dispatcher.next(&[]).await?);
+    assert_ne!(one.expect("build").job(), two.expect("test").job());
+    assert!(rig.dispatcher.next(&[]).await?.is_none());
+    Ok(())
+}
+
+/// Nobody signs in for a webhook or a schedule, and both need the pipeline's file.
+#[tokio::test]
+async fn events_and_schedules_read_code_of_their_own() -> Result<()> {
+    let rig = Rig::new()?;
+    let inbox = inbox(&rig, HookScope::Repository(ours()))?;
+    let event = inbox.receive(Forge::signed(&secret(), body(r#""kind": "push""#))?).await?.parse()?;
+    let (name, path, most) = (RevisionName::parse("main")?, SourcePath::parse(".ci.yml")?, ByteSize::kib(1));
+    for repository in [ours(), theirs()] {
+        let main =
+            Revision::new(CommitId::parse("0123456789abcdef0123456789abcdef01234567")?, Origin::Protected);
+        let main = main.with_reference(External::new("main"));
+        rig.forge.add_commit(&repository, main, [(".ci.yml", repository.tenant().to_string())])?;
+    }
+    let (source, helpers) = (rig.forge.as_ref(), &rig.sandboxes);
+    let code = event.resolve(source, helpers, &name).await?;
+    assert_eq!(code.trust(), Trust::Protected);
+    assert_eq!(event.read(source, helpers, &code, &path, most).await?, ours().tenant().as_str());
+    assert!(NewJob::from_event(&event, code, "nightly", Rig::spec()).is_ok());
+
+    let act = rig.operator.act(theirs().tenant(), "schedule.nightly").await?;
+    let other = act.resolve(source, helpers, &theirs(), &name).await?;
+    assert_eq!(act.read(source, helpers, &other, &path, most).await?, theirs().tenant().as_str());
+    assert_eq!(refused(act.resolve(source, helpers, &ours(), &name).await), ErrorKind::Denied);
+    assert_eq!(refused(event.read(source, helpers, &other, &path, most).await), ErrorKind::Denied);
+    assert_eq!(refused(NewJob::from_event(&event, other, "test", Rig::spec())), ErrorKind::Denied);
     Ok(())
 }
