@@ -14,6 +14,7 @@
 mod console;
 mod files;
 mod step;
+mod work;
 
 use std::convert::Infallible;
 use std::fmt;
@@ -247,7 +248,7 @@ impl Runner {
     ) -> Result<(Outcome, Result<()>)> {
         let start = self.parts.clock.elapsed();
         let mut outcome = Outcome::new(Conclusion::Succeeded);
-        let torn_down = match self.work(claim, stop, &mut outcome).await {
+        let torn_down = match self.hold(claim, stop, &mut outcome).await {
             Err(error) if !may_pass(claim, &error) => {
                 let reason = error.to_string();
                 conclude(&mut outcome, &error, reason);
@@ -265,7 +266,7 @@ impl Runner {
 
     /// Everything that holds something: returns only when it has been given back. The inner result says whether
     /// the sandbox is proven gone; the job has had its result even where it is not.
-    async fn work(
+    async fn hold(
         &self,
         claim: &Claim,
         stop: impl Future<Output = Stop> + Send,

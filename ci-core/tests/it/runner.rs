@@ -2,7 +2,7 @@
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use ci_core::access::Read;
@@ -323,5 +323,51 @@ async fn a_secret_split_over_two_steps_or_streams_is_hidden() -> Result<()> {
         let log = service.output(&job).await?;
         assert!(!log.contains(&secret), "{log:?}");
     }
+    Ok(())
+}
+
+/// A lost lease, a forged row and a server that is away end no worker; a request to shut down does, in order.
+#[tokio::test]
+async fn a_worker_goes_on_until_it_is_stopped() -> Result<()> {
+    let service = Service::new()?;
+    let (runs, clock) = (Arc::new(AtomicUsize::new(0)), service.rig.clock.clone());
+    let counted = runs.clone();
+    service.rig.backend.on("sh", move |_| {
+        // The machine sleeps through the lease of the first one.
+        if counted.fetch_add(1, Ordering::Relaxed) == 0 {
+            clock.advance(Duration::from_mins(2));
+        }
+        Reply::exit(0)
+    });
+    for _ in 0..3 {
+        service.rig.enqueue(&ours(), Origin::Repository, Rig::spec()).await?;
+    }
+    service.rig.permissions.go_down();
+    let stop = tokio::sync::Notify::new();
+    let mut work = pin!(service.runner.work(&service.rig.dispatcher, &[], async {
+        stop.notified().await;
+        Stop::ShutDown
+    }));
+    for turn in 0..200 {
+        assert!(poll!(&mut work).is_pending(), "it has not been stopped");
+        if turn == 10 {
+            service.rig.permissions.come_back();
+        }
+        service.rig.clock.advance(Duration::from_secs(5));
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(runs.load(Ordering::Relaxed), 4, "three jobs, one of them twice");
+    service.rig.backend.on("sh", |_| Reply::hang());
+    let last = service.rig.enqueue(&ours(), Origin::Repository, Rig::spec()).await?;
+    for _ in 0..20 {
+        assert!(poll!(&mut work).is_pending());
+        service.rig.clock.advance(Duration::from_secs(1));
+        tokio::task::yield_now().await;
+    }
+    let grant = writer(&service.rig, &ours()).await?.lower::<Read>();
+    assert_eq!(service.rig.dispatcher.state(&grant, &last).await?, State::Running);
+    stop.notify_one();
+    work.await;
+    assert_eq!(service.rig.dispatcher.state(&grant, &last).await?, State::Waiting);
     Ok(())
 }
