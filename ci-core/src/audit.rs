@@ -205,7 +205,11 @@ impl Audit {
             }
         }
         if head.count < kept.count {
-            return Err(broken(tenant, head.count));
+            return Err(Error::new(ErrorKind::Tampered, "verify the audit log")
+                .because("its end was cut off: there were more entries")
+                .with("tenant", tenant)
+                .with("entries", head.count)
+                .with("earlier", kept.count));
         }
         let stored = match self.records.get(&head_key(tenant)).await? {
             Some(record) => read(&record)?,

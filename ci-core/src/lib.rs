@@ -91,6 +91,12 @@
 //! [`is_retryable`](Error::is_retryable). A tenant may read its `Display`; the operator reads
 //! [`for_operator`](Error::for_operator).
 //!
+//! # Logs
+//!
+//! What an operator has to know and no caller is told is an event of `tracing`, with the job's id as `job`: a job that
+//! was refused or not begun, a heartbeat that failed, a worker that goes on after an error, a log, cache or status that
+//! could not be stored or told (`WARN`); spans of calls that reach a forge (`INFO`). No event holds a secret or output.
+//!
 //! # Cancel safety
 //!
 //! Any future may be dropped at any time. Dropping one that only asks has no effect; what happens to one that

@@ -2,6 +2,9 @@
 //!
 //! This is the layer below the capabilities: whoever holds a [`Records`] can read and write every row. What
 //! must stay secret or whole is therefore sealed before it comes here.
+//!
+//! The first parts of the SDK's own keys are `artifact`, `audit`, `cache`, `inbox`, `key`, `log`, `object` and `secret`; a
+//! product that keeps rows of its own begins theirs with `product`.
 
 use std::fmt;
 use std::fmt::Write as _;

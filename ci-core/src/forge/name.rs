@@ -44,7 +44,9 @@ impl RevisionName {
             return Ok(Self(text.to_owned()));
         }
         Err(Error::new(ErrorKind::Invalid, "parse a branch, tag or commit")
-            .because("git allows no such name")
+            .because(
+                "it must be a branch, a tag, HEAD or a commit by git's rules for names, and no expression",
+            )
             .with("given", format_args!("{:?}", crate::external::shortened(text))))
     }
 

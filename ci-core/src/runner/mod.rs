@@ -432,6 +432,7 @@ impl Runner {
         let late = async {
             self.parts.clock.sleep(whole).await;
             Error::new(ErrorKind::TimedOut, "run a job")
+                .because("it took longer than it may; raise its timeout, or find out what it waits for")
                 .with("job", claim.job())
                 .with("seconds", whole.as_secs())
         };

@@ -30,6 +30,7 @@ impl Runner {
         let late = async {
             self.parts.clock.sleep(timeout).await;
             Error::new(ErrorKind::TimedOut, "run a step")
+                .because("it took longer than it may; raise its timeout, or find out what it waits for")
                 .with("step", &step.name)
                 .with("seconds", timeout.as_secs())
         };
@@ -91,7 +92,7 @@ impl Runner {
             }
             if self.parts.clock.elapsed().saturating_sub(last_output) >= silence {
                 return Err(Error::new(ErrorKind::TimedOut, "run a step")
-                    .because("it wrote nothing for too long")
+                    .because("it wrote nothing for too long; let it say what it does, or raise the bound on silence")
                     .with("step", &step.name)
                     .with("seconds", silence.as_secs()));
             }

@@ -102,7 +102,12 @@ impl FileRoot {
         let mut line = Zeroizing::new([0; LENGTH + 1]);
         let length = read_some(File::from(file), line.as_mut_slice())
             .map_err(|error| Error::new(ErrorKind::Unavailable, OPEN).detail(shown(path)).caused_by(error))?;
-        parse(&line[..length]).ok_or_else(|| refused(ErrorKind::Invalid, "the file does not hold a root key"))
+        parse(&line[..length]).ok_or_else(|| {
+            refused(
+                ErrorKind::Invalid,
+                "the file does not hold a root key; restore its copy, for nothing opens with a new one",
+            )
+        })
     }
 
     fn from_key(key: &[u8; 32]) -> Self {
@@ -184,7 +189,10 @@ fn read_some(mut file: File, into: &mut [u8]) -> std::io::Result<usize> {
 
 fn failed(operation: &'static str, path: &Path, errno: Errno) -> Error {
     let (kind, reason) = match errno {
-        Errno::NOENT | Errno::NOTDIR => (ErrorKind::NotFound, "there is no such file or folder"),
+        Errno::NOENT | Errno::NOTDIR => (
+            ErrorKind::NotFound,
+            "there is no such file or folder; restore the copy of the key, or make one for a new installation",
+        ),
         Errno::EXIST => (ErrorKind::Conflict, "there is something at its path, which is not overwritten"),
         Errno::LOOP | Errno::MLINK => {
             (ErrorKind::Denied, "its path is a symbolic link; name the file itself")

@@ -162,5 +162,8 @@ fn exists(name: &ArtifactName) -> Error {
 }
 
 fn missing(job: &JobId, name: &ArtifactName) -> Error {
-    Error::new(ErrorKind::NotFound, "look for an artifact").with("job", job).with("artifact", name)
+    Error::new(ErrorKind::NotFound, "look for an artifact")
+        .because("the job has kept none of that name; list what there is")
+        .with("job", job)
+        .with("artifact", name)
 }

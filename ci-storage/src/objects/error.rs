@@ -1,15 +1,18 @@
 //! What goes wrong in an object store, and what callers are told about it: one table.
 
+use std::io::ErrorKind as Io;
+
 use ci_core::{Error, ErrorKind};
 use object_store::Error as Fault;
 
 /// What a caller is told who wanted to do `operation`.
 pub(super) fn told(fault: Fault, operation: &'static str) -> Error {
     let (kind, reason) = match &fault {
-        Fault::PermissionDenied { .. } | Fault::Unauthenticated { .. } => {
-            (ErrorKind::Unavailable, Some("the object store refuses this program; check its credentials"))
+        Fault::PermissionDenied { .. } | Fault::Unauthenticated { .. } => return refused(fault, operation),
+        Fault::Generic { source, .. } if is(source.as_ref(), Io::PermissionDenied) => {
+            return refused(fault, operation);
         }
-        Fault::Generic { source, .. } if is_full(source.as_ref()) => {
+        Fault::Generic { source, .. } if is(source.as_ref(), Io::StorageFull) => {
             (ErrorKind::Unavailable, Some("the disk is full; free space"))
         }
         Fault::NotSupported { .. } | Fault::NotImplemented { .. } => (ErrorKind::Unsupported, None),
@@ -24,16 +27,24 @@ pub(super) fn told(fault: Fault, operation: &'static str) -> Error {
     }
 }
 
+/// Whoever runs the program has to do something: asking again does not help.
+fn refused(fault: Fault, operation: &'static str) -> Error {
+    Error::new(ErrorKind::Unavailable, operation)
+        .because("the object store refuses this program; give it the right to read and write there")
+        .caused_by(fault)
+        .permanent()
+}
+
 /// Whether the store said that there is no such object.
 pub(super) fn is_missing(fault: &Fault) -> bool {
     matches!(fault, Fault::NotFound { .. })
 }
 
-fn is_full(error: &(dyn std::error::Error + 'static)) -> bool {
+/// Whether the operating system said so.
+fn is(error: &(dyn std::error::Error + 'static), kind: Io) -> bool {
     let mut next = Some(error);
     while let Some(error) = next {
-        let io = error.downcast_ref::<std::io::Error>();
-        if io.is_some_and(|io| io.kind() == std::io::ErrorKind::StorageFull) {
+        if error.downcast_ref::<std::io::Error>().is_some_and(|io| io.kind() == kind) {
             return true;
         }
         next = error.source();
@@ -59,13 +70,21 @@ mod tests {
             (Fault::NotFound { path: path(), source: other() }, "Unavailable do it: temporarily unavailable"),
             (
                 Fault::PermissionDenied { path: path(), source: other() },
-                "Unavailable do it: the object store refuses this program; check its credentials",
+                "Unavailable do it: the object store refuses this program; give it the right to read and write there",
+            ),
+            (
+                Fault::Generic { store: "x", source: io(Io::PermissionDenied) },
+                "Unavailable do it: the object store refuses this program; give it the right to read and write there",
             ),
             (Fault::NotSupported { source: other() }, "Unsupported do it: not supported here"),
         ];
         for (fault, text) in expected {
             let told = told(fault, "do it");
             assert_eq!(format!("{:?} {told}", told.kind()), text);
+            assert_eq!(
+                told.is_retryable(),
+                told.kind() == ErrorKind::Unavailable && !text.contains("refuses")
+            );
         }
     }
 }
