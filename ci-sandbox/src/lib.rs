@@ -56,7 +56,9 @@
 //! - **Side channels.** Processors, their caches and the page cache of an image's files are shared.
 //! - **Knowing the machine.** A job sees the kernel's version, the processors, the machine's load and memory, and which
 //!   host paths its image and folders are shown from.
-//! - **Reading the image.** What everybody may read in the folders that an image shows, every job can read.
+//! - **Reading the image.** What everybody may read in the folders that an image shows, every job can read. They are the
+//!   machine's own files: a job can watch (`inotify(7)`) which of them others open, and hold locks (`flock(2)`) on them
+//!   that others wait for. Show jobs a copy where that matters.
 //! - **Using up what cannot be limited.** Bounds on memory and processors need control groups that this program may
 //!   make, and mapped ids need root. What is missing is in the
 //!   [`IsolationReport`](ci_core::sandbox::IsolationReport); ask for what a job needs with

@@ -51,6 +51,9 @@ const SHORTEST_NEEDLE: usize = 8;
 /// change is noticed; noticing that the whole file was put back to an earlier state takes a
 /// [`FreshnessAnchor`](ci_core::secret::FreshnessAnchor), which the service asks when it starts.
 ///
+/// [`purge`](Records::purge) rewrites all records, so that nothing of what was deleted stays in any page: it takes seconds
+/// for every hundred thousand of them, and other writes, heartbeats too, wait for so long.
+///
 /// A clone is another handle to the same database. Dropping the last one waits until what was asked for is
 /// written, and closes the file.
 ///
