@@ -1,7 +1,11 @@
 //! Puts jobs into a queue and takes them out again, sealed in between.
 
+use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
+
+use futures_util::future::{self, Either};
 
 use super::claim::Claim;
 use super::ticket::{NewJob, Slip, Trigger};
@@ -82,7 +86,7 @@ impl Dispatcher {
         self
     }
 
-    /// Replaces how long after it was enqueued a job may begin; one that waited longer is refused.
+    /// Replaces how long after it was enqueued a job may begin, another try included; one that waited longer is refused.
     ///
     /// Somebody who can write to the database can make a job that has ended wait again, and can do so for as long.
     pub fn with_longest_wait(mut self, longest_wait: Duration) -> Self {
@@ -148,7 +152,7 @@ impl Dispatcher {
             let until = Deadline::after(self.clock.as_ref(), self.ttl);
             let Some(leased) = self.queue.lease(labels, self.ttl).await? else { break };
             let (fence, attempt) = (leased.fence.clone(), leased.attempt);
-            let claim = match self.open(leased, labels, until).await {
+            let claim = match self.soon(self.open(leased, labels, until)).await {
                 Ok(claim) => claim,
                 Err(error) => {
                     self.give_back(&fence, attempt, &error).await?;
@@ -159,7 +163,7 @@ impl Dispatcher {
                     continue;
                 }
             };
-            match self.check(&claim).await {
+            match self.soon(self.check(&claim)).await {
                 Ok(()) => return Ok(Some(claim)),
                 Err(error) if error.kind() == ErrorKind::Denied => {
                     tracing::warn!(job = %fence.job, %error, "job refused");
@@ -173,6 +177,15 @@ impl Dispatcher {
             }
         }
         trouble.map_or(Ok(None), Err)
+    }
+
+    /// A forge or a key server that does not answer must not keep a worker past the lease.
+    async fn soon<T>(&self, call: impl Future<Output = Result<T>>) -> Result<T> {
+        match future::select(pin!(call), self.clock.sleep(self.ttl / 3)).await {
+            Either::Left((done, _)) => done,
+            Either::Right(_) => Err(Error::new(ErrorKind::Unavailable, "start a job")
+                .because("its forge or a key did not answer in time")),
+        }
     }
 
     async fn open(&self, leased: Leased, labels: &[Label], until: Deadline) -> Result<Claim> {
