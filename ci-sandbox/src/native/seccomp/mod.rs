@@ -171,6 +171,7 @@ mod tests {
             match code {
                 0x20 => loaded = word(value),
                 0x54 => loaded &= value,
+                0x05 => place += value as usize,
                 0x15 => is_so = loaded == value,
                 0x35 => is_so = loaded >= value,
                 0x06 if value == 0x7fff_0000 => return Verdict::Allow,
@@ -249,6 +250,58 @@ mod tests {
         for architecture in [0x4000_0003, 0x4000_0028, ARCHITECTURE ^ 0x89, ARCHITECTURE & !0x4000_0000] {
             for number in 0..600 {
                 assert_eq!(interpret(&program, architecture, number, [0; 6]), UNKNOWN);
+            }
+        }
+    }
+
+    /// The same policy, as a compiler of others understands it: what is allowed, and what is not.
+    fn of_another_compiler(rules: &BTreeMap<u32, Rule>) -> Vec<Instruction> {
+        use seccompiler::{
+            BpfProgram, SeccompAction, SeccompCmpArgLen as Length, SeccompCmpOp as Op, SeccompCondition,
+            SeccompFilter, SeccompRule, TargetArch,
+        };
+        let condition = |check: &Check, operator, value: u32| {
+            let argument = u8::try_from(check.argument).expect("one of six");
+            SeccompCondition::new(argument, Length::Dword, operator, value.into()).expect("a condition")
+        };
+        let masked = |check: &Check, value: &u32| condition(check, Op::MaskedEq(check.mask.into()), *value);
+        let allowed = |check: &Check| {
+            if check.then == Verdict::Allow {
+                let each = check.values.iter().map(|value| SeccompRule::new(vec![masked(check, value)]));
+                return each.map(|rule| rule.expect("a rule")).collect();
+            }
+            let others = check.values.iter().map(|value| condition(check, Op::Ne, *value));
+            vec![SeccompRule::new(others.collect()).expect("a rule")]
+        };
+        let rules = rules.iter().filter_map(|(call, rule)| match rule {
+            Rule::Always(Verdict::Allow) => Some((i64::from(*call), Vec::new())),
+            Rule::Always(_) => None,
+            Rule::By(check) => Some((i64::from(*call), allowed(check))),
+        });
+        let target = if cfg!(target_arch = "x86_64") { TargetArch::x86_64 } else { TargetArch::aarch64 };
+        let filter =
+            SeccompFilter::new(rules.collect(), SeccompAction::Errno(1), SeccompAction::Allow, target);
+        let program: BpfProgram = filter.expect("a filter").try_into().expect("a program");
+        let own = program.iter().map(|other| Instruction {
+            code: other.code,
+            jump_if: other.jt,
+            jump_else: other.jf,
+            value: other.k,
+        });
+        own.collect()
+    }
+
+    #[test]
+    fn another_compiler_agrees() {
+        let (program, rules) = (program(), rules());
+        let other = of_another_compiler(&rules);
+        for number in 0..600 {
+            let arguments = if matches!(rules.get(&number), Some(Rule::By(_))) { values() } else { vec![0] };
+            for argument in arguments {
+                let arguments = [argument; 6];
+                let ours = interpret(&program, ARCHITECTURE, number, arguments) == Verdict::Allow;
+                let theirs = interpret(&other, ARCHITECTURE, number, arguments) == Verdict::Allow;
+                assert_eq!(ours, theirs, "{number} {argument:#x}");
             }
         }
     }
