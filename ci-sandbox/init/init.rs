@@ -1,7 +1,6 @@
 //! The init: process 1 of the sandbox, from its first step to its service.
 
 use crate::failure::{At, Failure};
-use crate::filter;
 use crate::launch::{Binds, CONTROL};
 use crate::packets;
 use crate::root;
@@ -62,7 +61,7 @@ fn settle(configuration: &Configuration<'_>, facts: &mut u32) -> Result<(), Fail
     task::new_keyring();
     task::forgo_capabilities().at(Stage::Privileges)?;
     task::no_new_privileges().at(Stage::Privileges)?;
-    if task::filter(&filter::program()).is_ok() {
+    if task::filter(configuration.filter).is_ok() {
         *facts |= fact::FILTERED;
     }
     task::hide_memory().at(Stage::Privileges)?;

@@ -28,7 +28,6 @@ mod archive;
 mod call;
 mod extract;
 mod failure;
-mod filter;
 mod init;
 mod launch;
 mod mem;

@@ -4,7 +4,6 @@ use core::ffi::{CStr, c_char};
 use core::hint;
 
 use crate::call::raw;
-use crate::filter::Instruction;
 use crate::nr;
 use crate::sys::{Errno, Fd, O_CLOEXEC, O_NONBLOCK, Raw, Result, word};
 use crate::wire::Ended;
@@ -262,18 +261,20 @@ pub(crate) fn no_new_privileges() -> Result<()> {
     control(38, 1)
 }
 
-/// Filters the calls of this process and of all that it starts.
-pub(crate) fn filter(program: &[Instruction]) -> Result<()> {
+/// Filters the calls of this process and of all that it starts: `program` is an array of `struct sock_filter`.
+pub(crate) fn filter(program: &[u8]) -> Result<()> {
     const SET_SECCOMP: usize = 22;
     const MODE_FILTER: usize = 2;
+    const INSTRUCTION: usize = 8;
     /// `struct sock_fprog`.
     #[repr(C)]
     struct Program {
         length: u16,
-        instructions: *const Instruction,
+        instructions: *const u8,
     }
-    let program = Program { length: program.len() as u16, instructions: program.as_ptr() };
-    // SAFETY: prctl(PR_SET_SECCOMP) copies as many `struct sock_filter` as the `struct sock_fprog` says.
+    let program = Program { length: (program.len() / INSTRUCTION) as u16, instructions: program.as_ptr() };
+    // SAFETY: prctl(PR_SET_SECCOMP) copies as many `struct sock_filter`, of eight bytes each and wherever they lie, as
+    // the `struct sock_fprog` says.
     unsafe { raw(nr::PRCTL, [SET_SECCOMP, MODE_FILTER, (&raw const program) as usize, 0, 0, 0]) }.map(drop)
 }
 

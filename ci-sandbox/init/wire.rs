@@ -55,6 +55,8 @@ pub(crate) struct Configuration<'a> {
     pub(crate) inodes: &'a CStr,
     /// The host name inside.
     pub(crate) hostname: &'a CStr,
+    /// The system call filter: an array of `struct sock_filter`.
+    pub(crate) filter: &'a [u8],
     /// The `cgroup.procs` files to enter.
     pub(crate) groups: List<'a>,
     /// What to attach to the root: see [`mount`].
@@ -78,13 +80,25 @@ impl<'a> Configuration<'a> {
         mounts: impl ExactSizeIterator<Item = (u32, &'r [u8], &'r [u8])>,
         out: &mut impl Extend<u8>,
     ) {
-        let Self { range, uid_map, gid_map, owner, job, size, inodes, hostname, groups: _, mounts: _ } =
-            *self;
+        let Self {
+            range,
+            uid_map,
+            gid_map,
+            owner,
+            job,
+            size,
+            inodes,
+            hostname,
+            filter,
+            groups: _,
+            mounts: _,
+        } = *self;
         let mut writer = Writer(out);
         writer.u32(u32::from(range));
         for value in [uid_map, gid_map, owner, job, size, inodes, hostname] {
             writer.text(value.to_bytes());
         }
+        writer.bytes(filter);
         writer.count(groups.len());
         for group in groups {
             writer.text(group);
@@ -104,12 +118,13 @@ impl<'a> Configuration<'a> {
             *text = reader.text()?;
         }
         let [uid_map, gid_map, owner, job, size, inodes, hostname] = texts;
+        let filter = reader.bytes()?;
         let groups = List { count: reader.u32()?, records: reader };
         for _ in 0..groups.count {
             reader.text()?;
         }
         let mounts = List { count: reader.u32()?, records: reader };
-        Some(Self { range, uid_map, gid_map, owner, job, size, inodes, hostname, groups, mounts })
+        Some(Self { range, uid_map, gid_map, owner, job, size, inodes, hostname, filter, groups, mounts })
     }
 }
 
@@ -317,6 +332,13 @@ impl<B: Extend<u8>> Writer<'_, B> {
         self.u32(u32::try_from(count).unwrap_or(u32::MAX))
     }
 
+    /// Any bytes.
+    pub(crate) fn bytes(&mut self, value: &[u8]) -> &mut Self {
+        self.count(value.len());
+        self.0.extend(value.iter().copied());
+        self
+    }
+
     /// Text. One with a NUL inside is refused by the receiver.
     pub(crate) fn text(&mut self, value: &[u8]) -> &mut Self {
         self.texts(&[value])
@@ -355,6 +377,12 @@ impl<'a> Reader<'a> {
     /// A large number.
     pub(crate) fn u64(&mut self) -> Option<u64> {
         self.take(8).and_then(|bytes| bytes.try_into().ok()).map(u64::from_le_bytes)
+    }
+
+    /// Any bytes.
+    pub(crate) fn bytes(&mut self) -> Option<&'a [u8]> {
+        let length = self.u32()? as usize;
+        self.take(length)
     }
 
     /// Text, as the kernel takes it.

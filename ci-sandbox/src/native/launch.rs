@@ -141,6 +141,7 @@ fn configuration(shared: &Shared, spec: &Spec, groups: &Groups, mounts: &[Mount]
         size: &size,
         inodes: &inodes,
         hostname: &shared.hostname,
+        filter: &shared.filter,
         groups: nothing,
         mounts: nothing,
     };

@@ -38,6 +38,7 @@ mod patience;
 mod process;
 mod proof;
 mod report;
+mod seccomp;
 mod sys;
 mod transfer;
 #[allow(dead_code)] // The init's half of it.
@@ -98,6 +99,7 @@ struct Shared {
     state: PathBuf,
     images: BTreeMap<ImageName, Vec<Mount>>,
     hostname: CString,
+    filter: Vec<u8>,
     files: u64,
     open_files: u64,
     identity: Identity,
@@ -145,6 +147,7 @@ impl Native {
         Ok(Self(Arc::new(Shared {
             images,
             hostname,
+            filter: seccomp::filter(),
             files,
             open_files,
             identity,

@@ -22,13 +22,13 @@ pub(super) fn expected(identity: &Identity, hierarchies: &Hierarchies) -> Isolat
 pub(super) fn of(facts: u32, hierarchies: &Hierarchies) -> IsolationReport {
     use Guarantee as G;
     let mut report = IsolationReport::new([G::Namespaces, G::NoPrivileges, G::DiskLimit])
-        .with_missing(G::SyscallFilter, "this backend filters only what would reach past the namespaces")
         .with_missing(G::OwnKernel, "sandboxes of this backend share the machine's kernel");
     if facts & fact::FILTERED != 0 {
-        report.held.insert(G::Firewalled);
+        report.held.extend([G::Firewalled, G::SyscallFilter]);
     } else {
-        let why = "the kernel has no seccomp filters, and sockets to the hypervisor know no namespace";
-        report = report.with_missing(G::Firewalled, why);
+        report = report
+            .with_missing(G::SyscallFilter, "the kernel has no seccomp filters")
+            .with_missing(G::Firewalled, "without seccomp filters sockets to the hypervisor are open");
     }
     if facts & fact::ID_RANGE != 0 {
         report.held.extend([G::MappedIds, G::SeparateInit]);
