@@ -50,9 +50,8 @@
 //!
 //! # What native sandboxes do not protect from
 //!
-//! - **A bug in the kernel.** All sandboxes share the machine's. Of system calls only those are refused that would
-//!   reach past the namespaces. Code that is hostile *and* precious enough for a kernel exploit belongs in a virtual
-//!   machine.
+//! - **A bug in the kernel.** All sandboxes share the machine's, behind a filter that is as strict as Docker's. Code
+//!   that is hostile *and* precious enough for a kernel exploit belongs in a virtual machine.
 //! - **Side channels.** Processors, their caches and the page cache of an image's files are shared.
 //! - **Knowing the machine.** A job sees the kernel's version, the processors, the machine's load and memory, and which
 //!   host paths its image and folders are shown from.
