@@ -1,6 +1,7 @@
 //! What an attacker gets that they should not have.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -13,16 +14,16 @@ use ci_core::queue::{Dispatcher, NewJob, NewRow, Queue as _};
 use ci_core::records::{Batch, Key};
 use ci_core::secret::{SecretLease, SecretValue};
 use ci_core::trust::Origin;
-use ci_core::{ErrorKind, Result};
+use ci_core::{Error, ErrorKind, Result};
 
-use crate::hostile::Altered;
+use crate::hooked::{Call, Hook, Hooked};
 use crate::{ours, refused, theirs, writer};
 
 #[tokio::test]
 async fn a_job_runs_only_where_its_ticket_says() -> Result<()> {
     let rig = Rig::new()?;
     let database = Arc::new(Database::new(rig.clock.clone()));
-    let dispatcher = rig.dispatcher_of(Arc::new(Altered::new(database.clone(), |_| {})));
+    let dispatcher = rig.dispatcher_of(database.clone());
     let label = Label::parse("throw-away")?;
     let mut spec = Rig::spec();
     spec.labels.push(label);
@@ -258,74 +259,25 @@ fn a_job_has_a_bound() -> Result<()> {
     Ok(())
 }
 
-/// A queue whose first answer to `push` and `finish` is lost after it was done.
-#[derive(Debug)]
-struct Mute(Arc<Database>, std::sync::atomic::AtomicUsize);
+/// A queue's first answer to `push` or `finish` is lost after it was done.
+#[derive(Debug, Default)]
+struct Mute(AtomicBool);
 
-impl Mute {
-    fn answer<T>(&self, done: Result<T>) -> Result<T> {
-        match self.1.fetch_add(1, std::sync::atomic::Ordering::AcqRel) {
-            0 => Err(ci_core::Error::new(ErrorKind::Unavailable, "hear the answer")),
-            _ => done,
+impl Hook for Mute {
+    async fn around<T: Send>(&self, call: Call, done: impl Future<Output = Result<T>> + Send) -> Result<T> {
+        let done = done.await;
+        if matches!(call, Call::Push | Call::Finish) && !self.0.swap(true, Ordering::AcqRel) {
+            return Err(Error::new(ErrorKind::Unavailable, "hear the answer"));
         }
-    }
-}
-
-#[async_trait]
-impl ci_core::queue::Queue for Mute {
-    async fn push(&self, row: NewRow) -> Result<()> {
-        let done = self.0.push(row).await;
-        self.answer(done)
-    }
-    async fn lease(&self, labels: &[Label], ttl: Duration) -> Result<Option<ci_core::queue::Leased>> {
-        self.0.lease(labels, ttl).await
-    }
-    async fn extend(
-        &self,
-        fence: &ci_core::records::Fence,
-        ttl: Duration,
-    ) -> Result<ci_core::queue::Extended> {
-        self.0.extend(fence, ttl).await
-    }
-    async fn release(
-        &self,
-        fence: &ci_core::records::Fence,
-        why: ci_core::queue::Released,
-        pause: Duration,
-    ) -> Result<()> {
-        self.0.release(fence, why, pause).await
-    }
-    async fn finish(
-        &self,
-        fence: &ci_core::records::Fence,
-        end: &ci_core::queue::End,
-        with: Batch,
-    ) -> Result<()> {
-        let done = self.0.finish(fence, end, with).await;
-        self.answer(done)
-    }
-    async fn cancel(&self, job: &JobId) -> Result<()> {
-        self.0.cancel(job).await
-    }
-    async fn row(&self, job: &JobId) -> Result<Option<ci_core::queue::Row>> {
-        self.0.row(job).await
-    }
-
-    async fn jobs(
-        &self,
-        repository: &RepositoryId,
-        before: Option<&JobId>,
-        limit: usize,
-    ) -> Result<Vec<JobId>> {
-        self.0.jobs(repository, before, limit).await
+        done
     }
 }
 
 #[tokio::test]
 async fn a_job_that_is_enqueued_again_after_a_lost_answer_runs_once() -> Result<()> {
     let rig = Rig::new()?;
-    let queue = Arc::new(Mute(Arc::new(Database::new(rig.clock.clone())), 0.into()));
-    let dispatcher = rig.dispatcher_of(queue);
+    let database = Arc::new(Database::new(rig.clock.clone()));
+    let dispatcher = rig.dispatcher_of(Arc::new(Hooked::new(database, Mute::default())));
     let by = writer(&rig, &ours()).await?;
     let code = rig.code(&ours(), Origin::Protected).await?;
     let deploy = NewJob::requested(&by, code, Rig::spec())?;
@@ -344,7 +296,7 @@ async fn a_job_whose_outcome_is_recorded_has_it_although_the_answer_was_lost() -
     let database = Arc::new(Database::new(rig.clock.clone()));
     let rig = rig.with_database(database.clone())?;
     rig.enqueue(&ours(), Origin::Repository, Rig::spec()).await?;
-    let dispatcher = rig.dispatcher_of(Arc::new(Mute(database, 0.into())));
+    let dispatcher = rig.dispatcher_of(Arc::new(Hooked::new(database, Mute::default())));
     rig.backend.on("/bin/sh", |_| Reply::exit(0));
     let runner = Runner::new(rig.parts());
     let claim = dispatcher.next(&[]).await?.expect("the job");

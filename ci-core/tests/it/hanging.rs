@@ -1,5 +1,6 @@
 //! What never answers, and how long a worker waits for it.
 
+use std::future::pending;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -7,16 +8,17 @@ use std::time::Duration;
 
 use ci_core::access::{Grant, Read};
 use ci_core::forge::{CheckState, Checks};
-use ci_core::id::{JobId, SandboxId};
+use ci_core::id::JobId;
 use ci_core::log::{Appended, Cursor, LogStore, Page};
-use ci_core::memory::{Logs, Reply, Rig, Scripted};
+use ci_core::memory::{Logs, Reply, Rig};
 use ci_core::outcome::Conclusion;
 use ci_core::queue::{Claim, State};
-use ci_core::sandbox::{Backend, Capabilities, Instance, Residue, Sandboxes, Spec};
+use ci_core::sandbox::{Backend as _, Sandboxes};
 use ci_core::secret::Masked;
 use ci_core::{ErrorKind, Result};
 use futures_util::poll;
 
+use crate::hooked::{Call, Hook, Hooked};
 use crate::runner::{Service, never};
 use crate::{ours, refused, writer};
 
@@ -27,7 +29,7 @@ struct Mute;
 #[async_trait::async_trait]
 impl Checks for Mute {
     async fn report(&self, _: &Claim, state: CheckState, _: &str) -> Result<()> {
-        if state == CheckState::Running { Ok(()) } else { std::future::pending().await }
+        if state == CheckState::Running { Ok(()) } else { pending().await }
     }
 }
 
@@ -68,14 +70,14 @@ struct Hanging(Logs, Hangs);
 impl LogStore for Hanging {
     async fn append(&self, claim: &Claim, seq: u64, chunk: Masked) -> Result<Appended> {
         if self.1 == Hangs::AtTheLastOutput && !chunk.is_empty() {
-            return std::future::pending().await;
+            return pending().await;
         }
         self.0.append(claim, seq, chunk).await
     }
 
     async fn close(&self, claim: &Claim) -> Result<()> {
         if self.1 == Hangs::WhenItIsClosed {
-            return std::future::pending().await;
+            return pending().await;
         }
         self.0.close(claim).await
     }
@@ -107,37 +109,20 @@ async fn a_log_that_never_answers_holds_no_worker() -> Result<()> {
     Ok(())
 }
 
-/// A backend whose sandboxes do not come down.
+/// One call is never answered.
 #[derive(Debug)]
-struct Stuck(Scripted);
+struct Unanswered(Call);
 
-#[async_trait::async_trait]
-impl Backend for Stuck {
-    async fn create(&self, id: &SandboxId, spec: &Spec) -> Result<Box<dyn Instance>> {
-        self.0.create(id, spec).await
-    }
-
-    async fn destroy(&self, _: &SandboxId) -> Result<Residue> {
-        std::future::pending().await
-    }
-
-    async fn leftovers(&self) -> Result<Vec<SandboxId>> {
-        self.0.leftovers().await
-    }
-
-    fn abandon(&self, id: &SandboxId) {
-        self.0.abandon(id);
-    }
-
-    fn capabilities(&self) -> Capabilities {
-        self.0.capabilities()
+impl Hook for Unanswered {
+    async fn around<T: Send>(&self, call: Call, done: impl Future<Output = Result<T>> + Send) -> Result<T> {
+        if call == self.0 { pending().await } else { done.await }
     }
 }
 
 #[tokio::test]
 async fn a_sandbox_that_does_not_come_down_holds_no_worker() -> Result<()> {
     let rig = Rig::new()?;
-    let backend = Arc::new(Stuck(rig.backend.clone()));
+    let backend = Arc::new(Hooked::new(rig.backend.clone(), Unanswered(Call::Destroy)));
     let service = Service::with_parts(rig, |parts| parts.sandboxes = Sandboxes::new(backend));
     service.rig.backend.on("sh", |_| Reply::exit(0));
     let claim = service.claim(Rig::spec()).await?;

@@ -9,6 +9,7 @@ mod faults;
 mod forgery;
 mod fresh;
 mod hanging;
+mod hooked;
 mod hostile;
 mod identity;
 mod inbox;

@@ -21,6 +21,7 @@ use ci_core::trust::Origin;
 use ci_core::{ErrorKind, Result};
 use futures_util::poll;
 
+use crate::hooked::Hooked;
 use crate::hostile::Deaf;
 use crate::{ours, refused, writer};
 
@@ -282,7 +283,7 @@ async fn a_forge_hears_of_an_end_only_when_it_is_recorded() -> Result<()> {
     let service = Service::of(Rig::on(clock)?.with_database(database.clone())?);
     service.rig.backend.on("sh", |_| Reply::exit(0));
     // A queue that is gone when the job ends: the job is never finished, and runs again.
-    let deaf = service.rig.dispatcher_of(Arc::new(Deaf(database)));
+    let deaf = service.rig.dispatcher_of(Arc::new(Hooked::new(database, Deaf)));
     let claim = service.rig.claim_by(&deaf, &ours(), Origin::Repository, Rig::spec()).await?;
     let mut run = pin!(service.runner.run(claim, never()));
     while poll!(&mut run).is_pending() {
