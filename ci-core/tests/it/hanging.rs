@@ -10,11 +10,12 @@ use ci_core::access::{Grant, Read};
 use ci_core::forge::{CheckState, Checks};
 use ci_core::id::JobId;
 use ci_core::log::{Appended, Cursor, LogStore, Page};
-use ci_core::memory::{Logs, Reply, Rig};
+use ci_core::memory::{Database, Logs, Reply, Rig};
 use ci_core::outcome::Conclusion;
 use ci_core::queue::{Claim, State};
 use ci_core::sandbox::{Backend as _, Sandboxes};
 use ci_core::secret::Masked;
+use ci_core::trust::Origin;
 use ci_core::{ErrorKind, Result};
 use futures_util::poll;
 
@@ -132,5 +133,29 @@ async fn a_sandbox_that_does_not_come_down_holds_no_worker() -> Result<()> {
     let grant = writer(&service.rig, &ours()).await?.lower::<Read>();
     assert!(matches!(service.rig.dispatcher.state(&grant, &job).await?, State::Finished(_)));
     assert!(service.rig.backend.leftovers().await?.is_empty(), "it was abandoned");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_heartbeat_that_is_never_answered_does_not_keep_the_sandbox_past_the_lease() -> Result<()> {
+    let rig = Rig::new()?;
+    let database = Arc::new(Database::new(rig.clock.clone()));
+    let service = Service::with_parts(rig.with_database(database.clone())?, |_| {});
+    service.rig.backend.on("sh", |_| Reply::hang());
+    let mute = service.rig.dispatcher_of(Arc::new(Hooked::new(database, Unanswered(Call::Extend))));
+    let claim = service.rig.claim_by(&mute, &ours(), Origin::Repository, Rig::spec()).await?;
+    let mut run = pin!(service.runner.run(claim, never()));
+    let mut waited = Duration::ZERO;
+    let ended = loop {
+        if let Poll::Ready(ended) = poll!(&mut run) {
+            break ended;
+        }
+        let again = service.rig.dispatcher.next(&[]).await?;
+        assert!(again.is_none(), "after {waited:?} another worker has the job while its first sandbox runs");
+        service.rig.clock.advance(Duration::from_secs(1));
+        waited += Duration::from_secs(1);
+    };
+    assert_eq!(refused(ended), ErrorKind::Fenced);
+    assert_eq!(service.rig.backend.living(), []);
     Ok(())
 }
