@@ -93,8 +93,8 @@ async fn state(service: &Service, job: &JobId) -> Result<State> {
     service.rig.dispatcher.state(&reader, job).await
 }
 
-/// Three workers, each of which pauses for ten seconds after an error: without a pause of its own, the job would
-/// use up its attempts before the outage is over.
+/// Three workers, each of which pauses for ten seconds after an error: without a pause of its own, the job
+/// would use up its attempts before the outage is over.
 #[tokio::test]
 async fn a_server_that_is_away_for_some_seconds_ends_no_job() -> Result<()> {
     let service = away_for(Duration::from_secs(8))?;
