@@ -10,6 +10,7 @@ use ci_core::trust::Origin;
 use ci_core::{ErrorKind, Result};
 use futures_util::poll;
 
+use crate::hooked::Hooked;
 use crate::hostile::Deaf;
 use crate::{ours, refused, writer};
 
@@ -61,7 +62,7 @@ async fn heartbeats_keep_a_claim() -> Result<()> {
 async fn a_worker_gives_up_while_nobody_else_can_have_the_job() -> Result<()> {
     let rig = Rig::new()?;
     let database = Arc::new(Database::new(rig.clock.clone()));
-    let deaf = rig.dispatcher_of(Arc::new(Deaf(database.clone())));
+    let deaf = rig.dispatcher_of(Arc::new(Hooked::new(database.clone(), Deaf)));
     let others = rig.dispatcher_of(database);
     let claim = rig.claim_by(&deaf, &ours(), Origin::Repository, Rig::spec()).await?;
     let mut keep = pin!(claim.keep());

@@ -1,28 +1,39 @@
 //! What an attacker gets that they should not have.
 
+use std::cell::Cell;
+use std::future::pending;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use ci_core::access::{Authority, Level, PermissionSource, Read, Session, Verdict};
 use ci_core::audit::Entry;
+use ci_core::clock::Clock as _;
 use ci_core::forge::{HookScope, Inbox};
-use ci_core::id::{JobId, Label, RepositoryId, StepName};
-use ci_core::memory::{Database, Forge, Masking, Rig};
-use ci_core::queue::{Dispatcher, NewJob, NewRow, Queue as _};
+use ci_core::id::{Digest, JobId, Label, RepositoryId, SecretName, StepName};
+use ci_core::job::{Arg, Script, Step};
+use ci_core::log::LogStore as _;
+use ci_core::memory::{Database, Forge, Logs, Masking, Permissions, Reply, Rig};
+use ci_core::outcome::Outcome;
+use ci_core::queue::{Dispatcher, NewJob, NewRow, Queue as _, State};
 use ci_core::records::{Batch, Key};
+use ci_core::runner::Runner;
+use ci_core::sandbox::{Command, Spec};
 use ci_core::secret::{SecretLease, SecretValue};
 use ci_core::trust::Origin;
-use ci_core::{ErrorKind, Result};
+use ci_core::{Error, ErrorKind, Result};
+use tokio::sync::Notify;
+use tokio::task::yield_now;
 
-use crate::hostile::Altered;
+use crate::hooked::{Call, Hook, Hooked};
 use crate::{ours, refused, theirs, writer};
 
 #[tokio::test]
 async fn a_job_runs_only_where_its_ticket_says() -> Result<()> {
     let rig = Rig::new()?;
     let database = Arc::new(Database::new(rig.clock.clone()));
-    let dispatcher = rig.dispatcher_of(Arc::new(Altered::new(database.clone(), |_| {})));
+    let dispatcher = rig.dispatcher_of(database.clone());
     let label = Label::parse("throw-away")?;
     let mut spec = Rig::spec();
     spec.labels.push(label);
@@ -50,7 +61,7 @@ async fn a_job_runs_only_where_its_ticket_says() -> Result<()> {
 
 /// A mirror that has just heard that a permission is gone.
 #[derive(Debug)]
-struct Late(Arc<ci_core::memory::Permissions>);
+struct Late(Arc<Permissions>);
 
 #[async_trait]
 impl PermissionSource for Late {
@@ -96,23 +107,6 @@ async fn a_hook_of_another_repository_suppresses_no_delivery() -> Result<()> {
     Ok(())
 }
 
-/// A forge that is away for three questions ends every job that waits.
-#[tokio::test]
-async fn a_short_outage_of_the_forge_ends_no_job() -> Result<()> {
-    let rig = Rig::new()?;
-    let job = rig.enqueue(&ours(), Origin::Repository, Rig::spec()).await?;
-    rig.permissions.go_down();
-    for _ in 0..3 {
-        assert_eq!(refused(rig.dispatcher.next(&[]).await), ErrorKind::Unavailable);
-        rig.clock.advance(Duration::from_secs(10));
-    }
-    rig.permissions.come_back();
-    let claim = rig.dispatcher.next(&[]).await?;
-    let reader = writer(&rig, &ours()).await?.lower::<Read>();
-    assert!(claim.is_some(), "{:?}", rig.dispatcher.state(&reader, &job).await?);
-    Ok(())
-}
-
 /// The hashes have no key: who can write to the database makes a chain that fits, and not the one that was.
 #[tokio::test]
 async fn an_entry_that_was_cut_off_or_rewritten_is_noticed_by_who_kept_the_end() -> Result<()> {
@@ -129,11 +123,11 @@ async fn an_entry_that_was_cut_off_or_rewritten_is_noticed_by_who_kept_the_end()
         let last = rig.database.get(&place(4)).await?.expect("an entry").value;
         let harm = if change == "cut" {
             let before = rig.database.get(&place(3)).await?.expect("an entry").value;
-            let hash = ci_core::id::Digest::of(&before);
+            let hash = Digest::of(&before);
             Batch::new().delete(place(4)).put(head, format!(r#"{{"count":4,"hash":"{hash}"}}"#))
         } else {
             let entry = String::from_utf8_lossy(&last).replace("secret.leased", "nothing.done");
-            let hash = ci_core::id::Digest::of(entry.as_bytes());
+            let hash = Digest::of(entry.as_bytes());
             Batch::new().put(place(4), entry).put(head, format!(r#"{{"count":5,"hash":"{hash}"}}"#))
         };
         rig.database.commit(harm).await?;
@@ -157,11 +151,8 @@ async fn an_act_is_for_the_tenant_whose_log_holds_it() -> Result<()> {
 /// A fork's sandbox takes the lease of another job.
 #[tokio::test]
 async fn the_lease_of_one_job_is_of_no_use_in_the_sandbox_of_another() -> Result<()> {
-    use ci_core::id::SecretName;
-    use ci_core::job::Arg;
-    use ci_core::sandbox::{Command, Spec};
     let rig = Rig::new()?;
-    rig.backend.on("show", |_| ci_core::memory::Reply::exit(0));
+    rig.backend.on("show", |_| Reply::exit(0));
     let name = SecretName::parse("TOKEN")?;
     let fork = rig.claim(&ours(), Origin::Fork, Rig::spec()).await?;
     let trusted = rig.claim(&theirs(), Origin::Protected, Rig::spec()).await?;
@@ -206,7 +197,7 @@ async fn an_entry_that_nobody_wrote_is_not_contention() -> Result<()> {
     rig.audit.record(&tenant, Entry::new("thing.done", "ada")).await?;
     let place = Key::new("audit").part(tenant.as_str()).part("entry").number(1);
     rig.database.commit(Batch::new().put(place, "squat")).await?;
-    let rounds = std::cell::Cell::new(0);
+    let rounds = Cell::new(0);
     let written = rig.audit.attempt(&tenant, Entry::new("thing.done", "ada"), async |batch| {
         rounds.set(rounds.get() + 1);
         rig.database.commit(batch).await.map(drop)
@@ -219,10 +210,8 @@ async fn an_entry_that_nobody_wrote_is_not_contention() -> Result<()> {
 /// What is masked by a lease that knows no secret is as good as raw.
 #[tokio::test]
 async fn masked_bytes_of_another_lease_are_not_appended() -> Result<()> {
-    use ci_core::id::SecretName;
-    use ci_core::log::LogStore as _;
     let rig = Rig::new()?;
-    let logs = ci_core::memory::Logs::new(rig.database.clone(), rig.clock.clone());
+    let logs = Logs::new(rig.database.clone(), rig.clock.clone());
     let claim = rig.claim(&ours(), Origin::Protected, Rig::spec()).await?;
     let secret = (SecretName::parse("TOKEN")?, SecretValue::new("hunter2hunter2"));
     let lease = SecretLease::new(claim.trusted()?, [secret], Arc::new(Masking::new()));
@@ -236,7 +225,7 @@ async fn masked_bytes_of_another_lease_are_not_appended() -> Result<()> {
 #[tokio::test]
 async fn a_calendar_that_is_set_back_makes_no_sign_in_recent() -> Result<()> {
     let rig = Rig::new()?;
-    let (ada, start) = (Rig::user("ada")?, ci_core::clock::Clock::now(rig.clock.as_ref()));
+    let (ada, start) = (Rig::user("ada")?, rig.clock.now());
     let session = rig.sign_in(&ada).await?;
     rig.permissions.allow(&ada, &ours(), Level::Admin);
     rig.clock.advance(Duration::from_hours(6));
@@ -249,7 +238,6 @@ async fn a_calendar_that_is_set_back_makes_no_sign_in_recent() -> Result<()> {
 /// Steps are counted, and not how large they are.
 #[test]
 fn a_job_has_a_bound() -> Result<()> {
-    use ci_core::job::{Script, Step};
     let step = Step::script(StepName::parse("large")?, Script::authored("#".repeat(64 << 20)));
     assert!(Rig::spec().with_step(step).check().is_err(), "64 MiB of script go into the queue");
     let mut spec = Rig::spec();
@@ -258,74 +246,25 @@ fn a_job_has_a_bound() -> Result<()> {
     Ok(())
 }
 
-/// A queue whose first answer to `push` and `finish` is lost after it was done.
-#[derive(Debug)]
-struct Mute(Arc<Database>, std::sync::atomic::AtomicUsize);
+/// A queue's first answer to `push` or `finish` is lost after it was done.
+#[derive(Debug, Default)]
+struct Mute(AtomicBool);
 
-impl Mute {
-    fn answer<T>(&self, done: Result<T>) -> Result<T> {
-        match self.1.fetch_add(1, std::sync::atomic::Ordering::AcqRel) {
-            0 => Err(ci_core::Error::new(ErrorKind::Unavailable, "hear the answer")),
-            _ => done,
+impl Hook for Mute {
+    async fn around<T: Send>(&self, call: Call, done: impl Future<Output = Result<T>> + Send) -> Result<T> {
+        let done = done.await;
+        if matches!(call, Call::Push | Call::Finish) && !self.0.swap(true, Ordering::AcqRel) {
+            return Err(Error::new(ErrorKind::Unavailable, "hear the answer"));
         }
-    }
-}
-
-#[async_trait]
-impl ci_core::queue::Queue for Mute {
-    async fn push(&self, row: NewRow) -> Result<()> {
-        let done = self.0.push(row).await;
-        self.answer(done)
-    }
-    async fn lease(&self, labels: &[Label], ttl: Duration) -> Result<Option<ci_core::queue::Leased>> {
-        self.0.lease(labels, ttl).await
-    }
-    async fn extend(
-        &self,
-        fence: &ci_core::records::Fence,
-        ttl: Duration,
-    ) -> Result<ci_core::queue::Extended> {
-        self.0.extend(fence, ttl).await
-    }
-    async fn release(
-        &self,
-        fence: &ci_core::records::Fence,
-        why: ci_core::queue::Released,
-        pause: Duration,
-    ) -> Result<()> {
-        self.0.release(fence, why, pause).await
-    }
-    async fn finish(
-        &self,
-        fence: &ci_core::records::Fence,
-        end: &ci_core::queue::End,
-        with: Batch,
-    ) -> Result<()> {
-        let done = self.0.finish(fence, end, with).await;
-        self.answer(done)
-    }
-    async fn cancel(&self, job: &JobId) -> Result<()> {
-        self.0.cancel(job).await
-    }
-    async fn row(&self, job: &JobId) -> Result<Option<ci_core::queue::Row>> {
-        self.0.row(job).await
-    }
-
-    async fn jobs(
-        &self,
-        repository: &RepositoryId,
-        before: Option<&JobId>,
-        limit: usize,
-    ) -> Result<Vec<JobId>> {
-        self.0.jobs(repository, before, limit).await
+        done
     }
 }
 
 #[tokio::test]
 async fn a_job_that_is_enqueued_again_after_a_lost_answer_runs_once() -> Result<()> {
     let rig = Rig::new()?;
-    let queue = Arc::new(Mute(Arc::new(Database::new(rig.clock.clone())), 0.into()));
-    let dispatcher = rig.dispatcher_of(queue);
+    let database = Arc::new(Database::new(rig.clock.clone()));
+    let dispatcher = rig.dispatcher_of(Arc::new(Hooked::new(database, Mute::default())));
     let by = writer(&rig, &ours()).await?;
     let code = rig.code(&ours(), Origin::Protected).await?;
     let deploy = NewJob::requested(&by, code, Rig::spec())?;
@@ -336,29 +275,61 @@ async fn a_job_that_is_enqueued_again_after_a_lost_answer_runs_once() -> Result<
     Ok(())
 }
 
-#[tokio::test]
-async fn a_job_whose_outcome_is_recorded_has_it_although_the_answer_was_lost() -> Result<()> {
-    use ci_core::memory::Reply;
-    use ci_core::runner::Runner;
+/// A heartbeat is refused before the first answer to `finish` is lost, after it was done: a connection that
+/// hangs does so for longer than a heartbeat takes.
+#[derive(Debug, Default)]
+struct Slow {
+    lost: AtomicBool,
+    heartbeat_refused: Notify,
+}
+
+impl Hook for Slow {
+    async fn around<T: Send>(&self, call: Call, done: impl Future<Output = Result<T>> + Send) -> Result<T> {
+        let done = done.await;
+        if call == Call::Extend && done.is_err() {
+            self.heartbeat_refused.notify_one();
+        }
+        if call == Call::Finish && !self.lost.swap(true, Ordering::AcqRel) {
+            self.heartbeat_refused.notified().await;
+            return Err(Error::new(ErrorKind::Unavailable, "hear the answer"));
+        }
+        done
+    }
+}
+
+/// Runs a job while time passes, with `hook` before the worker's queue: what the worker was told, and what is
+/// recorded.
+async fn told_and_recorded(hook: impl Hook, tick: Duration) -> Result<(Result<Outcome>, State)> {
     let rig = Rig::new()?;
     let database = Arc::new(Database::new(rig.clock.clone()));
     let rig = rig.with_database(database.clone())?;
-    rig.enqueue(&ours(), Origin::Repository, Rig::spec()).await?;
-    let dispatcher = rig.dispatcher_of(Arc::new(Mute(database, 0.into())));
-    rig.backend.on("/bin/sh", |_| Reply::exit(0));
-    let runner = Runner::new(rig.parts());
+    rig.backend.on("sh", |_| Reply::exit(0));
+    let dispatcher = rig.dispatcher_of(Arc::new(Hooked::new(database, hook)));
+    let job = rig.enqueue(&ours(), Origin::Repository, Rig::spec()).await?;
     let claim = dispatcher.next(&[]).await?.expect("the job");
-    let job = claim.job().clone();
-    let run = runner.run(claim, std::future::pending());
+    let runner = Runner::new(rig.parts());
     let time = async {
         loop {
-            tokio::task::yield_now().await;
-            rig.clock.advance(Duration::from_millis(50));
+            yield_now().await;
+            rig.clock.advance(tick);
         }
     };
-    let ended = tokio::select! { ended = run => ended, () = time => unreachable!() };
+    let told = tokio::select! { told = runner.run(claim, pending()) => told, () = time => unreachable!() };
     let reader = writer(&rig, &ours()).await?.lower::<Read>();
-    let state = rig.dispatcher.state(&reader, &job).await?;
-    assert!(ended.is_ok(), "{ended:?}, and the job is {state:?}");
+    Ok((told, rig.dispatcher.state(&reader, &job).await?))
+}
+
+#[tokio::test]
+async fn a_job_whose_outcome_is_recorded_has_it_although_the_answer_was_lost() -> Result<()> {
+    let (told, recorded) = told_and_recorded(Mute::default(), Duration::from_millis(50)).await?;
+    assert_eq!(State::Finished(told?), recorded);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_recorded_outcome_is_the_jobs_although_a_heartbeat_was_refused_before_the_answer_was_lost()
+-> Result<()> {
+    let (told, recorded) = told_and_recorded(Slow::default(), Duration::from_millis(500)).await?;
+    assert_eq!(State::Finished(told?), recorded);
     Ok(())
 }

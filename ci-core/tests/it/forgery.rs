@@ -10,6 +10,7 @@ use ci_core::queue::{Leased, NewJob, Queue, Released, State, Ticket};
 use ci_core::trust::{Origin, Trust};
 use ci_core::{ErrorKind, Result};
 
+use crate::hooked::Hooked;
 use crate::hostile::Altered;
 use crate::{ours, refused, theirs, writer};
 
@@ -21,14 +22,14 @@ async fn altered(mut alter: impl FnMut(&mut Leased, &Ticket) + Send + 'static) -
     let protected_ticket = Arc::new(Mutex::new(None::<Ticket>));
     let seen = protected_ticket.clone();
     let mut first = true;
-    let queue = Altered::new(database.clone(), move |leased| {
+    let alter = Altered::by(move |leased| {
         if let Some(ticket) = &*seen.lock().expect("not poisoned")
             && std::mem::take(&mut first)
         {
             alter(leased, ticket);
         }
     });
-    let dispatcher = rig.dispatcher_of(Arc::new(queue));
+    let dispatcher = rig.dispatcher_of(Arc::new(Hooked::new(database.clone(), alter)));
     let by = writer(&rig, &ours()).await?;
     let untrusted = NewJob::requested(&by, rig.code(&ours(), Origin::Fork).await?, Rig::spec())?;
     let untrusted = dispatcher.enqueue(&untrusted).await?;

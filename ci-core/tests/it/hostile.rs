@@ -1,71 +1,29 @@
 //! Backends that lie, or fail.
 
 use std::fmt;
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::sync::Mutex;
 
 use async_trait::async_trait;
-use ci_core::id::{JobId, Label};
-use ci_core::memory::Database;
-use ci_core::queue::{End, Extended, Leased, NewRow, Queue, Released, Row};
-use ci_core::records::{Batch, Fence, Key, Record, Records, Version};
+use ci_core::queue::Leased;
+use ci_core::records::{Batch, Key, Record, Records, Version};
 use ci_core::{Error, ErrorKind, Result};
 
-/// A queue whose rows somebody changes before they are handed out.
-pub(crate) struct Altered {
-    honest: Arc<Database>,
-    alter: Mutex<Box<Alter>>,
-}
+use crate::hooked::{Call, Hook};
+
+/// Somebody changes a queue's rows before they are handed out.
+pub(crate) struct Altered(Mutex<Box<Alter>>);
 
 type Alter = dyn FnMut(&mut Leased) + Send;
 
 impl Altered {
-    pub(crate) fn new(honest: Arc<Database>, alter: impl FnMut(&mut Leased) + Send + 'static) -> Self {
-        Self { honest, alter: Mutex::new(Box::new(alter)) }
+    pub(crate) fn by(alter: impl FnMut(&mut Leased) + Send + 'static) -> Self {
+        Self(Mutex::new(Box::new(alter)))
     }
 }
 
-#[async_trait]
-impl Queue for Altered {
-    async fn push(&self, row: NewRow) -> Result<()> {
-        self.honest.push(row).await
-    }
-
-    async fn lease(&self, labels: &[Label], ttl: Duration) -> Result<Option<Leased>> {
-        let mut leased = self.honest.lease(labels, ttl).await?;
-        if let Some(leased) = &mut leased {
-            (self.alter.lock().expect("not poisoned"))(leased);
-        }
-        Ok(leased)
-    }
-
-    async fn extend(&self, fence: &Fence, ttl: Duration) -> Result<Extended> {
-        self.honest.extend(fence, ttl).await
-    }
-
-    async fn release(&self, fence: &Fence, why: Released, pause: Duration) -> Result<()> {
-        self.honest.release(fence, why, pause).await
-    }
-
-    async fn finish(&self, fence: &Fence, end: &End, with: Batch) -> Result<()> {
-        self.honest.finish(fence, end, with).await
-    }
-
-    async fn cancel(&self, job: &JobId) -> Result<()> {
-        self.honest.cancel(job).await
-    }
-
-    async fn row(&self, job: &JobId) -> Result<Option<Row>> {
-        self.honest.row(job).await
-    }
-
-    async fn jobs(
-        &self,
-        repository: &ci_core::id::RepositoryId,
-        before: Option<&JobId>,
-        limit: usize,
-    ) -> Result<Vec<JobId>> {
-        self.honest.jobs(repository, before, limit).await
+impl Hook for Altered {
+    fn alter(&self, leased: &mut Leased) {
+        (self.0.lock().expect("not poisoned"))(leased);
     }
 }
 
@@ -75,47 +33,18 @@ impl fmt::Debug for Altered {
     }
 }
 
-/// A queue that cannot be reached any more once jobs are leased: every heartbeat fails.
+/// A queue cannot be reached any more once jobs are leased: every heartbeat fails.
 #[derive(Debug)]
-pub(crate) struct Deaf(pub(crate) Arc<Database>);
+pub(crate) struct Deaf;
 
-#[async_trait]
-impl Queue for Deaf {
-    async fn push(&self, row: NewRow) -> Result<()> {
-        self.0.push(row).await
-    }
-
-    async fn lease(&self, labels: &[Label], ttl: Duration) -> Result<Option<Leased>> {
-        self.0.lease(labels, ttl).await
-    }
-
-    async fn extend(&self, _: &Fence, _: Duration) -> Result<Extended> {
-        Err(Error::new(ErrorKind::Unavailable, "extend a lease"))
-    }
-
-    async fn release(&self, _: &Fence, _: Released, _: Duration) -> Result<()> {
-        Err(Error::new(ErrorKind::Unavailable, "release a lease"))
-    }
-
-    async fn finish(&self, _: &Fence, _: &End, _: Batch) -> Result<()> {
-        Err(Error::new(ErrorKind::Unavailable, "finish a job"))
-    }
-
-    async fn cancel(&self, job: &JobId) -> Result<()> {
-        self.0.cancel(job).await
-    }
-
-    async fn row(&self, job: &JobId) -> Result<Option<Row>> {
-        self.0.row(job).await
-    }
-
-    async fn jobs(
-        &self,
-        repository: &ci_core::id::RepositoryId,
-        before: Option<&JobId>,
-        limit: usize,
-    ) -> Result<Vec<JobId>> {
-        self.0.jobs(repository, before, limit).await
+impl Hook for Deaf {
+    async fn around<T: Send>(&self, call: Call, done: impl Future<Output = Result<T>> + Send) -> Result<T> {
+        match call {
+            Call::Extend | Call::Release | Call::Finish => {
+                Err(Error::new(ErrorKind::Unavailable, "use a lease"))
+            }
+            _ => done.await,
+        }
     }
 }
 

@@ -16,8 +16,8 @@ fn main() {
     let _ = Session { user: any(), signed_in_at: any(), start: any(), until: any() };
     let _ = Claim { tenure: any(), slip: any(), attempt: any(), ttl: any(), queue: any(), ring: any() };
     let _ = NewJob { job: any(), code: any(), trigger: any(), spec: any() };
-    let _ = VerifiedDelivery { raw: any(), scope: any(), hooks: any() };
-    let _ = Event { repository: any(), actor: any(), kind: any(), code: any() };
+    let _ = VerifiedDelivery { raw: any(), scope: any(), mark: any(), hooks: any() };
+    let _ = Event { repository: any(), actor: any(), kind: any(), code: any(), mark: any() };
     let _ = Provenance { repository: any(), commit: any(), origin: any(), reference: any() };
     let _ = Approval { repository: any(), commit: any(), by: any() };
     let _ = SecretLease { values: any(), unmasked: any(), masker: any(), tenure: any() };

@@ -3,10 +3,12 @@
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Child, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ci_core::id::SandboxId;
-use ci_core::sandbox::{Backend as _, ProcessEvent};
+use ci_core::sandbox::{Backend as _, ProcessEvent, Sandboxes};
+use ci_sandbox::native::Native;
 
 use crate::support::{self, Rig, entries, eventually, itself, native, processes_with, spec};
 
@@ -46,6 +48,28 @@ async fn a_dropped_backend_leaves_its_books_to_the_next() {
     assert!(second.destroy(&id).await.unwrap().is_empty());
     assert!(second.leftovers().await.unwrap().is_empty());
     assert!(entries(state.path()).is_empty());
+}
+
+/// Two workers that start at the same time after a third was killed: both begin with [`Sandboxes::reap`].
+#[tokio::test(flavor = "multi_thread")]
+async fn two_that_clear_up_at_the_same_time_are_both_well() {
+    const ROUNDS: usize = 20;
+    let state = tempfile::tempdir().unwrap();
+    let reap = |native: Native| tokio::spawn(async move { Sandboxes::new(Arc::new(native)).reap().await });
+    for round in 0..ROUNDS {
+        let gone = native(state.path());
+        for _ in 0..4 {
+            drop(gone.create(&SandboxId::random(), &spec()).await.unwrap());
+        }
+        drop(gone);
+        let (one, other) = (native(state.path()), native(state.path()));
+        let (one, other) = tokio::join!(reap(one), reap(other));
+        for reaped in [one.unwrap(), other.unwrap()] {
+            assert!(reaped.is_ok(), "round {round}: {reaped:?}");
+        }
+        reap(native(state.path())).await.unwrap().unwrap();
+        assert!(entries(state.path()).is_empty(), "round {round}");
+    }
 }
 
 #[tokio::test]

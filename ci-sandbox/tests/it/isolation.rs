@@ -178,6 +178,19 @@ async fn what_tells_of_the_machine_is_hidden() {
     sandbox.destroy().await;
 }
 
+/// Every watch on it costs a grace period of the whole kernel when its process ends; no signal cuts it short.
+#[tokio::test]
+async fn the_machines_pressure_cannot_be_watched() {
+    let rig = Rig::new();
+    let sandbox = rig.sandbox().await;
+    assert_eq!(sandbox.output("ls -A /proc/pressure 2>/dev/null || true").await, "");
+    for file in ["cpu", "io", "irq", "memory"] {
+        let ran = sandbox.run(&format!("exec 3<> /proc/pressure/{file}")).await;
+        assert!(!ran.exit.status.is_success(), "{file}: {ran:?}");
+    }
+    sandbox.destroy().await;
+}
+
 #[tokio::test]
 async fn nothing_is_open_but_the_three_streams() {
     let rig = Rig::new();

@@ -1,8 +1,9 @@
 //! Bounds, and how reaching them looks.
 
-use ci_core::ByteSize;
+use ci_core::id::SandboxId;
 use ci_core::job::Limits;
-use ci_core::sandbox::{ExitStatus, Guarantee};
+use ci_core::sandbox::{Backend as _, ExitStatus, Guarantee};
+use ci_core::{ByteSize, ErrorKind};
 
 use crate::support::{Rig, spec};
 
@@ -88,4 +89,31 @@ async fn files_are_bounded_and_cores_are_not_written() {
     let files: u64 = sandbox.output("ulimit -n").await.parse().unwrap();
     assert!(files <= 65_536);
     sandbox.destroy().await;
+}
+
+/// A pipeline file may say any number. What the kernel does not take is no failure of the machine: that would
+/// be tried again and again.
+#[tokio::test]
+async fn limits_that_the_kernel_does_not_take_are_the_jobs_fault() {
+    let rig = Rig::new();
+    let usual = Limits::default();
+    for limits in [
+        usual.with_memory(ByteSize::bytes(0)),
+        usual.with_memory(ByteSize::bytes(1)),
+        usual.with_memory(ByteSize::mib(1)),
+        usual.with_memory(ByteSize::bytes(u64::MAX)),
+        usual.with_disk(ByteSize::bytes(u64::MAX)),
+        usual.with_processes(0),
+        usual.with_processes(u32::MAX),
+        usual.with_cpu_millis(0),
+        usual.with_cpu_millis(u32::MAX),
+    ] {
+        let id = SandboxId::random();
+        let made = rig.native.create(&id, &spec().with_limits(limits)).await.map(drop);
+        if let Err(error) = made {
+            let is_the_machines = error.is_retryable() || error.kind() == ErrorKind::Internal;
+            assert!(!is_the_machines, "{limits:?}: {error:?}");
+        }
+        assert!(rig.native.destroy(&id).await.unwrap().is_empty());
+    }
 }

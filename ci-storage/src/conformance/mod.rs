@@ -201,8 +201,13 @@ ci_core::declare_kit! {
         a_row_is_given_up_after_the_last_attempt,
         a_released_row_waits_again_and_counts,
         a_row_that_was_released_by_a_worker_that_ends_counts_no_attempt,
+        every_lease_has_a_larger_token_than_those_before,
+        a_released_row_waits_for_as_long_as_was_said,
+        a_row_that_nobody_takes_expires,
+        a_row_expires_only_while_it_waits,
         a_lease_is_extended_while_it_holds,
         a_calendar_that_is_set_back_makes_no_lease_longer,
+        a_calendar_that_is_set_back_makes_no_pause_longer,
         a_lapsed_worker_can_do_nothing,
         a_replaced_worker_can_do_nothing,
         a_job_finishes_together_with_its_batch,
@@ -211,6 +216,7 @@ ci_core::declare_kit! {
         a_running_job_is_told,
         a_cancelled_job_is_not_handed_out_again,
         a_finished_job_stays_as_it_is,
+        the_newest_jobs_of_a_repository_come_first,
     }
 }
 

@@ -11,7 +11,7 @@ use ci_core::queue::{End, Extended, Leased, MOST_ATTEMPTS, NewRow, Released, Sea
 use ci_core::records::{Batch, Condition, Fence, Key};
 use futures_util::future::join_all;
 
-use super::{acme, kind};
+use super::{acme, kind, other};
 
 const TTL: Duration = Duration::from_secs(10);
 const DAY: Duration = Duration::from_hours(24);
@@ -27,7 +27,15 @@ fn row(names: &[&str]) -> NewRow {
 }
 
 async fn push(rig: &Rig, names: &[&str]) -> JobId {
-    let row = row(names);
+    push_row(rig, row(names)).await
+}
+
+/// A row that may be handed out for as long as `longest_wait`.
+async fn push_for(rig: &Rig, longest_wait: Duration) -> JobId {
+    push_row(rig, NewRow { longest_wait, ..row(&[]) }).await
+}
+
+async fn push_row(rig: &Rig, row: NewRow) -> JobId {
     let job = row.job.clone();
     rig.database.push(row).await.expect("pushed");
     job
@@ -187,6 +195,80 @@ pub async fn a_row_that_was_released_by_a_worker_that_ends_counts_no_attempt(rig
     }
 }
 
+/// However a lease ended, whoever held it cannot pass for the next one.
+pub async fn every_lease_has_a_larger_token_than_those_before(rig: Rig) {
+    let job = push(&rig, &[]).await;
+    let ends = [Released::ShuttingDown, Released::NotBegun, Released::InfrastructureFailed];
+    let mut before = leased(&rig).await;
+    for end in ends.map(Some).into_iter().chain([None]) {
+        match end {
+            Some(why) => rig.database.release(&before, why, Duration::ZERO).await.expect("released"),
+            None => rig.clock.advance(TTL),
+        }
+        let fence = leased(&rig).await;
+        assert_eq!(fence.job, job);
+        assert!(fence.token > before.token, "{end:?}: {} after {}", fence.token, before.token);
+        can_do_nothing(&rig, &before).await;
+        rig.database.extend(&fence, TTL).await.expect("it holds");
+        before = fence;
+    }
+}
+
+/// A row that was given back for a while is not handed out before that has passed, and holds up no other.
+pub async fn a_released_row_waits_for_as_long_as_was_said(rig: Rig) {
+    for why in [Released::ShuttingDown, Released::NotBegun, Released::InfrastructureFailed] {
+        let paused = push(&rig, &[]).await;
+        let fence = leased(&rig).await;
+        rig.database.release(&fence, why, 2 * TTL).await.expect("released");
+        assert_eq!(stage(&rig, &paused).await, Stage::Waiting);
+        assert!(lease(&rig, &[]).await.is_none(), "{why:?}: it pauses");
+        let other = push(&rig, &[]).await;
+        let other_fence = leased(&rig).await;
+        assert_eq!(other_fence.job, other, "{why:?}");
+        rig.database.finish(&other_fence, &End::Cancelled, Batch::new()).await.expect("finished");
+        rig.clock.advance(TTL + ALMOST);
+        assert!(lease(&rig, &[]).await.is_none(), "{why:?}: there is a second left");
+        rig.clock.advance(Duration::from_secs(1));
+        let again = leased(&rig).await;
+        assert_eq!(again.job, paused, "{why:?}");
+        rig.database.finish(&again, &End::Cancelled, Batch::new()).await.expect("finished");
+    }
+}
+
+/// A row that nobody takes ends when it has waited for as long as it may.
+pub async fn a_row_that_nobody_takes_expires(rig: Rig) {
+    let (early, late) = (push_for(&rig, TTL).await, push_for(&rig, DAY).await);
+    rig.clock.advance(ALMOST);
+    assert_eq!(stage(&rig, &early).await, Stage::Waiting);
+    rig.clock.advance(Duration::from_secs(1));
+    assert_eq!(stage(&rig, &early).await, Stage::Ended(End::Expired));
+    assert_eq!(leased(&rig).await.job, late);
+    assert_eq!(stage(&rig, &early).await, Stage::Ended(End::Expired));
+    rig.database.cancel(&early).await.expect("no error");
+    assert_eq!(stage(&rig, &early).await, Stage::Ended(End::Expired), "it stays as it is");
+}
+
+/// A row is as old as when it was pushed: a worker that has it may take its time, and the next one gets none
+/// that is too old.
+pub async fn a_row_expires_only_while_it_waits(rig: Rig) {
+    for is_released in [true, false] {
+        let job = push_for(&rig, TTL).await;
+        let fence = leased(&rig).await;
+        rig.clock.advance(ALMOST);
+        rig.database.extend(&fence, TTL).await.expect("it holds");
+        rig.clock.advance(ALMOST);
+        assert_eq!(stage(&rig, &job).await, Stage::Running);
+        assert!(!rig.database.extend(&fence, TTL).await.expect("it holds").cancelled);
+        if is_released {
+            rig.database.release(&fence, Released::NotBegun, Duration::ZERO).await.expect("released");
+        } else {
+            rig.clock.advance(TTL);
+        }
+        assert!(lease(&rig, &[]).await.is_none(), "it is too old");
+        assert_eq!(stage(&rig, &job).await, Stage::Ended(End::Expired));
+    }
+}
+
 /// An extended lease lasts from now on, and no longer.
 pub async fn a_lease_is_extended_while_it_holds(rig: Rig) {
     push(&rig, &[]).await;
@@ -269,6 +351,17 @@ pub async fn a_calendar_that_is_set_back_makes_no_lease_longer(rig: Rig) {
     assert!(lease(&rig, &[]).await.is_some());
 }
 
+/// Neither does what was given back for a while.
+pub async fn a_calendar_that_is_set_back_makes_no_pause_longer(rig: Rig) {
+    push(&rig, &[]).await;
+    let fence = leased(&rig).await;
+    rig.database.release(&fence, Released::NotBegun, TTL).await.expect("released");
+    rig.clock.jump_to(Timestamp::from_unix_millis(1_000_000_000_000));
+    assert!(lease(&rig, &[]).await.is_none(), "it pauses");
+    rig.clock.advance(TTL);
+    assert!(lease(&rig, &[]).await.is_some());
+}
+
 /// A commit with a fence happens while the lease holds. A lost lease is told before a condition on a key.
 pub async fn a_fence_holds_in_a_commit_as_long_as_the_lease(rig: Rig) {
     push(&rig, &[]).await;
@@ -329,4 +422,27 @@ pub async fn a_finished_job_stays_as_it_is(rig: Rig) {
     rig.database.finish(&fence, &End::GaveUp, Batch::new()).await.expect("finished");
     rig.database.cancel(&job).await.expect("no error");
     assert_eq!(stage(&rig, &job).await, Stage::Ended(End::GaveUp));
+}
+
+/// The jobs of a repository come newest first, at any stage, and page by page; nobody else's are among them.
+pub async fn the_newest_jobs_of_a_repository_come_first(rig: Rig) {
+    let mut pushed = Vec::new();
+    for _ in 0..5 {
+        pushed.insert(0, push(&rig, &[]).await);
+        push_row(&rig, NewRow { repository: other(), ..row(&["other"]) }).await;
+    }
+    let fence = leased(&rig).await;
+    rig.database.finish(&fence, &End::GaveUp, Batch::new()).await.expect("finished");
+    leased(&rig).await;
+    let jobs = async |before: Option<&JobId>, limit| {
+        rig.database.jobs(&acme(), before, limit).await.expect("listed")
+    };
+    assert_eq!(jobs(None, 100).await, pushed, "one has ended, one runs, and three wait");
+    assert_eq!(jobs(None, 2).await, pushed[..2]);
+    assert_eq!(jobs(Some(&pushed[1]), 2).await, pushed[2..4]);
+    assert_eq!(jobs(Some(&pushed[3]), 2).await, pushed[4..]);
+    assert_eq!(jobs(Some(&pushed[4]), 2).await, []);
+    assert_eq!(jobs(None, 0).await, []);
+    assert_eq!(jobs(Some(&JobId::random()), 2).await, pushed[..2], "no job of that id bounds the list");
+    assert_eq!(rig.database.jobs(&other(), None, 100).await.expect("listed").len(), 5);
 }

@@ -11,7 +11,7 @@ use ci_core::access::{Grant, Read, Write};
 use ci_core::artifact::{Artifact, ArtifactStore};
 use ci_core::cache::{CacheStore, readable};
 use ci_core::clock::ManualClock;
-use ci_core::id::{ArtifactName, CacheKey, JobId, Label};
+use ci_core::id::{ArtifactName, CacheKey, JobId, Label, RepositoryId};
 use ci_core::log::{Appended, Cursor, LogStore, Page};
 use ci_core::memory::{Artifacts, Caches, Database, Logs, Rig};
 use ci_core::queue::{Claim, End, Extended, Leased, NewRow, Queue, Released, Row};
@@ -37,6 +37,10 @@ enum Wrong {
     FencesIgnored,
     RowsHandedOutTwice,
     LeasesNeverLapse,
+    TokensReused,
+    PausesIgnored,
+    RowsNeverExpire,
+    PagesIgnored,
     HalfCommits,
     PurgesNothing,
 }
@@ -92,7 +96,10 @@ impl Records for BrokenDatabase {
 
 #[async_trait]
 impl Queue for BrokenDatabase {
-    async fn push(&self, row: NewRow) -> Result<()> {
+    async fn push(&self, mut row: NewRow) -> Result<()> {
+        if self.wrong == Wrong::RowsNeverExpire {
+            row.longest_wait *= 1_000_000;
+        }
         self.inner.push(row).await
     }
 
@@ -103,7 +110,10 @@ impl Queue for BrokenDatabase {
         {
             return Ok(Some(again));
         }
-        let leased = self.inner.lease(labels, ttl).await?;
+        let mut leased = self.inner.lease(labels, ttl).await?;
+        if let (Wrong::TokensReused, Some(leased)) = (self.wrong, &mut leased) {
+            leased.fence.token = 1;
+        }
         self.last.lock().expect("a lock").clone_from(&leased);
         Ok(leased)
     }
@@ -113,6 +123,7 @@ impl Queue for BrokenDatabase {
     }
 
     async fn release(&self, fence: &Fence, why: Released, pause: Duration) -> Result<()> {
+        let pause = if self.wrong == Wrong::PausesIgnored { Duration::ZERO } else { pause };
         self.inner.release(fence, why, pause).await
     }
 
@@ -134,10 +145,11 @@ impl Queue for BrokenDatabase {
 
     async fn jobs(
         &self,
-        repository: &ci_core::id::RepositoryId,
+        repository: &RepositoryId,
         before: Option<&JobId>,
         limit: usize,
     ) -> Result<Vec<JobId>> {
+        let before = before.filter(|_| self.wrong != Wrong::PagesIgnored);
         self.inner.jobs(repository, before, limit).await
     }
 }
@@ -156,14 +168,17 @@ async fn the_records_kit_bites() {
 
 #[tokio::test]
 async fn the_queue_kit_bites() {
-    assert!(!bites(queue::workers_that_race_get_different_rows(broken_rig(Wrong::Nothing))).await);
-    assert!(bites(queue::workers_that_race_get_different_rows(broken_rig(Wrong::RowsHandedOutTwice))).await);
-    assert!(bites(queue::a_lapsed_worker_can_do_nothing(broken_rig(Wrong::FencesIgnored))).await);
-    assert!(
-        bites(queue::a_lapsed_lease_waits_again_with_a_larger_token(broken_rig(Wrong::LeasesNeverLapse)))
-            .await
-    );
-    assert!(bites(queue::a_replaced_worker_can_do_nothing(broken_rig(Wrong::HalfCommits))).await);
+    let of = broken_rig;
+    assert!(!bites(queue::workers_that_race_get_different_rows(of(Wrong::Nothing))).await);
+    assert!(bites(queue::workers_that_race_get_different_rows(of(Wrong::RowsHandedOutTwice))).await);
+    assert!(bites(queue::a_lapsed_worker_can_do_nothing(of(Wrong::FencesIgnored))).await);
+    assert!(bites(queue::a_lapsed_lease_waits_again_with_a_larger_token(of(Wrong::LeasesNeverLapse))).await);
+    assert!(bites(queue::a_replaced_worker_can_do_nothing(of(Wrong::HalfCommits))).await);
+    assert!(bites(queue::every_lease_has_a_larger_token_than_those_before(of(Wrong::TokensReused))).await);
+    assert!(bites(queue::a_released_row_waits_for_as_long_as_was_said(of(Wrong::PausesIgnored))).await);
+    assert!(bites(queue::a_row_that_nobody_takes_expires(of(Wrong::RowsNeverExpire))).await);
+    assert!(bites(queue::a_row_expires_only_while_it_waits(of(Wrong::RowsNeverExpire))).await);
+    assert!(bites(queue::the_newest_jobs_of_a_repository_come_first(of(Wrong::PagesIgnored))).await);
 }
 
 /// Logs over a database that ignores fences, and over one that is right but whose log has no memory.
