@@ -159,6 +159,45 @@ async fn output_without_end_is_stopped() {
     assert!(read_log(&service, &job).await.len() <= 1024 * 1024);
 }
 
+/// What is hidden reaches no log, and costs the worker its time all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn hidden_output_without_end_is_stopped() {
+    let Some(fixture) = Fixture::new("job::hidden_output_without_end_is_stopped") else { return };
+    let service = fixture.service(Arc::new(Recorder::default())).await;
+    let limits = Limits::default().with_output(ByteSize::kib(64));
+    let spec = spec(&["yes \"$TOKEN\" | tr -d '\\n' | head -c 50000000"]).with_limits(limits);
+    let (_, outcome) = run(&service, SECRET, spec).await;
+    assert_eq!(outcome.conclusion, Conclusion::LimitExceeded, "{outcome:?}");
+}
+
+/// Nothing that reaches a log makes the runner wait, and its heartbeats must have their turn all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_whose_output_is_all_hidden_keeps_its_lease() {
+    const LEASE: Duration = Duration::from_secs(3);
+    let test = "job::a_job_whose_output_is_all_hidden_keeps_its_lease";
+    let Some(fixture) = Fixture::new(test) else { return };
+    let mut service = fixture.service(Arc::new(Recorder::default())).await;
+    service.dispatcher = service.dispatcher.clone().with_ttl(LEASE);
+    let spec = spec(&["yes \"$TOKEN\" | tr -d '\\n'"])
+        .with_limits(Limits::default().with_output(ByteSize::bytes(u64::MAX)))
+        .with_timeouts(Timeouts::default().with_job(4 * LEASE));
+    let job = enqueue(&service, SECRET, spec).await;
+    let service = Arc::new(service);
+    let (worker, asked) = (service.clone(), job.clone());
+    let running = tokio::spawn(async move { worker.run(&asked, std::future::pending()).await });
+    tokio::time::sleep(LEASE / 3).await;
+    while !running.is_finished() {
+        let again = service.dispatcher.next(&[]).await.expect("asked");
+        assert!(
+            again.is_none() || running.is_finished(),
+            "another worker has the job while this one runs it"
+        );
+        tokio::time::sleep(LEASE / 15).await;
+    }
+    let outcome = running.await.expect("joined").expect("an outcome");
+    assert_eq!(outcome.conclusion, Conclusion::TimedOut, "it ran for several leases: {outcome:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_that_was_changed_in_the_database_is_refused() {
     let Some(fixture) = Fixture::new("job::a_row_that_was_changed_in_the_database_is_refused") else {

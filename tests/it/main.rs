@@ -4,7 +4,6 @@
 
 mod architecture;
 mod fixture;
-mod fresh;
 mod job;
 mod quickstart;
 mod traces;

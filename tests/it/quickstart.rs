@@ -272,6 +272,41 @@ fn a_url_that_git_would_run_or_believe_is_refused() {
     }
 }
 
+/// The fixture's repository under another name. No link: those are resolved.
+fn copy_of(fixture: &Fixture, name: &str) -> String {
+    let folder = fixture.path().join(name);
+    let copied = Command::new("cp").arg("-r").arg(fixture.repository()).arg(&folder).status();
+    assert!(copied.expect("cp runs").success());
+    folder.to_str().expect("UTF-8").to_owned()
+}
+
+/// Otherwise it would stand in the list of repositories, and be refused at every later start.
+#[test]
+fn a_repository_that_is_refused_does_not_spoil_the_state_folder() {
+    let test = "quickstart::a_repository_that_is_refused_does_not_spoil_the_state_folder";
+    let Some(fixture) = Fixture::new(test) else { return };
+    for name in ["ftp://x/y", &copy_of(&fixture, "a%20b"), &copy_of(&fixture, "two\nlines")] {
+        let refused = with_words(&fixture, &[name, "HEAD", "true"]);
+        assert_eq!(refused.status.code(), Some(NOT_THE_JOB), "{name:?}: {}", stderr(&refused));
+        let next = fixture.quickstart(&["true"]).output().expect("it runs");
+        assert!(next.status.success(), "after {name:?} ({}): {}", stderr(&refused), stderr(&next));
+    }
+}
+
+#[test]
+fn a_repository_whose_name_has_an_accent_of_its_own_works_again_and_again() {
+    let test = "quickstart::a_repository_whose_name_has_an_accent_of_its_own_works_again_and_again";
+    let Some(fixture) = Fixture::new(test) else { return };
+    // Decomposed, as macOS writes names: `{:?}` escapes it in a way that TOML does not know.
+    let name = copy_of(&fixture, "Projekte\u{301}");
+    for _ in 0..2 {
+        let output = with_words(&fixture, &[&name, "HEAD", "true"]);
+        assert!(output.status.success(), "{}", stderr(&output));
+    }
+    let other = fixture.quickstart(&["true"]).output().expect("it runs");
+    assert!(other.status.success(), "{}", stderr(&other));
+}
+
 #[test]
 fn a_machine_without_user_namespaces_gets_one_clear_line() {
     let test = "quickstart::a_machine_without_user_namespaces_gets_one_clear_line";
