@@ -147,7 +147,8 @@ impl Rows {
     }
 
     pub(super) fn jobs(&self, repository: &RepositoryId, before: Option<&JobId>, limit: usize) -> Vec<JobId> {
-        let end = before.and_then(|job| self.rows.get(job)).map_or(u64::MAX, |work| work.age);
+        let before = before.and_then(|job| self.rows.get(job)).filter(|work| work.repository == *repository);
+        let end = before.map_or(u64::MAX, |work| work.age);
         let ours = self.rows.iter().filter(|(_, work)| work.repository == *repository && work.age < end);
         let mut ours: Vec<_> = ours.map(|(job, work)| (work.age, job.clone())).collect();
         ours.sort_by_key(|(age, _)| std::cmp::Reverse(*age));

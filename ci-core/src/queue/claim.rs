@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -67,7 +68,7 @@ impl Claim {
     pub(super) fn new(fence: Fence, until: Deadline, slip: Slip, attempt: u32, by: &Dispatcher) -> Self {
         let Dispatcher { queue, ring, clock, ttl, .. } = by.clone();
         let (until, standing) = (Mutex::new(until), watch::Sender::new(Standing::Held));
-        let tenure = Arc::new(Tenure { fence, until, standing, clock });
+        let tenure = Arc::new(Tenure { fence, until, standing, is_recording: AtomicBool::new(false), clock });
         Self { tenure, slip, attempt, ttl, queue, ring }
     }
 
@@ -202,9 +203,14 @@ impl Claim {
                 Ok(())
             }
             Err(error) => {
-                if error.kind() == ErrorKind::Fenced {
-                    self.tenure.comes_to(Standing::Over);
+                if error.kind() != ErrorKind::Fenced {
+                    return Err(error);
                 }
+                // The queue says so as soon as the outcome is recorded, whatever `finish` has heard of it.
+                if self.tenure.is_recording.load(Ordering::Acquire) {
+                    return Ok(());
+                }
+                self.tenure.comes_to(Standing::Over);
                 Err(error)
             }
         }
@@ -252,6 +258,7 @@ impl Claim {
 
     /// Records how the job ended, with `audit` in the same transaction.
     pub(crate) async fn finish(&self, end: &End, audit: Batch) -> Result<()> {
+        self.tenure.is_recording.store(true, Ordering::Release);
         match self.queue.finish(&self.tenure.fence, end, audit).await {
             // It may be recorded, by this call or an earlier one, and the answer was lost.
             Err(error) if error.kind() == ErrorKind::Fenced || error.is_retryable() => {
@@ -297,6 +304,8 @@ pub(crate) struct Tenure {
     fence: Fence,
     until: Mutex<Deadline>,
     standing: watch::Sender<Standing>,
+    /// Whether the worker has begun to record the outcome, after which the queue knows of no lease any more.
+    is_recording: AtomicBool,
     clock: Arc<dyn Clock>,
 }
 

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use ci_core::access::{Authority, Level, PermissionSource, Read, Session, Verdict};
 use ci_core::audit::Entry;
 use ci_core::clock::Clock as _;
-use ci_core::forge::{HookScope, Inbox};
+use ci_core::forge::{CheckState, HookScope, Inbox};
 use ci_core::id::{Digest, JobId, Label, RepositoryId, SecretName, StepName};
 use ci_core::job::{Arg, Script, Step};
 use ci_core::log::LogStore as _;
@@ -316,6 +316,8 @@ async fn told_and_recorded(hook: impl Hook, tick: Duration) -> Result<(Result<Ou
     };
     let told = tokio::select! { told = runner.run(claim, pending()) => told, () = time => unreachable!() };
     let reader = writer(&rig, &ours()).await?.lower::<Read>();
+    let last = rig.forge.reports().pop().map(|report| report.state);
+    assert_eq!(last, Some(CheckState::Succeeded), "the forge hears of it too");
     Ok((told, rig.dispatcher.state(&reader, &job).await?))
 }
 

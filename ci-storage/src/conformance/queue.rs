@@ -444,5 +444,8 @@ pub async fn the_newest_jobs_of_a_repository_come_first(rig: Rig) {
     assert_eq!(jobs(Some(&pushed[4]), 2).await, []);
     assert_eq!(jobs(None, 0).await, []);
     assert_eq!(jobs(Some(&JobId::random()), 2).await, pushed[..2], "no job of that id bounds the list");
-    assert_eq!(rig.database.jobs(&other(), None, 100).await.expect("listed").len(), 5);
+    for before in [None, Some(&pushed[4])] {
+        let theirs = rig.database.jobs(&other(), before, 100).await.expect("listed");
+        assert_eq!(theirs.len(), 5, "a job of another repository bounds no list");
+    }
 }

@@ -249,7 +249,8 @@ pub(super) fn jobs(
 ) -> Result<Vec<JobId>, Fault> {
     let mut find = connection.prepare_cached(
         "SELECT job FROM jobs WHERE tenant = ?1 AND forge = ?2 AND native = ?3
-             AND id < ifnull((SELECT id FROM jobs WHERE job = ?4), 9223372036854775807)
+             AND id < ifnull((SELECT id FROM jobs WHERE job = ?4 AND tenant = ?1 AND forge = ?2 AND native = ?3),
+                             9223372036854775807)
          ORDER BY id DESC LIMIT ?5",
     )?;
     let (tenant, forge, native) = parts(repository);
