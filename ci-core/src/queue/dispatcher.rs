@@ -167,7 +167,7 @@ impl Dispatcher {
                 Ok(()) => return Ok(Some(claim)),
                 Err(error) if error.kind() == ErrorKind::Denied => {
                     tracing::warn!(job = %fence.job, %error, "job refused");
-                    let end = claim.seal(&Outcome::refused(&error)).await?;
+                    let end = self.soon(claim.seal(&Outcome::refused(&error))).await?;
                     self.queue.finish(&fence, &end, Batch::new()).await?;
                 }
                 Err(error) => {

@@ -39,7 +39,11 @@ use crate::queue::{Claim, MOST_ATTEMPTS, Released};
 use crate::sandbox::{ExitStatus, IsolationReport, OutputStream, Sandbox, Sandboxes, Spec};
 use crate::secret::{Masked, SecretLease, SecretStore};
 
-/// Where a [`Runner`] gets and leaves things; its example fills them all.
+/// How long each thing may take that must be done after a job.
+const LAST_PATIENCE: Duration = Duration::from_mins(5);
+
+/// Where a [`Runner`] gets and leaves things. `examples/quickstart/service.rs` in the repository fills them with real
+/// backends, and a rig in memory with those in memory.
 #[derive(Clone, Debug)]
 pub struct Parts {
     /// Secrets.
@@ -201,7 +205,7 @@ impl Runner {
     /// over, or its lease is lost.
     ///
     /// A job that fails is an [`Outcome`], not an error. When the infrastructure fails instead, the job is given
-    /// back for another try.
+    /// back for another try after a pause; the last of [`MOST_ATTEMPTS`] ends as an outcome that says what failed.
     ///
     /// # Errors
     ///
@@ -233,7 +237,7 @@ impl Runner {
                     ErrorKind::Cancelled => Released::ShuttingDown,
                     _ => Released::InfrastructureFailed,
                 };
-                until(pin!(self.late("give a job back")), claim.release(why)).await?;
+                until(pin!(self.late(LAST_PATIENCE, "give a job back")), claim.release(why)).await?;
                 Err(error)
             }
         }
@@ -258,7 +262,7 @@ impl Runner {
         };
         outcome.duration = self.parts.clock.elapsed().saturating_sub(start);
         self.close_log(claim).await?;
-        until(pin!(self.late("record how a job ended")), self.record(claim, &outcome)).await?;
+        until(pin!(self.late(LAST_PATIENCE, "record how a job ended")), self.record(claim, &outcome)).await?;
         self.tell_end(claim, &outcome).await;
         self.observe(claim, &Event::Finished(&outcome));
         Ok((outcome, torn_down))
@@ -290,11 +294,12 @@ impl Runner {
         let mut console = Console::new(claim, &self.parts, &lease);
         let ran = until(stop.as_mut(), self.run_in(claim, &sandbox, &mut console, outcome)).await;
         // First of all: a log that cannot be reached must not keep the sandbox alive past its lease.
-        let torn_down = until(pin!(self.late("destroy a sandbox")), sandbox.destroy()).await.map(drop);
+        let torn_down =
+            until(pin!(self.late(LAST_PATIENCE, "destroy a sandbox")), sandbox.destroy()).await.map(drop);
         if torn_down.is_ok() {
             self.observe(claim, &Event::SandboxDestroyed);
         }
-        let told = until(pin!(self.late("store a job's last output")), async {
+        let told = until(pin!(self.late(LAST_PATIENCE, "store a job's last output")), async {
             self.end_stopped_step(claim, &mut console, outcome).await.and(console.finish().await)
         })
         .await;
@@ -363,7 +368,7 @@ impl Runner {
     /// again.
     async fn close_log(&self, claim: &Claim) -> Result<()> {
         let closed = claim.retried(|| self.parts.logs.close(claim));
-        match until(pin!(self.late("close a job's log")), closed).await {
+        match until(pin!(self.late(LAST_PATIENCE, "close a job's log")), closed).await {
             Err(error) if error.kind() == ErrorKind::Fenced => Err(error),
             Err(error) => {
                 tracing::warn!(job = %claim.job(), error = %error.for_operator(), "log not closed");
@@ -398,23 +403,18 @@ impl Runner {
     async fn tell(&self, claim: &Claim, state: CheckState, description: &str) {
         const PATIENCE: Duration = Duration::from_secs(30);
         let Some(checks) = &self.parts.checks else { return };
-        let late = async {
-            self.parts.clock.sleep(PATIENCE).await;
-            Error::new(ErrorKind::TimedOut, "report a status")
-        };
+        let late = self.late(PATIENCE, "report a status");
         if let Err(error) = until(pin!(late), checks.report(claim, state, description)).await {
             tracing::warn!(job = %claim.job(), %error, "status not reported");
         }
     }
 
-    /// Returns when what must be done after a job takes too long: something that never answers must not keep a
-    /// worker for ever.
-    async fn late(&self, operation: &'static str) -> Error {
-        const PATIENCE: Duration = Duration::from_mins(5);
-        self.parts.clock.sleep(PATIENCE).await;
+    /// Returns when something takes longer than `patience`: what never answers must not keep a worker for ever.
+    async fn late(&self, patience: Duration, operation: &'static str) -> Error {
+        self.parts.clock.sleep(patience).await;
         Error::new(ErrorKind::Unavailable, operation)
             .because("it took too long")
-            .with("minutes", PATIENCE.as_secs() / 60)
+            .with("seconds", patience.as_secs())
     }
 
     /// Returns why the job must stop, when it must.

@@ -45,7 +45,7 @@ async fn a_forge_that_never_answers_does_not_hold_up_the_end() -> Result<()> {
 }
 
 /// Waits for the end of a run, which must come within hours.
-async fn soon<T>(rig: &Rig, run: impl Future<Output = T>) -> T {
+pub(crate) async fn soon<T>(rig: &Rig, run: impl Future<Output = T>) -> T {
     let mut run = pin!(run);
     for _ in 0..5_000 {
         if let Poll::Ready(ended) = poll!(&mut run) {

@@ -1,19 +1,23 @@
 //! What is away for a while: it ends no job, and holds up no other.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use ci_core::access::{Authority, PermissionSource, Read, Session, Verdict};
+use ci_core::access::{Authority, Grant, PermissionSource, Read, Session, Verdict, Write};
+use ci_core::artifact::{Artifact, ArtifactStore};
 use ci_core::clock::{Clock as _, ManualClock};
 use ci_core::forge::CheckState;
-use ci_core::id::{JobId, RepositoryId};
-use ci_core::memory::{Permissions, Reply, Rig};
+use ci_core::id::{ArtifactName, JobId, RepositoryId};
+use ci_core::memory::{Artifacts, Permissions, Reply, Rig};
 use ci_core::outcome::Conclusion;
-use ci_core::queue::{Dispatcher, State};
+use ci_core::queue::{Claim, Dispatcher, State};
+use ci_core::sandbox::SandboxPath;
 use ci_core::trust::Origin;
-use ci_core::{Error, ErrorKind, Result};
+use ci_core::{ByteStream, Error, ErrorKind, Result};
 
+use crate::hanging::soon;
 use crate::hooked::{Call, Hook, Hooked};
 use crate::runner::{Service, never};
 use crate::{ours, refused, theirs, writer};
@@ -134,5 +138,63 @@ async fn a_forge_hears_of_every_end() -> Result<()> {
     assert!(matches!(state, State::Finished(_)), "{state:?}");
     let reported: Vec<_> = service.rig.forge.reports().into_iter().map(|report| report.state).collect();
     assert_eq!(reported.last(), Some(&CheckState::Errored), "{reported:?}, and the job is {state:?}");
+    Ok(())
+}
+
+/// A store for artifacts that is away for the first calls.
+#[derive(Debug)]
+struct Shelf {
+    inner: Artifacts,
+    refusals: AtomicUsize,
+}
+
+#[async_trait]
+impl ArtifactStore for Shelf {
+    async fn put(&self, claim: &Claim, name: &ArtifactName, content: ByteStream<'_>) -> Result<Artifact> {
+        let left =
+            self.refusals.fetch_update(Ordering::AcqRel, Ordering::Acquire, |left| left.checked_sub(1));
+        if left.is_ok() {
+            return Err(Error::new(ErrorKind::Unavailable, "reach the store"));
+        }
+        self.inner.put(claim, name, content).await
+    }
+
+    async fn list(&self, grant: &Grant<Read>, job: &JobId) -> Result<Vec<Artifact>> {
+        self.inner.list(grant, job).await
+    }
+
+    async fn get(
+        &self,
+        grant: &Grant<Read>,
+        job: &JobId,
+        name: &ArtifactName,
+    ) -> Result<ByteStream<'static>> {
+        self.inner.get(grant, job, name).await
+    }
+
+    async fn delete(&self, grant: &Grant<Write>, job: &JobId, name: &ArtifactName) -> Result<()> {
+        self.inner.delete(grant, job, name).await
+    }
+}
+
+/// A deployment must not happen twice because its report could not be kept at once.
+#[tokio::test]
+async fn a_store_that_is_away_makes_no_step_run_again() -> Result<()> {
+    let rig = Rig::new()?;
+    let shelf = Shelf { inner: Artifacts::new(rig.records()), refusals: 3.into() };
+    let service = Service::with_parts(rig, |parts| parts.artifacts = Arc::new(shelf));
+    let report = SandboxPath::work().join("report")?;
+    let (runs, written) = (Arc::new(AtomicUsize::new(0)), report.clone());
+    let counted = runs.clone();
+    service.rig.backend.on("sh", move |call| {
+        counted.fetch_add(1, Ordering::AcqRel);
+        call.files().write(&written, "fine").expect("written");
+        Reply::exit(0)
+    });
+    let spec = Rig::spec().with_artifact(ArtifactName::parse("report")?, report);
+    let claim = service.claim(spec).await?;
+    let outcome = soon(&service.rig, service.runner.run(claim, never())).await?;
+    assert_eq!((outcome.conclusion, outcome.artifacts.len()), (Conclusion::Succeeded, 1));
+    assert_eq!(runs.load(Ordering::Acquire), 1, "the steps ran again");
     Ok(())
 }
