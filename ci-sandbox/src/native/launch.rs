@@ -20,6 +20,7 @@ use super::failure;
 use super::identity::Identity;
 use super::image::Mount;
 use super::life::{Ending, Init, Life};
+use super::namespaces::Namespaces;
 use super::wire::{CONFIG_LIMIT, Configuration, List, Reader, Report, Stage, mount};
 use super::{Shared, sys};
 
@@ -107,8 +108,10 @@ async fn handshake(life: &Life) -> Result<u32, Refusal> {
     let Report::Launched { pid, facts } = report else { return Err(Refusal::Failed(report)) };
     let mut files = files.into_iter();
     if let (Some(process), Some(user_namespace)) = (files.next(), files.next()) {
-        let _ = life.entry.add_process(pid.cast_signed());
-        let _ = life.init.set(Init { process, user_namespace });
+        let pid = pid.cast_signed();
+        let _ = life.entry.add_process(pid);
+        let namespaces = Namespaces::of(pid, &process);
+        let _ = life.init.set(Init { process, user_namespace, namespaces });
     }
     match life.control.report().await {
         Ok((Report::Ready { facts: more }, _)) => Ok(facts | more),

@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::cgroup::Groups;
 use super::channel::Channel;
 use super::ledger::Entry;
+use super::namespaces::Namespaces;
 use super::patience::Patience;
 use super::{proof, sys};
 
@@ -47,6 +48,7 @@ pub(super) struct Life {
 pub(super) struct Init {
     pub(super) process: OwnedFd,
     pub(super) user_namespace: OwnedFd,
+    pub(super) namespaces: Namespaces,
 }
 
 /// How far the end has come.
@@ -75,36 +77,35 @@ impl Life {
             return Ok(Residue::default());
         }
         self.cut();
+        self.kill().await?;
+        let cgroups = clear(&self.groups, self.patience).await;
         self.bury().await?;
-        let residue = self.count().await;
+        let residue = self.count(cgroups);
         if residue.is_empty() {
             *ending = Ending::Over;
         }
         Ok(residue)
     }
 
-    /// Waits for the launcher's death, which comes after that of everything inside.
+    /// Kills process 1 and waits for its death, which comes after that of everything inside (`pid_namespaces(7)`).
+    async fn kill(&self) -> Result<()> {
+        let Some(init) = self.init.get() else { return self.bury().await };
+        // The launcher does the same at the end of its lifeline, unless it is stuck.
+        sys::kill(init.process.as_fd());
+        if dies(&init.process, self.patience.kernel).await { Ok(()) } else { Err(self.undead()) }
+    }
+
+    /// Waits for the launcher's death, before which a process 1 that it has not told of yet dies.
     async fn bury(&self) -> Result<()> {
         if !dies(&self.launcher, self.patience.launcher).await {
             // It is stuck. Whatever it waits for, the kernel does not.
-            if let Some(init) = self.init.get() {
-                sys::kill(init.process.as_fd());
-            }
             sys::kill(self.launcher.as_fd());
             if !dies(&self.launcher, self.patience.kernel).await {
                 return Err(self.undead());
             }
         }
         sys::reap(self.launcher.as_fd());
-        // When the launcher was killed by somebody else, the init dies of that, but later.
-        match self.init.get() {
-            Some(init)
-                if !sys::is_dead(&init.process) && !dies(&init.process, self.patience.kernel).await =>
-            {
-                Err(self.undead())
-            }
-            _ => Ok(()),
-        }
+        Ok(())
     }
 
     fn undead(&self) -> Error {
@@ -113,17 +114,15 @@ impl Life {
             .with("sandbox", &self.id)
     }
 
-    async fn count(&self) -> Residue {
-        let mut residue = Residue::default();
-        if let Some(init) = self.init.get() {
+    fn count(&self, cgroups: usize) -> Residue {
+        let mut residue = Residue { cgroups, ..Residue::default() };
+        // The kernel removes a group only when no process is left in it, and none gets out of its group. Without groups
+        // the processes of the machine are looked at one by one.
+        if let Some(init) = self.init.get().filter(|_| cgroups > 0 || self.groups.0.is_empty()) {
             let users = proof::users_of(&init.user_namespace);
-            residue.processes = users.processes;
+            residue.processes = users.processes.max(self.groups.processes());
             residue.namespaces = users.namespaces;
             residue.mounts = users.mounts;
-        }
-        residue.cgroups = clear(&self.groups, self.patience).await;
-        if residue.cgroups > 0 {
-            residue.processes = residue.processes.max(self.groups.processes());
         }
         if residue.is_empty() && !self.entry.strike() {
             residue.files = 1;

@@ -34,6 +34,7 @@ mod instance;
 mod launch;
 mod ledger;
 mod life;
+mod namespaces;
 mod patience;
 mod process;
 mod proof;
@@ -66,6 +67,7 @@ use self::instance::NativeInstance;
 use self::launch::Plan;
 use self::ledger::Ledger;
 use self::life::Life;
+use self::namespaces::Lingering;
 use self::patience::Patience;
 
 /// Makes sandboxes out of this machine's kernel.
@@ -110,6 +112,7 @@ struct Shared {
     /// The program of `init/`.
     program: OwnedFd,
     living: Mutex<HashMap<SandboxId, Arc<Life>>>,
+    lingering: Lingering,
 }
 
 impl Native {
@@ -157,6 +160,7 @@ impl Native {
             patience,
             program: sys::init_program().map_err(failure::host(OPERATION))?,
             living: Mutex::default(),
+            lingering: Lingering::default(),
             state,
         })))
     }
@@ -191,16 +195,20 @@ impl Backend for Native {
 
     async fn destroy(&self, id: &SandboxId) -> Result<Residue> {
         let life = self.0.living().get(id).cloned();
-        match life {
-            Some(life) => self.0.end(&life).await,
-            None => self.0.clear_remains(id).await,
+        if let Some(life) = life {
+            return self.0.end(&life).await;
         }
+        let namespaces = self.0.lingering.gone(id, self.0.patience.launcher).await;
+        if namespaces > 0 {
+            return Ok(Residue { namespaces, ..Residue::default() });
+        }
+        self.0.clear_remains(id).await
     }
 
     async fn leftovers(&self) -> Result<Vec<SandboxId>> {
         const LOOKS: u32 = 10;
         const BETWEEN: Duration = Duration::from_millis(20);
-        let mut ids = Vec::new();
+        let mut ids = self.0.lingering.overdue(self.0.patience.launcher);
         for look in 1..=LOOKS {
             for ledger in self.0.ledgers_of_the_dead()? {
                 ids.extend(ledger.ids().map_err(failure::host("list leftover sandboxes"))?);
@@ -262,6 +270,7 @@ impl Shared {
         let residue = life.end().await?;
         if residue.is_empty() {
             self.living().remove(&life.id);
+            self.lingering.add(&life.id, life.init.get().map(|init| init.namespaces.clone()));
         }
         Ok(residue)
     }

@@ -5,8 +5,9 @@ use std::time::Duration;
 /// How long the steps of an end may take.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Patience {
-    /// For the launcher to do what takes it milliseconds, before it is killed itself; and for groups to empty once
-    /// their processes are dead.
+    /// For the launcher to do what takes it milliseconds, before it is killed itself; for groups to empty once their
+    /// processes are dead; and for the last references to go to what was killed for want of memory (two seconds in
+    /// Linux, `mm/oom_kill.c`).
     pub(super) launcher: Duration,
     /// For the kernel to end what was killed: a job can hold millions of files for it to close.
     pub(super) kernel: Duration,

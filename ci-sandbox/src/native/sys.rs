@@ -2,10 +2,13 @@
 
 #![allow(unsafe_code)]
 
+use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Write as _};
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::CommandExt as _;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use rustix::fs::{MemfdFlags, OFlags, SealFlags, fcntl_add_seals, fcntl_setfl, memfd_create};
@@ -111,6 +114,49 @@ pub(super) fn is_dead(process: &OwnedFd) -> bool {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
     let mut polls = [PollFd::from_borrowed_fd(process.as_fd(), PollFlags::IN)];
     matches!(poll(&mut polls, Some(&Timespec::default())), Ok(1..))
+}
+
+/// A file's name in the kernel: `struct file_handle`, with room for the sixteen bytes that name a namespace.
+#[derive(Clone, Debug)]
+#[repr(C)]
+pub(super) struct FileHandle {
+    size: u32,
+    kind: i32,
+    name: [u64; 2],
+}
+
+/// The handle of what a path leads to.
+pub(super) fn file_handle(path: &Path) -> io::Result<FileHandle> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut handle = FileHandle { size: 16, kind: 0, name: [0; 2] };
+    let mut mount = 0;
+    // SAFETY: name_to_handle_at(2) reads a NUL-terminated path and writes a number and as much of a name as the handle
+    // has room for, by its `size`. It fails where that is too little.
+    let answer = unsafe {
+        libc::name_to_handle_at(
+            libc::AT_FDCWD,
+            path.as_ptr(),
+            (&raw mut handle).cast(),
+            &raw mut mount,
+            libc::AT_SYMLINK_FOLLOW,
+        )
+    };
+    if answer == 0 { Ok(handle) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Opens what a handle names on the file system that `any` is a file of.
+pub(super) fn open_handle(any: BorrowedFd<'_>, handle: &FileHandle) -> io::Result<OwnedFd> {
+    // The kernel takes a pointer to something that it could change; it does not.
+    let mut handle = handle.clone();
+    // SAFETY: open_by_handle_at(2) reads the handle, whose `size` was set by `file_handle`.
+    let file = unsafe {
+        libc::open_by_handle_at(any.as_raw_fd(), (&raw mut handle).cast(), libc::O_RDONLY | libc::O_CLOEXEC)
+    };
+    if file < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just given this descriptor, and to nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(file) })
 }
 
 #[cfg(test)]

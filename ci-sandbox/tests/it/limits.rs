@@ -114,6 +114,7 @@ async fn limits_that_the_kernel_does_not_take_are_the_jobs_fault() {
             let is_the_machines = error.is_retryable() || error.kind() == ErrorKind::Internal;
             assert!(!is_the_machines, "{limits:?}: {error:?}");
         }
-        assert!(rig.native.destroy(&id).await.unwrap().is_empty());
+        let residue = rig.native.destroy(&id).await.unwrap();
+        assert!(residue.is_empty(), "{limits:?}: {residue:?}");
     }
 }

@@ -1,0 +1,173 @@
+//! Whether the kernel has let go of a dead sandbox's namespaces.
+//!
+//! A file handle on a namespace (Linux 6.18) names it without holding it, and goes stale when it is gone. The kernel
+//! takes its time with that, up to fifty milliseconds for the users and the network, so nobody waits for it: handles are
+//! kept and looked at later, and what somebody holds is a leftover.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use ci_core::id::SandboxId;
+use tokio::time::sleep;
+
+use super::sys::{self, FileHandle};
+
+/// The kinds of which a sandbox has one of its own from its first moment on. That of control groups, which it makes
+/// when it has been put into its group, is none of them: it ends with the processes.
+const KINDS: [&str; 6] = ["net", "user", "pid", "mnt", "ipc", "uts"];
+
+/// Handles on the namespaces of one sandbox; none where the kernel has no such handles, or does not give them to
+/// ordinary users.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Namespaces(Vec<FileHandle>);
+
+impl Namespaces {
+    /// Those of the process `pid`, which `pidfd` tells to be alive.
+    pub(super) fn of(pid: i32, pidfd: &OwnedFd) -> Self {
+        let folder = Path::new("/proc").join(pid.to_string()).join("ns");
+        let handles = KINDS.iter().map_while(|kind| sys::file_handle(&folder.join(kind)).ok()).collect();
+        let found = Self(handles);
+        // Another process may have got the number of a dead one; and not everybody who gets a handle may use it.
+        if sys::is_dead(pidfd) || found.count() == 0 { Self::default() } else { found }
+    }
+
+    /// How many still exist.
+    fn count(&self) -> usize {
+        let Ok(any) = File::open("/proc/self/ns/mnt") else { return 0 };
+        self.0.iter().filter(|handle| sys::open_handle(any.as_fd(), handle).is_ok()).count()
+    }
+}
+
+/// The namespaces of dead sandboxes that existed when they were looked at last.
+#[derive(Debug, Default)]
+pub(super) struct Lingering(Mutex<HashMap<SandboxId, Dead>>);
+
+#[derive(Debug)]
+struct Dead {
+    since: Instant,
+    namespaces: Namespaces,
+}
+
+impl Lingering {
+    /// Adds those of a sandbox that has just died, and forgets the ones of others that are gone by now.
+    pub(super) fn add(&self, id: &SandboxId, namespaces: Option<Namespaces>) {
+        let mut all = self.all();
+        all.retain(|_, dead| dead.namespaces.count() > 0);
+        if let Some(namespaces) = namespaces.filter(|namespaces| !namespaces.0.is_empty()) {
+            all.insert(id.clone(), Dead { since: Instant::now(), namespaces });
+        }
+    }
+
+    /// The sandboxes of which somebody holds a namespace, for the kernel needs no longer than `patience`.
+    pub(super) fn overdue(&self, patience: Duration) -> Vec<SandboxId> {
+        let mut all = self.all();
+        all.retain(|_, dead| dead.namespaces.count() > 0);
+        all.iter().filter(|(_, dead)| dead.since.elapsed() > patience).map(|(id, _)| id.clone()).collect()
+    }
+
+    /// Waits until those of a sandbox are gone, and returns how many are not after `patience`.
+    pub(super) async fn gone(&self, id: &SandboxId, patience: Duration) -> usize {
+        const BETWEEN: Duration = Duration::from_millis(5);
+        loop {
+            let (count, age) = match self.all().get(id) {
+                None => return 0,
+                Some(dead) => (dead.namespaces.count(), dead.since.elapsed()),
+            };
+            if count == 0 {
+                self.all().remove(id);
+            }
+            if count == 0 || age > patience {
+                return count;
+            }
+            sleep(BETWEEN).await;
+        }
+    }
+
+    fn all(&self) -> MutexGuard<'_, HashMap<SandboxId, Dead>> {
+        // The map is whole after every statement that holds the lock.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use ci_core::conformance::skip;
+    use ci_core::id::ImageName;
+    use ci_core::sandbox::{Backend as _, Spec};
+
+    use super::super::{Config, ImageSource, Native, Patience};
+    use super::*;
+
+    fn handles_are_to_be_had() -> bool {
+        let had = sys::file_handle(Path::new("/proc/self/ns/net")).is_ok();
+        if !had {
+            skip("namespaces", "nsfs-handles", "the kernel gives no file handles on namespaces to this user");
+        }
+        had
+    }
+
+    async fn sandbox(native: &Native) -> SandboxId {
+        let id = SandboxId::random();
+        drop(native.create(&id, &Spec::new(ImageName::parse("host").unwrap())).await.unwrap());
+        id
+    }
+
+    /// A namespace of a sandbox, which stays for as long as its descriptor is open.
+    fn hold(native: &Native, id: &SandboxId, kind: &str) -> OwnedFd {
+        let life = native.0.living().get(id).cloned().unwrap();
+        let place = KINDS.iter().position(|one| *one == kind).unwrap();
+        let any = File::open("/proc/self/ns/mnt").unwrap();
+        sys::open_handle(any.as_fd(), &life.init.get().unwrap().namespaces.0[place]).unwrap()
+    }
+
+    fn native(state: &Path, patience: Patience) -> Native {
+        let image = ImageName::parse("host").unwrap();
+        let config = Config::new(state).with_image(image, ImageSource::host_toolchain());
+        Native::with_patience(config, patience).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_dead_sandboxs_namespaces_are_gone_soon() {
+        if !handles_are_to_be_had() {
+            return;
+        }
+        let state = tempfile::tempdir().unwrap();
+        let native = native(state.path(), Patience::default());
+        let id = sandbox(&native).await;
+        let life = native.0.living().get(&id).cloned().unwrap();
+        assert_eq!(life.init.get().unwrap().namespaces.count(), KINDS.len());
+        drop(life);
+        assert!(native.destroy(&id).await.unwrap().is_empty());
+        assert_eq!(native.0.lingering.gone(&id, Patience::default().launcher).await, 0);
+        assert!(native.leftovers().await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn one_that_somebody_holds_is_a_leftover() {
+        if !handles_are_to_be_had() {
+            return;
+        }
+        let state = tempfile::tempdir().unwrap();
+        let hasty = Patience { launcher: Duration::from_millis(500), ..Patience::default() };
+        let native = native(state.path(), hasty);
+        let id = sandbox(&native).await;
+        let held = hold(&native, &id, "uts");
+        assert!(native.destroy(&id).await.unwrap().is_empty(), "nobody waits for it");
+        assert_eq!(
+            native.destroy(&id).await.unwrap().namespaces,
+            2,
+            "the host names, and the users that own them"
+        );
+        assert_eq!(native.leftovers().await.unwrap(), std::slice::from_ref(&id));
+        drop(held);
+        assert_eq!(native.0.lingering.gone(&id, Patience::default().launcher).await, 0);
+        assert!(native.leftovers().await.unwrap().is_empty());
+        assert!(native.destroy(&id).await.unwrap().is_empty());
+    }
+}
