@@ -48,6 +48,7 @@ fn launch() -> Result<Fd, Failure> {
         return Err(malformed);
     }
     task::forbid_core_dumps().at(Stage::Limits)?;
+    task::take_turns().at(Stage::Limits)?;
 
     let mut facts = 0;
     let mut binds = [const { None }; MOST_MOUNTS];

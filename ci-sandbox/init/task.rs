@@ -241,6 +241,21 @@ pub(crate) fn forbid_core_dumps() -> Result<()> {
     }
 }
 
+/// Takes its turn as most processes do. A program with real-time priority, which its children inherit, could not be put
+/// into a group for processor time; and one that goes before others would have its jobs do the same.
+pub(crate) fn take_turns() -> Result<()> {
+    const OTHER: usize = 0;
+    const OF_PROCESS: usize = 0;
+    let no_priority = 0_i32;
+    // SAFETY: sched_setscheduler(2) reads a `struct sched_param`, which is an int; setpriority(2) takes numbers only.
+    unsafe {
+        raw(nr::SCHED_SETSCHEDULER, [0, OTHER, (&raw const no_priority) as usize, 0, 0, 0])?;
+        // To come before others again takes privileges, which is no loss: it comes after them.
+        let _ = raw(nr::SETPRIORITY, [OF_PROCESS, 0, 0, 0, 0, 0]);
+    }
+    Ok(())
+}
+
 fn control(option: usize, argument: usize) -> Result<()> {
     // SAFETY: the prctl(2) options used here take numbers only.
     unsafe { raw(nr::PRCTL, [option, argument, 0, 0, 0, 0]) }.map(drop)

@@ -62,6 +62,27 @@ async fn signals_ignored() {
 }
 
 #[test]
+fn a_job_takes_turns_whatever_goes_before_it() {
+    // Only root may give itself priority.
+    let wrappers: &[&[&str]] =
+        if is_root() { &[&["chrt", "-f", "10"], &["nice", "-n", "-10"]] } else { &[&["env"]] };
+    for wrapper in wrappers {
+        holds_with(wrapper, "inherit::with_priority");
+    }
+}
+
+/// Not a test of its own: whoever embeds the SDK must not wait.
+#[tokio::test]
+#[ignore = "run by another test"]
+async fn with_priority() {
+    let rig = Rig::new();
+    let sandbox = rig.sandbox().await;
+    // Priority, nice value, and real-time priority (proc(5)).
+    assert_eq!(sandbox.output("cut -d' ' -f18,19,40 /proc/self/stat").await, "20 0 0");
+    sandbox.destroy().await;
+}
+
+#[test]
 fn a_job_has_no_keys_of_the_program() {
     // keyctl(KEYCTL_JOIN_SESSION_KEYRING, name)
     let number = if cfg!(target_arch = "x86_64") { 250 } else { 219 };
