@@ -72,7 +72,6 @@ pub(super) fn start(shared: &Shared, id: &SandboxId, plan: &Plan<'_>) -> Result<
     // Without this line, one who clears up after us relies on the lifeline alone.
     let _ = entry.add_process(pid);
     Ok(Life {
-        id: id.clone(),
         lifeline,
         control,
         groups: plan.groups.clone(),

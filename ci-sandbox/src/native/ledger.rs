@@ -144,6 +144,14 @@ pub(super) struct Entry {
 }
 
 impl Entry {
+    /// Enters the sandbox under another id.
+    pub(super) fn rename(&mut self, id: &SandboxId) -> io::Result<()> {
+        let path = self.path.with_file_name(id.as_str());
+        fs::rename(&self.path, &path)?;
+        self.path = path;
+        Ok(())
+    }
+
     /// Adds a process of the sandbox, in case the books are read by somebody else.
     pub(super) fn add_process(&self, pid: i32) -> io::Result<()> {
         let Some(ProcessId { pid, started }) = ProcessId::of(pid) else { return Ok(()) };

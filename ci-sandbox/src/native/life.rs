@@ -5,7 +5,6 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use ci_core::id::SandboxId;
 use ci_core::sandbox::Residue;
 use ci_core::{Error, ErrorKind, Result};
 use tokio::io::Interest;
@@ -26,7 +25,6 @@ use super::{proof, sys};
 /// then left to whoever reads the ledger next.
 #[derive(Debug)]
 pub(super) struct Life {
-    pub(super) id: SandboxId,
     /// To the launcher. Its end is the sandbox's.
     pub(super) lifeline: Channel,
     /// To the init.
@@ -65,6 +63,11 @@ impl Life {
         self.requests.fetch_add(1, Ordering::Relaxed)
     }
 
+    /// Whether its process 1 runs.
+    pub(super) fn is_alive(&self) -> bool {
+        self.init.get().is_some_and(|init| !sys::is_dead(&init.process))
+    }
+
     /// Has the launcher kill the sandbox, without waiting for it.
     pub(super) fn cut(&self) {
         self.lifeline.shut_down();
@@ -92,7 +95,7 @@ impl Life {
         let Some(init) = self.init.get() else { return self.bury().await };
         // The launcher does the same at the end of its lifeline, unless it is stuck.
         sys::kill(init.process.as_fd());
-        if dies(&init.process, self.patience.kernel).await { Ok(()) } else { Err(self.undead()) }
+        if dies(&init.process, self.patience.kernel).await { Ok(()) } else { Err(Self::undead()) }
     }
 
     /// Waits for the launcher's death, before which a process 1 that it has not told of yet dies.
@@ -101,17 +104,16 @@ impl Life {
             // It is stuck. Whatever it waits for, the kernel does not.
             sys::kill(self.launcher.as_fd());
             if !dies(&self.launcher, self.patience.kernel).await {
-                return Err(self.undead());
+                return Err(Self::undead());
             }
         }
         sys::reap(self.launcher.as_fd());
         Ok(())
     }
 
-    fn undead(&self) -> Error {
+    fn undead() -> Error {
         Error::new(ErrorKind::Unavailable, "destroy a sandbox")
             .because("the kernel has not ended its processes yet")
-            .with("sandbox", &self.id)
     }
 
     fn count(&self, cgroups: usize) -> Residue {

@@ -36,6 +36,7 @@ mod ledger;
 mod life;
 mod namespaces;
 mod patience;
+mod pool;
 mod process;
 mod proof;
 mod report;
@@ -57,8 +58,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use ci_core::id::{ImageName, SandboxId};
-use ci_core::sandbox::{Backend, Capabilities, Instance, Residue, Spec};
+use ci_core::sandbox::{Backend, Capabilities, Instance, IsolationReport, Residue, Spec};
 use ci_core::{Error, ErrorKind, Result};
+use tokio::runtime::Handle;
 
 use self::cgroup::{Controller, Hierarchies};
 use self::identity::{Identity, Slots};
@@ -69,6 +71,7 @@ use self::ledger::Ledger;
 use self::life::Life;
 use self::namespaces::Lingering;
 use self::patience::Patience;
+use self::pool::{Pool, Prepared};
 
 /// Makes sandboxes out of this machine's kernel.
 ///
@@ -113,6 +116,7 @@ struct Shared {
     program: OwnedFd,
     living: Mutex<HashMap<SandboxId, Arc<Life>>>,
     lingering: Lingering,
+    pool: Pool,
 }
 
 impl Native {
@@ -120,15 +124,16 @@ impl Native {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Unsupported`] when this process can make no sandboxes; [`ErrorKind::Invalid`] when the host
-    /// name is none; [`ErrorKind::Unavailable`] when the state folder or an image cannot be used.
+    /// [`ErrorKind::Unsupported`] when this process can make no sandboxes, or not those to keep ready;
+    /// [`ErrorKind::NotFound`] when those name an image that is not configured; [`ErrorKind::Invalid`] when the host name
+    /// is none; [`ErrorKind::Unavailable`] when the state folder or an image cannot be used.
     pub fn new(config: Config) -> Result<Self> {
         Self::with_patience(config, Patience::default())
     }
 
     fn with_patience(config: Config, patience: Patience) -> Result<Self> {
         const OPERATION: &str = "prepare native sandboxes";
-        let Config { state, images, hostname, files, open_files } = config;
+        let Config { state, images, hostname, files, open_files, warm } = config;
         let is_hostname = (1..=64).contains(&hostname.len())
             && hostname.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-.".contains(&byte));
         let hostname = CString::new(hostname).ok().filter(|_| is_hostname).ok_or_else(|| {
@@ -147,7 +152,7 @@ impl Native {
                 .caused_by(error)
                 .permanent()
         })?;
-        Ok(Self(Arc::new(Shared {
+        let shared = Arc::new(Shared {
             images,
             hostname,
             filter: seccomp::filter(),
@@ -161,8 +166,32 @@ impl Native {
             program: sys::init_program().map_err(failure::host(OPERATION))?,
             living: Mutex::default(),
             lingering: Lingering::default(),
+            pool: Pool::new(warm),
             state,
-        })))
+        });
+        for spec in shared.pool.specs() {
+            shared.image(&spec.image)?;
+            report::expected(&shared.identity, &shared.hierarchies).require(&spec.minimum)?;
+        }
+        if let Ok(runtime) = Handle::try_current() {
+            shared.pool.keep_filled(&shared, &runtime);
+        }
+        Ok(Self(shared))
+    }
+
+    /// How many sandboxes are ready ([`Config::with_warm`]).
+    pub fn ready(&self) -> usize {
+        self.0.pool.ready()
+    }
+
+    /// Takes down the sandboxes that are kept ready ([`Config::with_warm`]), and makes no more of them. Call it before the
+    /// program ends; without it they end with the program, and what they leave in the books is cleared at the next start.
+    pub async fn drain(&self) {
+        for Prepared { id, .. } in self.0.pool.close() {
+            // What is left of it then is found by `leftovers`.
+            let _ = self.0.destroy(&id).await;
+        }
+        self.0.pool.settled().await;
     }
 }
 
@@ -171,38 +200,19 @@ impl Backend for Native {
     async fn create(&self, id: &SandboxId, spec: &Spec) -> Result<Box<dyn Instance>> {
         let shared = &self.0;
         self.capabilities().require(spec)?;
-        let plan = launch::plan(shared, id, spec)?;
-        let life = shared.begin(id, &plan)?;
-        let made = launch::finish(&life, &plan).await.and_then(|facts| {
-            let isolation = report::of(facts, &shared.hierarchies);
-            isolation.require(&spec.minimum)?;
-            Ok(isolation)
-        });
-        match made {
-            Ok(isolation) => {
-                let is_grouped = shared.hierarchies.missing(Controller::Processes).is_none();
-                let bound = u64::from(spec.limits.processes) + cgroup::PROCESS_ONE;
-                let processes = if is_grouped { u64::MAX } else { bound };
-                Ok(Box::new(NativeInstance { life, isolation, open_files: shared.open_files, processes }))
-            }
-            Err(error) => {
-                // What remains of it then is found by `leftovers`.
-                let _ = shared.end(&life).await;
-                Err(error)
-            }
-        }
+        let isolation = match shared.take_prepared(id, spec)? {
+            Some(isolation) => isolation,
+            None => shared.make(id, spec).await?,
+        };
+        let life = shared.living().get(id).cloned().ok_or_else(|| failure::gone("create a sandbox"))?;
+        let is_grouped = shared.hierarchies.missing(Controller::Processes).is_none();
+        let bound = u64::from(spec.limits.processes) + cgroup::PROCESS_ONE;
+        let processes = if is_grouped { u64::MAX } else { bound };
+        Ok(Box::new(NativeInstance { life, isolation, open_files: shared.open_files, processes }))
     }
 
     async fn destroy(&self, id: &SandboxId) -> Result<Residue> {
-        let life = self.0.living().get(id).cloned();
-        if let Some(life) = life {
-            return self.0.end(&life).await;
-        }
-        let namespaces = self.0.lingering.gone(id, self.0.patience.launcher).await;
-        if namespaces > 0 {
-            return Ok(Residue { namespaces, ..Residue::default() });
-        }
-        self.0.clear_remains(id).await
+        self.0.destroy(id).await
     }
 
     async fn leftovers(&self) -> Result<Vec<SandboxId>> {
@@ -222,16 +232,7 @@ impl Backend for Native {
     }
 
     fn abandon(&self, id: &SandboxId) {
-        let Some(life) = self.0.living().get(id).cloned() else { return };
-        life.cut();
-        let shared = self.0.clone();
-        let runtime = life.runtime.clone();
-        runtime.spawn(async move {
-            const AGAIN: Duration = Duration::from_secs(1);
-            while !shared.end(&life).await.is_ok_and(|residue| residue.is_empty()) {
-                tokio::time::sleep(AGAIN).await;
-            }
-        });
+        self.0.abandon(id);
     }
 
     fn capabilities(&self) -> Capabilities {
@@ -253,26 +254,101 @@ impl Shared {
         })
     }
 
+    /// Makes a sandbox, which is then among the living, and takes it down again where it is not as `spec` asks.
+    async fn make(&self, id: &SandboxId, spec: &Spec) -> Result<IsolationReport> {
+        let plan = launch::plan(self, id, spec)?;
+        let life = self.begin(id, &plan)?;
+        let made = launch::finish(&life, &plan).await.and_then(|facts| {
+            let isolation = report::of(facts, &self.hierarchies);
+            isolation.require(&spec.minimum)?;
+            Ok(isolation)
+        });
+        if made.is_err() {
+            // What remains of it then is found by `leftovers`.
+            let _ = self.end(id, &life).await;
+        }
+        made
+    }
+
     /// Starts a sandbox's launcher, under an id that is not in use.
     fn begin(&self, id: &SandboxId, plan: &Plan<'_>) -> Result<Arc<Life>> {
         let mut living = self.living();
-        if living.contains_key(id) || Ledger::anyone_has(&self.state, id) {
-            return Err(Error::new(ErrorKind::Conflict, "create a sandbox")
-                .because("there is one of this id already")
-                .with("sandbox", id));
-        }
+        self.require_unused(id, &living)?;
         let life = Arc::new(launch::start(self, id, plan)?);
         living.insert(id.clone(), life.clone());
         Ok(life)
     }
 
-    async fn end(&self, life: &Life) -> Result<Residue> {
-        let residue = life.end().await?;
+    fn require_unused(&self, id: &SandboxId, living: &HashMap<SandboxId, Arc<Life>>) -> Result<()> {
+        if living.contains_key(id) || Ledger::anyone_has(&self.state, id) {
+            return Err(Error::new(ErrorKind::Conflict, "create a sandbox")
+                .because("there is one of this id already")
+                .with("sandbox", id));
+        }
+        Ok(())
+    }
+
+    /// Gives the id to a sandbox that is ready, if one is.
+    fn take_prepared(self: &Arc<Self>, id: &SandboxId, spec: &Spec) -> Result<Option<IsolationReport>> {
+        while let Some(Prepared { id: own, isolation }) = self.pool.take(spec) {
+            match self.rename(&own, id) {
+                Ok(true) => return Ok(Some(isolation)),
+                // It has died, of a machine that ran out of memory for instance.
+                Ok(false) => self.abandon(&own),
+                Err(error) => {
+                    self.abandon(&own);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Gives another id to a living sandbox. False when it does not live any more.
+    fn rename(&self, own: &SandboxId, id: &SandboxId) -> Result<bool> {
+        let mut living = self.living();
+        self.require_unused(id, &living)?;
+        let Some(life) = living.get_mut(own).and_then(Arc::get_mut).filter(|life| life.is_alive()) else {
+            return Ok(false);
+        };
+        life.entry.rename(id).map_err(failure::host("create a sandbox"))?;
+        let life = living.remove(own);
+        living.extend(life.map(|life| (id.clone(), life)));
+        Ok(true)
+    }
+
+    async fn destroy(&self, id: &SandboxId) -> Result<Residue> {
+        let life = self.living().get(id).cloned();
+        if let Some(life) = life {
+            return self.end(id, &life).await;
+        }
+        let namespaces = self.lingering.gone(id, self.patience.launcher).await;
+        if namespaces > 0 {
+            return Ok(Residue { namespaces, ..Residue::default() });
+        }
+        self.clear_remains(id).await
+    }
+
+    async fn end(&self, id: &SandboxId, life: &Life) -> Result<Residue> {
+        let residue = life.end().await.map_err(|error| error.with("sandbox", id))?;
         if residue.is_empty() {
-            self.living().remove(&life.id);
-            self.lingering.add(&life.id, life.init.get().map(|init| init.namespaces.clone()));
+            self.living().remove(id);
+            self.lingering.add(id, life.init.get().map(|init| init.namespaces.clone()));
         }
         Ok(residue)
+    }
+
+    fn abandon(self: &Arc<Self>, id: &SandboxId) {
+        let Some(life) = self.living().get(id).cloned() else { return };
+        life.cut();
+        let (shared, id) = (self.clone(), id.clone());
+        let runtime = life.runtime.clone();
+        runtime.spawn(async move {
+            const AGAIN: Duration = Duration::from_secs(1);
+            while !shared.end(&id, &life).await.is_ok_and(|residue| residue.is_empty()) {
+                tokio::time::sleep(AGAIN).await;
+            }
+        });
     }
 
     fn ledgers_of_the_dead(&self) -> Result<Vec<Ledger>> {

@@ -17,3 +17,4 @@ mod shared;
 mod support;
 mod tar;
 mod transfer;
+mod warm;

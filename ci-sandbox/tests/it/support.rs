@@ -50,6 +50,17 @@ impl Rig {
         entries(self.state.path()).len()
     }
 
+    /// The ids that stand in the books.
+    pub(crate) fn ids(&self) -> Vec<SandboxId> {
+        let name = |entry: &PathBuf| SandboxId::parse(entry.file_name().unwrap().to_str().unwrap()).unwrap();
+        entries(self.state.path()).iter().map(name).collect()
+    }
+
+    /// Drops the backend, and keeps the folder with its books.
+    pub(crate) fn into_state(self) -> tempfile::TempDir {
+        self.state
+    }
+
     /// What the books know of a sandbox's processes: the launcher, and process 1.
     pub(crate) fn processes(&self, id: &SandboxId) -> [i32; 2] {
         let entries = entries(self.state.path());
