@@ -218,7 +218,7 @@ impl Backend for Native {
     async fn leftovers(&self) -> Result<Vec<SandboxId>> {
         const LOOKS: u32 = 10;
         const BETWEEN: Duration = Duration::from_millis(20);
-        let mut ids = self.0.lingering.overdue(self.0.patience.launcher);
+        let mut ids = self.0.lingering.overdue(self.0.patience.namespaces);
         for look in 1..=LOOKS {
             for ledger in self.0.ledgers_of_the_dead()? {
                 ids.extend(ledger.ids().map_err(failure::host("list leftover sandboxes"))?);
@@ -322,7 +322,7 @@ impl Shared {
         if let Some(life) = life {
             return self.end(id, &life).await;
         }
-        let namespaces = self.lingering.gone(id, self.patience.launcher).await;
+        let namespaces = self.lingering.gone(id, self.patience.namespaces).await;
         if namespaces > 0 {
             return Ok(Residue { namespaces, ..Residue::default() });
         }

@@ -144,7 +144,7 @@ mod tests {
         assert_eq!(life.init.get().unwrap().namespaces.count(), KINDS.len());
         drop(life);
         assert!(native.destroy(&id).await.unwrap().is_empty());
-        assert_eq!(native.0.lingering.gone(&id, Patience::default().launcher).await, 0);
+        assert_eq!(native.0.lingering.gone(&id, Patience::default().namespaces).await, 0);
         assert!(native.leftovers().await.unwrap().is_empty());
     }
 
@@ -154,7 +154,7 @@ mod tests {
             return;
         }
         let state = tempfile::tempdir().unwrap();
-        let hasty = Patience { launcher: Duration::from_millis(500), ..Patience::default() };
+        let hasty = Patience { namespaces: Duration::from_millis(500), ..Patience::default() };
         let native = native(state.path(), hasty);
         let id = sandbox(&native).await;
         let held = hold(&native, &id, "uts");
@@ -166,7 +166,7 @@ mod tests {
         );
         assert_eq!(native.leftovers().await.unwrap(), std::slice::from_ref(&id));
         drop(held);
-        assert_eq!(native.0.lingering.gone(&id, Patience::default().launcher).await, 0);
+        assert_eq!(native.0.lingering.gone(&id, Patience::default().namespaces).await, 0);
         assert!(native.leftovers().await.unwrap().is_empty());
         assert!(native.destroy(&id).await.unwrap().is_empty());
     }

@@ -5,17 +5,23 @@ use std::time::Duration;
 /// How long the steps of an end may take.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Patience {
-    /// For the launcher to do what takes it milliseconds, before it is killed itself; for groups to empty once their
-    /// processes are dead; and for the last references to go to what was killed for want of memory (two seconds in
-    /// Linux, `mm/oom_kill.c`).
+    /// For the launcher to do what takes it milliseconds, before it is killed itself; and for groups to empty once
+    /// their processes are dead.
     pub(super) launcher: Duration,
     /// For the kernel to end what was killed: a job can hold millions of files for it to close.
     pub(super) kernel: Duration,
+    /// For the kernel to let go of the namespaces of what is dead: after a process was killed for want of memory it takes
+    /// two seconds (`mm/oom_kill.c`).
+    pub(super) namespaces: Duration,
 }
 
 impl Default for Patience {
     fn default() -> Self {
-        Self { launcher: Duration::from_secs(5), kernel: Duration::from_mins(1) }
+        Self {
+            launcher: Duration::from_secs(5),
+            kernel: Duration::from_mins(1),
+            namespaces: Duration::from_secs(5),
+        }
     }
 }
 
@@ -103,7 +109,7 @@ mod tests {
 
     fn native(state: &Path, kernel: Duration) -> Native {
         let config = Config::new(state).with_image(image(), ImageSource::host_toolchain());
-        Native::with_patience(config, Patience { launcher: SHORT, kernel }).unwrap()
+        Native::with_patience(config, Patience { launcher: SHORT, kernel, ..Patience::default() }).unwrap()
     }
 
     fn entries(state: &Path, id: &SandboxId) -> Vec<std::path::PathBuf> {
