@@ -34,6 +34,7 @@ mod instance;
 mod launch;
 mod ledger;
 mod life;
+mod network;
 mod patience;
 mod process;
 mod proof;
@@ -167,10 +168,10 @@ impl Backend for Native {
     async fn create(&self, id: &SandboxId, spec: &Spec) -> Result<Box<dyn Instance>> {
         let shared = &self.0;
         self.capabilities().require(spec)?;
-        let plan = launch::plan(shared, id, spec)?;
+        let plan = launch::plan(shared, id, spec, Vec::new())?;
         let life = shared.begin(id, &plan)?;
-        let made = launch::finish(&life, &plan).await.and_then(|facts| {
-            let isolation = report::of(facts, &shared.hierarchies);
+        let made = launch::finish(&life, &plan).await.and_then(|ready| {
+            let isolation = report::of(ready.facts, &shared.hierarchies);
             isolation.require(&spec.minimum)?;
             Ok(isolation)
         });
