@@ -5,6 +5,7 @@ use crate::launch::{Binds, CONTROL};
 use crate::packets;
 use crate::root;
 use crate::serve;
+use crate::sockets::Sockets;
 use crate::sys::{self, Fd};
 use crate::task;
 use crate::wire::{Configuration, Report, Stage, fact};
@@ -29,13 +30,16 @@ pub(crate) fn run(configuration: &Configuration<'_>, inherited: Inherited) -> ! 
     }
     drop(binds);
     let ready = built.and_then(|()| settle(configuration, &mut facts));
-    let report = match ready {
-        Ok(()) => Report::Ready { facts },
-        Err(failure) => failure.report(),
+    let (report, sockets) = match ready {
+        Ok(sockets) => (Report::Ready { facts }, Some(sockets)),
+        Err(failure) => (failure.report(), None),
     };
-    if packets::send(CONTROL, &report.encode(), None).is_err() || ready.is_err() {
+    let handed_out = sockets.iter().flat_map(Sockets::iter);
+    if packets::send(CONTROL, &report.encode(), handed_out).is_err() || sockets.is_none() {
         task::exit(1);
     }
+    // The supervisor's alone from here on.
+    drop(sockets);
     serve::run(&launcher, configuration.range)
 }
 
@@ -55,9 +59,10 @@ fn take_identity(configuration: &Configuration<'_>, launcher: &Fd) -> Result<(),
 }
 
 /// The last steps before strangers' code runs.
-fn settle(configuration: &Configuration<'_>, facts: &mut u32) -> Result<(), Failure> {
+fn settle(configuration: &Configuration<'_>, facts: &mut u32) -> Result<Sockets, Failure> {
     task::set_hostname(configuration.hostname).at(Stage::Identity)?;
     bring_loopback_up().at(Stage::Network)?;
+    let sockets = Sockets::open(configuration.sockets)?;
     task::new_keyring();
     task::forgo_capabilities().at(Stage::Privileges)?;
     task::no_new_privileges().at(Stage::Privileges)?;
@@ -65,7 +70,9 @@ fn settle(configuration: &Configuration<'_>, facts: &mut u32) -> Result<(), Fail
         *facts |= fact::FILTERED;
     }
     task::hide_memory().at(Stage::Privileges)?;
-    task::keep_capabilities(if configuration.range { CHANGE_USER_AND_KILL } else { 0 }).at(Stage::Privileges)
+    let kept = if configuration.range { CHANGE_USER_AND_KILL } else { 0 };
+    task::keep_capabilities(kept).at(Stage::Privileges)?;
+    Ok(sockets)
 }
 
 /// `CAP_KILL`, `CAP_SETGID` and `CAP_SETUID`: all that starting and signalling the job's processes takes.
@@ -79,6 +86,6 @@ fn bring_loopback_up() -> sys::Result<()> {
     let mut request = [0; 40];
     request[..2].copy_from_slice(b"lo");
     request[16] = UP_AND_RUNNING;
-    let socket = sys::socket()?;
+    let socket = sys::socket(sys::AF_INET, sys::SOCK_DGRAM)?;
     sys::ioctl(*socket, SET_FLAGS, &mut request)
 }

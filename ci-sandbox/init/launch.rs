@@ -1,6 +1,7 @@
 //! The launcher: on the host, it makes the namespaces around the init, watches both ends, and kills.
 
 use core::ffi::CStr;
+use core::iter;
 
 use crate::failure::{At, Failure};
 use crate::init::{self, Inherited};
@@ -9,7 +10,7 @@ use crate::mounts::{self, Configuring};
 use crate::packets;
 use crate::sys::{self, CWD, Errno, Fd, O_WRONLY, Poll, Raw};
 use crate::task;
-use crate::wire::{CONFIG_LIMIT, Configuration, Report, Stage, fact, mount};
+use crate::wire::{CONFIG_LIMIT, Configuration, MOST_SOCKETS, Report, Stage, fact, mount};
 
 /// To the supervisor: its configuration comes in, reports go out, its end means death.
 const LIFELINE: Raw = Raw(0);
@@ -30,7 +31,7 @@ pub(crate) fn run() -> ! {
     match launch() {
         Ok(pidfd) => watch(&pidfd),
         Err(failure) => {
-            let _ = packets::send(LIFELINE, &failure.report().encode(), None);
+            let _ = packets::send(LIFELINE, &failure.report().encode(), iter::empty());
             task::exit(1)
         }
     }
@@ -44,7 +45,9 @@ fn launch() -> Result<Fd, Failure> {
         .at(Stage::Configuration)?;
     let malformed = Failure::new(Stage::Configuration, Errno::EBADMSG);
     let configuration = Configuration::decode(&packet.bytes()[..length]).ok_or(malformed)?;
-    if configuration.mounts.count as usize > MOST_MOUNTS {
+    if configuration.mounts.count as usize > MOST_MOUNTS
+        || configuration.sockets.count as usize > MOST_SOCKETS
+    {
         return Err(malformed);
     }
     task::forbid_core_dumps().at(Stage::Limits)?;
@@ -81,7 +84,7 @@ fn launch() -> Result<Fd, Failure> {
     prepare(&configuration, &process, &binds, &mut facts)?;
     let launched = Report::Launched { pid, facts };
     let namespace = process.user_namespace().at(Stage::Clone)?;
-    packets::send(LIFELINE, &launched.encode(), Some([*pidfd, *namespace])).at(Stage::Clone)?;
+    packets::send(LIFELINE, &launched.encode(), [*pidfd, *namespace].into_iter()).at(Stage::Clone)?;
     // The byte says go. The pipe stays open for life: its end tells the init that the launcher is gone.
     sys::write_all(*hold, &[1]).at(Stage::Clone)?;
     core::mem::forget(hold);
@@ -230,7 +233,7 @@ fn watch(pidfd: &Fd) -> ! {
     }
     // When process 1 of a namespace has been reaped, no process is left in it (pid_namespaces(7)).
     if let Some((_, ended)) = task::wait_by_fd(**pidfd) {
-        let _ = packets::send(LIFELINE, &Report::Ended(ended).encode(), None);
+        let _ = packets::send(LIFELINE, &Report::Ended(ended).encode(), iter::empty());
     }
     task::exit(0)
 }

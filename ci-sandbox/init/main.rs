@@ -36,6 +36,7 @@ mod nr;
 mod packets;
 mod root;
 mod serve;
+mod sockets;
 mod spawn;
 mod sys;
 mod tar;

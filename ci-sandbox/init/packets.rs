@@ -3,6 +3,7 @@
 use crate::call::raw;
 use crate::nr;
 use crate::sys::{Errno, Fd, Raw, Result, word};
+use crate::wire::MOST_SOCKETS;
 
 #[repr(C)]
 struct Vector {
@@ -24,14 +25,14 @@ struct Message {
 
 /// A control message of descriptors: `struct cmsghdr`, then as many as fit.
 #[repr(C, align(8))]
-struct Control {
+struct Control<const MOST: usize> {
     length: usize,
     level: i32,
     kind: i32,
-    files: [i32; MOST_FILES],
+    files: [i32; MOST],
 }
 
-/// The most descriptors in one packet.
+/// The most descriptors in one packet that is received.
 pub(crate) const MOST_FILES: usize = 6;
 const CONTROL_HEAD: usize = 16;
 const SOL_SOCKET: i32 = 1;
@@ -41,7 +42,7 @@ const SCM_RIGHTS: i32 = 1;
 pub(crate) fn receive(socket: Raw, buffer: &mut [u8], files: &mut [Option<Fd>; MOST_FILES]) -> Result<usize> {
     const CMSG_CLOEXEC: usize = 0x4000_0000;
     const TRUNCATED: usize = 0x20 | 0x08;
-    let mut control = Control { length: 0, level: 0, kind: 0, files: [0; MOST_FILES] };
+    let mut control = Control::<MOST_FILES> { length: 0, level: 0, kind: 0, files: [0; MOST_FILES] };
     let mut vector = Vector { base: buffer.as_mut_ptr(), length: buffer.len() };
     let mut message = Message {
         name: 0,
@@ -49,7 +50,7 @@ pub(crate) fn receive(socket: Raw, buffer: &mut [u8], files: &mut [Option<Fd>; M
         vectors: &raw mut vector,
         vector_count: 1,
         control: (&raw mut control).cast(),
-        control_length: size_of::<Control>(),
+        control_length: size_of::<Control<MOST_FILES>>(),
         flags: 0,
     };
     let received = loop {
@@ -71,17 +72,15 @@ pub(crate) fn receive(socket: Raw, buffer: &mut [u8], files: &mut [Option<Fd>; M
     if message.flags & TRUNCATED != 0 { Err(Errno::EBADMSG) } else { Ok(received) }
 }
 
-/// Sends one packet, with two descriptors or without; never a signal when nobody listens.
-pub(crate) fn send(socket: Raw, bytes: &[u8], files: Option<[Raw; 2]>) -> Result<()> {
+/// Sends one packet with descriptors; never a signal when nobody listens.
+pub(crate) fn send(socket: Raw, bytes: &[u8], files: impl Iterator<Item = Raw>) -> Result<()> {
     const NOSIGNAL: usize = 0x4000;
-    let mut control = Control {
-        length: CONTROL_HEAD + 2 * size_of::<i32>(),
-        level: SOL_SOCKET,
-        kind: SCM_RIGHTS,
-        files: [0; MOST_FILES],
-    };
-    if let Some([first, second]) = files {
-        control.files[..2].copy_from_slice(&[first.0, second.0]);
+    let mut control =
+        Control { length: CONTROL_HEAD, level: SOL_SOCKET, kind: SCM_RIGHTS, files: [0; MOST_SOCKETS] };
+    let mut places = control.files.iter_mut();
+    for file in files {
+        *places.next().ok_or(Errno::E2BIG)? = file.0;
+        control.length += size_of::<i32>();
     }
     let mut vector = Vector { base: bytes.as_ptr().cast_mut(), length: bytes.len() };
     let message = Message {
@@ -90,7 +89,7 @@ pub(crate) fn send(socket: Raw, bytes: &[u8], files: Option<[Raw; 2]>) -> Result
         vectors: &raw mut vector,
         vector_count: 1,
         control: (&raw mut control).cast(),
-        control_length: if files.is_some() { CONTROL_HEAD + 2 * size_of::<i32>() } else { 0 },
+        control_length: if control.length > CONTROL_HEAD { control.length } else { 0 },
         flags: 0,
     };
     // SAFETY: sendmsg(2) only reads: the message, its one vector over `bytes`, and the control message.

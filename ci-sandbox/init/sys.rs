@@ -181,10 +181,29 @@ pub(crate) fn ioctl(file: Raw, request: usize, argument: &mut [u8; 40]) -> Resul
     unsafe { raw(nr::IOCTL, [word(file.0), request, argument.as_mut_ptr() as usize, 0, 0, 0]) }.map(drop)
 }
 
-/// A datagram socket of the Internet family: a handle on the network namespace.
-pub(crate) fn socket() -> Result<Fd> {
-    // SAFETY: socket(2) takes numbers only: AF_INET, SOCK_DGRAM|SOCK_CLOEXEC.
-    unsafe { raw(nr::SOCKET, [2, 2 | O_CLOEXEC, 0, 0, 0, 0]) }.map(fd)
+pub(crate) const AF_INET: u16 = 2;
+pub(crate) const AF_INET6: u16 = 10;
+pub(crate) const AF_NETLINK: u16 = 16;
+pub(crate) const SOCK_STREAM: usize = 1;
+pub(crate) const SOCK_DGRAM: usize = 2;
+pub(crate) const SOCK_RAW: usize = 3;
+
+/// A socket that does not block.
+pub(crate) fn socket(family: u16, kind: usize) -> Result<Fd> {
+    // SAFETY: socket(2) takes numbers only.
+    unsafe { raw(nr::SOCKET, [family.into(), kind | O_CLOEXEC | O_NONBLOCK, 0, 0, 0, 0]) }.map(fd)
+}
+
+/// Gives a socket its address, a `struct sockaddr` of the socket's family.
+pub(crate) fn bind(socket: Raw, address: &[u8]) -> Result<()> {
+    // SAFETY: bind(2) reads `address.len()` bytes.
+    unsafe { raw(nr::BIND, [word(socket.0), address.as_ptr() as usize, address.len(), 0, 0, 0]) }.map(drop)
+}
+
+/// Has a socket take connections, of which `backlog` may wait.
+pub(crate) fn listen(socket: Raw, backlog: usize) -> Result<()> {
+    // SAFETY: listen(2) takes numbers only.
+    unsafe { raw(nr::LISTEN, [word(socket.0), backlog, 0, 0, 0, 0]) }.map(drop)
 }
 
 /// `struct pollfd`.

@@ -22,6 +22,19 @@ pub(crate) mod mount {
     pub(crate) const SYMLINK: u32 = 2;
 }
 
+/// The most sockets that can be made in one sandbox: they travel in one packet (`SCM_MAX_FD` of Linux is 253).
+pub(crate) const MOST_SOCKETS: usize = 240;
+
+/// What kind of socket to make in the sandbox's network.
+pub(crate) mod socket {
+    /// TCP, listening.
+    pub(crate) const LISTENER: u32 = 0;
+    /// UDP.
+    pub(crate) const DATAGRAM: u32 = 1;
+    /// The kernel's interface to links, addresses and routes (rtnetlink(7)), with the powers of process 1.
+    pub(crate) const ROUTE: u32 = 2;
+}
+
 /// What is true of a sandbox beyond what every sandbox has.
 pub(crate) mod fact {
     /// The memory file system is never swapped out.
@@ -61,6 +74,8 @@ pub(crate) struct Configuration<'a> {
     pub(crate) groups: List<'a>,
     /// What to attach to the root: see [`mount`].
     pub(crate) mounts: List<'a>,
+    /// What to make in the sandbox's network for the supervisor: see [`socket`].
+    pub(crate) sockets: List<'a>,
 }
 
 /// Several records of a message, each still to be read.
@@ -73,11 +88,12 @@ pub(crate) struct List<'a> {
 }
 
 impl<'a> Configuration<'a> {
-    /// The packet's bytes; `groups` and `mounts` take the place of the fields of those names.
+    /// The packet's bytes; the lists take the place of the fields of those names.
     pub(crate) fn encode<'r>(
         &self,
         groups: impl ExactSizeIterator<Item = &'r [u8]>,
         mounts: impl ExactSizeIterator<Item = (u32, &'r [u8], &'r [u8])>,
+        sockets: impl ExactSizeIterator<Item = SocketRecord>,
         out: &mut impl Extend<u8>,
     ) {
         let Self {
@@ -92,6 +108,7 @@ impl<'a> Configuration<'a> {
             filter,
             groups: _,
             mounts: _,
+            sockets: _,
         } = *self;
         let mut writer = Writer(out);
         writer.u32(u32::from(range));
@@ -106,6 +123,10 @@ impl<'a> Configuration<'a> {
         writer.count(mounts.len());
         for (kind, source, target) in mounts {
             writer.u32(kind).text(source).text(target);
+        }
+        writer.count(sockets.len());
+        for SocketRecord { kind, address, length, port } in sockets {
+            writer.u32(kind).bytes(&address[..length]).u32(port.into());
         }
     }
 
@@ -124,7 +145,49 @@ impl<'a> Configuration<'a> {
             reader.text()?;
         }
         let mounts = List { count: reader.u32()?, records: reader };
-        Some(Self { range, uid_map, gid_map, owner, job, size, inodes, hostname, filter, groups, mounts })
+        for _ in 0..mounts.count {
+            reader.u32()?;
+            reader.text()?;
+            reader.text()?;
+        }
+        let sockets = List { count: reader.u32()?, records: reader };
+        Some(Self {
+            range,
+            uid_map,
+            gid_map,
+            owner,
+            job,
+            size,
+            inodes,
+            hostname,
+            filter,
+            groups,
+            mounts,
+            sockets,
+        })
+    }
+}
+
+/// One socket to make.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SocketRecord {
+    /// A constant of [`socket`].
+    pub(crate) kind: u32,
+    /// Where it is bound: 4 bytes for IPv4, 16 for IPv6, none where the kind has no address.
+    pub(crate) address: [u8; 16],
+    /// How many of them count.
+    pub(crate) length: usize,
+    /// Its port.
+    pub(crate) port: u16,
+}
+
+impl SocketRecord {
+    /// One record of the configuration's sockets.
+    pub(crate) fn read(records: &mut Reader<'_>) -> Option<Self> {
+        let (kind, bytes, port) = (records.u32()?, records.bytes()?, records.u32()?);
+        let mut address = [0; 16];
+        address.get_mut(..bytes.len())?.copy_from_slice(bytes);
+        Some(Self { kind, address, length: bytes.len(), port: u16::try_from(port).ok()? })
     }
 }
 
@@ -183,7 +246,7 @@ impl Request {
 pub(crate) enum Report {
     /// The launcher has made the init; a pidfd of it and its user namespace travel along.
     Launched { pid: u32, facts: u32 },
-    /// The init has built the sandbox and takes requests.
+    /// The init has built the sandbox and takes requests; the sockets of its configuration travel along.
     Ready { facts: u32 },
     /// Something did not work; `item` counts mounts or control groups where the stage has several.
     Failed { stage: Stage, errno: i32, item: u32 },
@@ -291,6 +354,7 @@ stages! {
     Devices = "attach the devices",
     Proc = "mount the process file system",
     Network = "bring the loopback interface up",
+    Sockets = "open a socket in the sandbox's network",
     Privileges = "drop privileges",
     Request = "read a request",
     Table = "start one more process: too many run at once",

@@ -11,7 +11,7 @@ use rustix::net::{
 use tokio::io::Interest;
 
 use super::sys::{self, Watched};
-use super::wire::Report;
+use super::wire::{MOST_SOCKETS, Report};
 
 /// Our end of a packet socket.
 #[derive(Debug)]
@@ -57,7 +57,7 @@ fn send_now(socket: &OwnedFd, packet: &[u8], files: &[BorrowedFd<'_>]) -> io::Re
 
 fn receive_now(socket: &OwnedFd) -> io::Result<([u8; Report::SIZE], Vec<OwnedFd>)> {
     let mut packet = [0; Report::SIZE];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_SOCKETS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let received =
         recvmsg(socket.as_fd(), &mut [IoSliceMut::new(&mut packet)], &mut control, RecvFlags::CMSG_CLOEXEC)?;

@@ -1,6 +1,7 @@
 //! From a spec to a running sandbox.
 
 use std::ffi::CString;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::sync::OnceLock;
 use std::sync::atomic::AtomicU32;
@@ -10,6 +11,7 @@ use ci_core::id::SandboxId;
 use ci_core::job::Limits;
 use ci_core::sandbox::Spec;
 use ci_core::{Error, ErrorKind, Result};
+use rustix::io::Errno;
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
@@ -20,7 +22,11 @@ use super::failure;
 use super::identity::Identity;
 use super::image::Mount;
 use super::life::{Ending, Init, Life};
+<<<<<<< HEAD
 use super::namespaces::Namespaces;
+=======
+use super::network::NetworkSocket;
+>>>>>>> 430ea85
 use super::wire::{CONFIG_LIMIT, Configuration, List, Reader, Report, Stage, mount};
 use super::{Shared, sys};
 
@@ -35,20 +41,27 @@ pub(super) struct Plan<'a> {
     limits: &'a Limits,
     mounts: Vec<Mount>,
     groups: Groups,
+    /// What the supervisor wants to hold of the sandbox's network.
+    sockets: Vec<NetworkSocket>,
     /// The launcher's configuration.
     packet: Vec<u8>,
 }
 
-/// Plans the sandbox `id`.
-pub(super) fn plan<'a>(shared: &Shared, id: &SandboxId, spec: &'a Spec) -> Result<Plan<'a>> {
+/// Plans the sandbox `id`, with these sockets in its network.
+pub(super) fn plan<'a>(
+    shared: &Shared,
+    id: &SandboxId,
+    spec: &'a Spec,
+    sockets: Vec<NetworkSocket>,
+) -> Result<Plan<'a>> {
     let mounts: Vec<Mount> = shared.image(&spec.image)?.iter().cloned().chain(binds(spec)).collect();
     let groups = shared.hierarchies.groups(id);
-    let packet = configuration(shared, spec, &groups, &mounts);
+    let packet = configuration(shared, spec, &groups, &mounts, &sockets);
     if packet.len() > CONFIG_LIMIT {
         return Err(Error::new(ErrorKind::LimitExceeded, OPERATION)
             .because("its image and folders consist of too many paths"));
     }
-    Ok(Plan { limits: &spec.limits, mounts, groups, packet })
+    Ok(Plan { limits: &spec.limits, mounts, groups, sockets, packet })
 }
 
 /// Starts the launcher. There is no await in here: either everything that must be undone is in the value that is
@@ -85,10 +98,23 @@ pub(super) fn start(shared: &Shared, id: &SandboxId, plan: &Plan<'_>) -> Result<
     })
 }
 
-/// Waits until the init takes requests, and returns the facts.
-pub(super) async fn finish(life: &Life, plan: &Plan<'_>) -> Result<u32> {
+/// What the init says when it takes requests.
+#[derive(Debug)]
+pub(super) struct Ready {
+    /// Constants of [`fact`](super::wire::fact).
+    pub(super) facts: u32,
+    /// The plan's sockets, in its order. They do not block.
+    pub(super) sockets: Vec<OwnedFd>,
+}
+
+/// Waits until the init takes requests.
+pub(super) async fn finish(life: &Life, plan: &Plan<'_>) -> Result<Ready> {
     match timeout(PATIENCE, handshake(life)).await {
-        Ok(Ok(facts)) => Ok(facts),
+        // Of descriptors for which there is no room the kernel says nothing.
+        Ok(Ok(ready)) if ready.sockets.len() != plan.sockets.len() => {
+            Err(failure::host(OPERATION)(Errno::MFILE.into()))
+        }
+        Ok(Ok(ready)) => Ok(ready),
         Ok(Err(Refusal::Failed(report))) => Err(explain(report, plan)),
         Ok(Err(Refusal::Gone)) => Err(failure::gone(OPERATION)),
         Err(_) => Err(Error::new(ErrorKind::Unavailable, OPERATION)
@@ -102,7 +128,7 @@ enum Refusal {
     Gone,
 }
 
-async fn handshake(life: &Life) -> Result<u32, Refusal> {
+async fn handshake(life: &Life) -> Result<Ready, Refusal> {
     let (report, files) = life.lifeline.report().await.map_err(|_| Refusal::Gone)?;
     let Report::Launched { pid, facts } = report else { return Err(Refusal::Failed(report)) };
     let mut files = files.into_iter();
@@ -113,7 +139,7 @@ async fn handshake(life: &Life) -> Result<u32, Refusal> {
         let _ = life.init.set(Init { process, user_namespace, namespaces });
     }
     match life.control.report().await {
-        Ok((Report::Ready { facts: more }, _)) => Ok(facts | more),
+        Ok((Report::Ready { facts: more }, sockets)) => Ok(Ready { facts: facts | more, sockets }),
         Ok((report, _)) => Err(Refusal::Failed(report)),
         Err(_) => Err(Refusal::Gone),
     }
@@ -128,7 +154,13 @@ fn binds(spec: &Spec) -> impl Iterator<Item = Mount> {
     })
 }
 
-fn configuration(shared: &Shared, spec: &Spec, groups: &Groups, mounts: &[Mount]) -> Vec<u8> {
+fn configuration(
+    shared: &Shared,
+    spec: &Spec,
+    groups: &Groups,
+    mounts: &[Mount],
+    sockets: &[NetworkSocket],
+) -> Vec<u8> {
     let maps = shared.identity.maps(&shared.slots);
     let number = |value: u64| CString::new(value.to_string()).unwrap_or_default();
     // Zero would be no bound at all (tmpfs(5)).
@@ -146,12 +178,14 @@ fn configuration(shared: &Shared, spec: &Spec, groups: &Groups, mounts: &[Mount]
         filter: &shared.filter,
         groups: nothing,
         mounts: nothing,
+        sockets: nothing,
     };
     let entrances = groups.entrances();
     let mut packet = Vec::new();
     configuration.encode(
         entrances.iter().map(Vec::as_slice),
         mounts.iter().map(|mount| (mount.kind, mount.source.as_slice(), mount.target.as_slice())),
+        sockets.iter().map(|socket| socket.record()),
         &mut packet,
     );
     packet

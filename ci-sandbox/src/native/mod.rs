@@ -35,6 +35,7 @@ mod launch;
 mod ledger;
 mod life;
 mod namespaces;
+mod network;
 mod patience;
 mod pool;
 mod process;
@@ -256,10 +257,10 @@ impl Shared {
 
     /// Makes a sandbox, which is then among the living, and takes it down again where it is not as `spec` asks.
     async fn make(&self, id: &SandboxId, spec: &Spec) -> Result<IsolationReport> {
-        let plan = launch::plan(self, id, spec)?;
+        let plan = launch::plan(self, id, spec, Vec::new())?;
         let life = self.begin(id, &plan)?;
-        let made = launch::finish(&life, &plan).await.and_then(|facts| {
-            let isolation = report::of(facts, &self.hierarchies);
+        let made = launch::finish(&life, &plan).await.and_then(|ready| {
+            let isolation = report::of(ready.facts, &self.hierarchies);
             isolation.require(&spec.minimum)?;
             Ok(isolation)
         });
