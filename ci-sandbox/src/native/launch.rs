@@ -22,11 +22,8 @@ use super::failure;
 use super::identity::Identity;
 use super::image::Mount;
 use super::life::{Ending, Init, Life};
-<<<<<<< HEAD
 use super::namespaces::Namespaces;
-=======
 use super::network::NetworkSocket;
->>>>>>> 430ea85
 use super::wire::{CONFIG_LIMIT, Configuration, List, Reader, Report, Stage, mount};
 use super::{Shared, sys};
 
