@@ -61,7 +61,9 @@ fn take_identity(configuration: &Configuration<'_>, launcher: &Fd) -> Result<(),
 /// The last steps before strangers' code runs.
 fn settle(configuration: &Configuration<'_>, facts: &mut u32) -> Result<Sockets, Failure> {
     task::set_hostname(configuration.hostname).at(Stage::Identity)?;
-    bring_loopback_up().at(Stage::Network)?;
+    if !configuration.joins {
+        bring_loopback_up().at(Stage::Network)?;
+    }
     let sockets = Sockets::open(configuration.sockets)?;
     task::new_keyring();
     task::forgo_capabilities().at(Stage::Privileges)?;

@@ -41,8 +41,8 @@ fn launch() -> Result<Fd, Failure> {
     task::block_signals(0).at(Stage::Configuration)?;
     sys::change_directory(c"/").at(Stage::Configuration)?;
     let mut packet = Pages::zeroed(CONFIG_LIMIT).at(Stage::Configuration)?;
-    let length = packets::receive(LIFELINE, packet.bytes(), &mut [const { None }; packets::MOST_FILES])
-        .at(Stage::Configuration)?;
+    let mut files = [const { None }; packets::MOST_FILES];
+    let length = packets::receive(LIFELINE, packet.bytes(), &mut files).at(Stage::Configuration)?;
     let malformed = Failure::new(Stage::Configuration, Errno::EBADMSG);
     let configuration = Configuration::decode(&packet.bytes()[..length]).ok_or(malformed)?;
     if configuration.mounts.count as usize > MOST_MOUNTS
@@ -61,9 +61,18 @@ fn launch() -> Result<Fd, Failure> {
         memory_files = Some(make_memory_files(&configuration, &mut facts)?);
         open_binds(&configuration, &mut binds)?;
     }
+    let mut namespaces = task::NEW_NS | task::NEW_PID | task::NEW_IPC | task::NEW_UTS;
+    if configuration.makes_users() {
+        namespaces |= task::NEW_USER;
+    }
+    match files {
+        [Some(network), ..] if configuration.joins => {
+            join(&configuration, &network).at(Stage::JoinNetwork)?;
+        }
+        _ if configuration.joins => return Err(malformed),
+        _ => namespaces |= task::NEW_NET,
+    }
     let (go, hold) = sys::pipe().at(Stage::Clone)?;
-    let namespaces =
-        task::NEW_USER | task::NEW_NS | task::NEW_PID | task::NEW_IPC | task::NEW_UTS | task::NEW_NET;
     // The kernel charges what a user namespace uses up, inotify instances and pending signals for instance, to
     // whoever made it too: for the moment that is the sandbox's own root, and not the host's.
     let owner =
@@ -83,12 +92,29 @@ fn launch() -> Result<Fd, Failure> {
     let process = ProcessPaths::new(pid);
     prepare(&configuration, &process, &binds, &mut facts)?;
     let launched = Report::Launched { pid, facts };
-    let namespace = process.user_namespace().at(Stage::Clone)?;
-    packets::send(LIFELINE, &launched.encode(), [*pidfd, *namespace].into_iter()).at(Stage::Clone)?;
+    let processes = process.namespace(b"ns/pid").at(Stage::Clone)?;
+    let network = process.namespace(b"ns/net").at(Stage::Clone)?;
+    let files = [*pidfd, *processes, *network];
+    packets::send(LIFELINE, &launched.encode(), files.into_iter()).at(Stage::Clone)?;
     // The byte says go. The pipe stays open for life: its end tells the init that the launcher is gone.
     sys::write_all(*hold, &[1]).at(Stage::Clone)?;
     core::mem::forget(hold);
     Ok(pidfd)
+}
+
+impl Configuration<'_> {
+    /// Whether the sandbox has a user namespace of its own. An ordinary user can enter another network only together with
+    /// the user namespace that owns it, inside of which no further one can be made.
+    fn makes_users(&self) -> bool {
+        self.range || !self.joins
+    }
+}
+
+fn join(configuration: &Configuration<'_>, network: &Fd) -> sys::Result<()> {
+    if !configuration.makes_users() {
+        task::enter(*sys::owner_of(**network)?, task::NEW_USER)?;
+    }
+    task::enter(**network, task::NEW_NET)
 }
 
 /// The tmpfs is made here, outside of the user namespace, for only here it can be kept from being swapped out.
@@ -151,13 +177,9 @@ fn prepare(
     binds: &Binds,
     facts: &mut u32,
 ) -> Result<(), Failure> {
-    if !configuration.range {
-        // An ordinary user may map its own group only after it has given up changing groups (user_namespaces(7)).
-        process.write(b"setgroups", b"deny").at(Stage::MapIds)?;
+    if configuration.makes_users() {
+        map_ids(configuration, process).at(Stage::MapIds)?;
     }
-    process.write(b"uid_map", configuration.uid_map.to_bytes()).at(Stage::MapIds)?;
-    process.write(b"gid_map", configuration.gid_map.to_bytes()).at(Stage::MapIds)?;
-
     // The job is the first to go when memory runs out, whatever was set for the program that embeds the SDK. Set
     // from here, by a root with power over resources, it also holds: the kernel remembers the value as the lowest
     // that the job can choose.
@@ -170,6 +192,15 @@ fn prepare(
         write_file(group, process.digits()).at_item(Stage::JoinGroup, item)?;
     }
     map_binds(configuration, binds, facts)
+}
+
+fn map_ids(configuration: &Configuration<'_>, process: &ProcessPaths) -> sys::Result<()> {
+    if !configuration.range {
+        // An ordinary user may map its own group only after it has given up changing groups (user_namespaces(7)).
+        process.write(b"setgroups", b"deny")?;
+    }
+    process.write(b"uid_map", configuration.uid_map.to_bytes())?;
+    process.write(b"gid_map", configuration.gid_map.to_bytes())
 }
 
 fn map_binds(configuration: &Configuration<'_>, binds: &Binds, facts: &mut u32) -> Result<(), Failure> {
@@ -204,7 +235,7 @@ fn owner_to_job(bind: &Fd, job: &CStr) -> sys::Result<Fd> {
         .and_then(|()| {
             process.write(b"gid_map", Line::new([Digits::of(stat.gid).get(), job.to_bytes(), b"1"]).get())
         })
-        .and_then(|()| process.user_namespace());
+        .and_then(|()| process.namespace(b"ns/user"));
     task::signal_by_fd(*pidfd, task::SIGKILL)?;
     task::wait_by_fd(*pidfd);
     namespace
@@ -254,8 +285,8 @@ impl ProcessPaths {
         write_file(self.path(name).as_c_str(), content)
     }
 
-    fn user_namespace(&self) -> sys::Result<Fd> {
-        sys::open(CWD, self.path(b"ns/user").as_c_str(), 0, 0)
+    fn namespace(&self, name: &[u8]) -> sys::Result<Fd> {
+        sys::open(CWD, self.path(name).as_c_str(), 0, 0)
     }
 
     fn path(&self, name: &[u8]) -> Line {

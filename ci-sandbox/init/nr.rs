@@ -55,6 +55,7 @@ numbers! {
     PPOLL 271 73;
     UNSHARE 272 97;
     UTIMENSAT 280 88;
+    SETNS 308 268;
     SIGNALFD4 289 74;
     DUP3 292 24;
     PIPE2 293 59;

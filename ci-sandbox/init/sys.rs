@@ -176,6 +176,13 @@ pub(crate) fn close_from(first: usize) {
     let _ = unsafe { raw(nr::CLOSE_RANGE, [first, u32::MAX as usize, 0, 0, 0, 0]) };
 }
 
+/// The user namespace that owns a namespace.
+pub(crate) fn owner_of(namespace: Raw) -> Result<Fd> {
+    const GET_USER_NAMESPACE: usize = 0xb701;
+    // SAFETY: this ioctl takes no argument (`ioctl_nsfs(2)`, NS_GET_USERNS).
+    unsafe { raw(nr::IOCTL, [word(namespace.0), GET_USER_NAMESPACE, 0, 0, 0, 0]) }.map(fd)
+}
+
 pub(crate) fn ioctl(file: Raw, request: usize, argument: &mut [u8; 40]) -> Result<()> {
     // SAFETY: the ioctls that are used read and write a `struct ifreq`, which is 40 bytes long.
     unsafe { raw(nr::IOCTL, [word(file.0), request, argument.as_mut_ptr() as usize, 0, 0, 0]) }.map(drop)

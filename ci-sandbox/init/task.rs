@@ -72,6 +72,12 @@ pub(crate) fn unshare(namespaces: u64) -> Result<()> {
     unsafe { raw(nr::UNSHARE, [namespaces as usize, 0, 0, 0, 0, 0]) }.map(drop)
 }
 
+/// Enters a namespace of the kind that `flag` names.
+pub(crate) fn enter(namespace: Raw, flag: u64) -> Result<()> {
+    // SAFETY: setns(2) takes numbers only.
+    unsafe { raw(nr::SETNS, [word(namespace.0), flag as usize, 0, 0, 0, 0]) }.map(drop)
+}
+
 /// Becomes another program. It returns only when it did not work.
 ///
 /// # Safety

@@ -54,6 +54,8 @@ pub(crate) mod fact {
 pub(crate) struct Configuration<'a> {
     /// Whether the sandbox has a range of ids, and the launcher the privileges to prepare its mounts.
     pub(crate) range: bool,
+    /// Whether it has the network of another sandbox, which travels along as a descriptor, and none of its own.
+    pub(crate) joins: bool,
     /// The content of `uid_map`.
     pub(crate) uid_map: &'a CStr,
     /// The content of `gid_map`.
@@ -98,6 +100,7 @@ impl<'a> Configuration<'a> {
     ) {
         let Self {
             range,
+            joins,
             uid_map,
             gid_map,
             owner,
@@ -111,7 +114,7 @@ impl<'a> Configuration<'a> {
             sockets: _,
         } = *self;
         let mut writer = Writer(out);
-        writer.u32(u32::from(range));
+        writer.u32(u32::from(range)).u32(u32::from(joins));
         for value in [uid_map, gid_map, owner, job, size, inodes, hostname] {
             writer.text(value.to_bytes());
         }
@@ -133,7 +136,7 @@ impl<'a> Configuration<'a> {
     /// The configuration in a packet, or nothing if it is none.
     pub(crate) fn decode(packet: &'a [u8]) -> Option<Self> {
         let mut reader = Reader::new(packet);
-        let range = reader.u32()? != 0;
+        let (range, joins) = (reader.u32()? != 0, reader.u32()? != 0);
         let mut texts = [c""; 7];
         for text in &mut texts {
             *text = reader.text()?;
@@ -153,6 +156,7 @@ impl<'a> Configuration<'a> {
         let sockets = List { count: reader.u32()?, records: reader };
         Some(Self {
             range,
+            joins,
             uid_map,
             gid_map,
             owner,
@@ -244,7 +248,7 @@ impl Request {
 /// What is told to the supervisor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Report {
-    /// The launcher has made the init; a pidfd of it and its user namespace travel along.
+    /// The launcher has made the init; a pidfd of it, its PID namespace and its network namespace travel along.
     Launched { pid: u32, facts: u32 },
     /// The init has built the sandbox and takes requests; the sockets of its configuration travel along.
     Ready { facts: u32 },
@@ -345,6 +349,7 @@ stages! {
     Configuration = "read the sandbox's configuration",
     MemoryFiles = "make the memory file system",
     OpenBind = "open a read-only view of a host path",
+    JoinNetwork = "enter the network of the sandbox that it is for",
     Clone = "make the namespaces",
     MapIds = "map the user and group ids",
     JoinGroup = "put the sandbox into its control group",

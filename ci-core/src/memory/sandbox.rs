@@ -178,6 +178,20 @@ impl Backend for Scripted {
         }
     }
 
+    async fn create_beside(
+        &self,
+        id: &SandboxId,
+        spec: &Spec,
+        other: &SandboxId,
+    ) -> Result<Box<dyn Instance>> {
+        if lock(&self.shared).sandboxes.get(other) != Some(&Stage::Living) {
+            return Err(Error::new(ErrorKind::Unavailable, "create a sandbox")
+                .because("the one that it is for is gone")
+                .with("sandbox", other));
+        }
+        self.create(id, spec).await
+    }
+
     async fn destroy(&self, id: &SandboxId) -> Result<Residue> {
         Ok(lock(&self.shared).take_down(id))
     }

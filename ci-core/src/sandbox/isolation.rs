@@ -97,6 +97,7 @@ impl IsolationReport {
 /// What a backend can do on this machine. [`Sandboxes`](super::Sandboxes) refuses what it cannot before it asks for it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
+#[expect(clippy::struct_excessive_bools, reason = "each says of one thing whether it can be had")]
 pub struct Capabilities {
     /// The guarantees that hold for every sandbox it makes, and why the others do not.
     pub isolation: IsolationReport,
@@ -106,6 +107,8 @@ pub struct Capabilities {
     pub egress_to_networks: bool,
     /// Whether a folder of the host can be shown read-only to a helper.
     pub host_folders: bool,
+    /// Whether a sandbox can be made beside another, in its network.
+    pub services: bool,
 }
 
 impl Capabilities {
@@ -129,6 +132,12 @@ impl Capabilities {
     /// Adds that a folder of the host can be shown read-only.
     pub fn with_host_folders(mut self) -> Self {
         self.host_folders = true;
+        self
+    }
+
+    /// Adds that a sandbox can be made beside another.
+    pub fn with_services(mut self) -> Self {
+        self.services = true;
         self
     }
 

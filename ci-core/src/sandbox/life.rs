@@ -8,6 +8,7 @@ use super::{Backend, Capabilities, Command, Instance, IsolationReport, Process, 
 use crate::access::Scope;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::SandboxId;
+use crate::network::NetworkPolicy;
 use crate::queue::{Claim, Tenure};
 use crate::secret::SecretLease;
 use crate::stream::ByteStream;
@@ -165,10 +166,8 @@ impl Sandboxes {
 
     async fn make(&self, spec: &Spec, of: Option<Arc<Tenure>>) -> Result<Sandbox> {
         self.backend.capabilities().require(spec)?;
-        let id = SandboxId::random();
-        // Armed before anything exists: a drop during the await below finds it.
-        let guard = Guard { backend: Some(self.backend.clone()), id: id.clone() };
-        let instance = self.backend.create(&id, spec).await?;
+        let guard = Guard::new(&self.backend);
+        let instance = self.backend.create(&guard.id, spec).await?;
         instance.isolation().require(&spec.minimum)?;
         Ok(Sandbox { instance, guard, of })
     }
@@ -223,6 +222,38 @@ impl Sandbox {
         self.instance.isolation()
     }
 
+    /// Makes a sandbox for a service of the job, a database for its tests say: it shares the network of this one, and
+    /// nothing else. Each reaches at the loopback address what listens in the other. Destroy it before this one.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Fenced`] when the claim is over; [`ErrorKind::Unsupported`] when the backend has no services, or the
+    /// spec asks for a network of its own or for more than the backend can do; those of [`Backend::create_beside`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future leaves nothing: the service's sandbox is abandoned.
+    pub async fn create_beside(&self, spec: &Spec) -> Result<Sandbox> {
+        const OPERATION: &str = "create a sandbox for a service";
+        if let Some(tenure) = &self.of {
+            tenure.check(OPERATION)?;
+        }
+        let unsupported = |why: &'static str| Err(Error::new(ErrorKind::Unsupported, OPERATION).because(why));
+        let backend = self.guard.backend()?;
+        let capabilities = backend.capabilities();
+        capabilities.require(spec)?;
+        if !capabilities.services {
+            return unsupported("this backend has none; start the service as a part of the job");
+        }
+        if spec.network != NetworkPolicy::None {
+            return unsupported("it has the network of its job, with the rules of that");
+        }
+        let guard = Guard::new(backend);
+        let instance = backend.create_beside(&guard.id, spec, self.id()).await?;
+        instance.isolation().require(&spec.minimum)?;
+        Ok(Sandbox { instance, guard, of: self.of.clone() })
+    }
+
     /// Starts a program; see [`Instance::exec`].
     ///
     /// # Errors
@@ -273,10 +304,7 @@ impl Sandbox {
     pub async fn destroy(self) -> Result<Teardown> {
         let Self { instance, mut guard, of: _ } = self;
         drop(instance);
-        let Some(backend) = guard.backend.clone() else {
-            return Err(Error::new(ErrorKind::Internal, "destroy a sandbox"));
-        };
-        let residue = backend.destroy(&guard.id).await?;
+        let residue = guard.backend()?.destroy(&guard.id).await?;
         let teardown = Teardown::prove(guard.id.clone(), residue)?;
         guard.backend = None;
         Ok(teardown)
@@ -288,6 +316,17 @@ impl Sandbox {
 struct Guard {
     backend: Option<Arc<dyn Backend>>,
     id: SandboxId,
+}
+
+impl Guard {
+    /// Armed before anything exists: whoever is dropped while a sandbox is being made finds it.
+    fn new(backend: &Arc<dyn Backend>) -> Self {
+        Self { backend: Some(backend.clone()), id: SandboxId::random() }
+    }
+
+    fn backend(&self) -> Result<&Arc<dyn Backend>> {
+        self.backend.as_ref().ok_or_else(|| Error::new(ErrorKind::Internal, "use a sandbox"))
+    }
 }
 
 impl Drop for Guard {

@@ -19,9 +19,7 @@ pub use self::isolation::{Capabilities, Guarantee, IsolationReport};
 pub use self::life::{Residue, Sandbox, Sandboxes, Teardown};
 pub use self::spec::{Command, SandboxPath, Spec};
 
-#[cfg(doc)]
-use crate::error::ErrorKind;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::id::SandboxId;
 use crate::secret::SecretLease;
 use crate::stream::ByteStream;
@@ -63,7 +61,10 @@ use crate::stream::ByteStream;
 ///     async fn destroy(&self, id: &SandboxId) -> Result<Residue> {
 ///         self.inner.destroy(id).await
 ///     }
-///     // `leftovers`, `abandon` and `capabilities` hand on what they are asked as well.
+///     // `create_beside`, `leftovers`, `abandon` and `capabilities` hand on what they are asked as well.
+/// #   async fn create_beside(&self, id: &SandboxId, spec: &Spec, other: &SandboxId) -> Result<Box<dyn Instance>> {
+/// #       self.inner.create_beside(id, spec, other).await
+/// #   }
 /// #   async fn leftovers(&self) -> Result<Vec<SandboxId>> { self.inner.leftovers().await }
 /// #   fn abandon(&self, id: &SandboxId) { self.inner.abandon(id) }
 /// #   fn capabilities(&self) -> Capabilities { self.inner.capabilities() }
@@ -94,6 +95,30 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// When the future is dropped, [`abandon`](Self::abandon) or [`destroy`](Self::destroy) with the same id
     /// removes whatever had been made.
     async fn create(&self, id: &SandboxId, spec: &Spec) -> Result<Box<dyn Instance>>;
+
+    /// Makes a sandbox that shares the network of the living sandbox `other`, and nothing else with it: what listens in
+    /// one is reached from the other at the loopback address. [`Spec::network`] has no meaning for it.
+    ///
+    /// A backend that cannot do so keeps this method as it is, and [`Capabilities::services`] false.
+    ///
+    /// # Errors
+    ///
+    /// As for [`create`](Self::create); [`ErrorKind::Unavailable`] when `other` is gone.
+    ///
+    /// # Cancel safety
+    ///
+    /// As for [`create`](Self::create).
+    async fn create_beside(
+        &self,
+        id: &SandboxId,
+        spec: &Spec,
+        other: &SandboxId,
+    ) -> Result<Box<dyn Instance>> {
+        let _ = (id, spec, other);
+        Err(Error::new(ErrorKind::Unsupported, "create a sandbox").because(
+            "this backend has no sandboxes that share a network; run the service as a part of the job",
+        ))
+    }
 
     /// Takes the sandbox down and counts what is left of it. Idempotent: for an id that is unknown or gone it
     /// returns an empty residue.

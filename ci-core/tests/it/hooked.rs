@@ -201,6 +201,16 @@ impl<H: Hook> Backend for Hooked<Scripted, H> {
         Ok(Box::new(Hooked::sharing(inner, &self.hook)))
     }
 
+    async fn create_beside(
+        &self,
+        id: &SandboxId,
+        spec: &Spec,
+        other: &SandboxId,
+    ) -> Result<Box<dyn Instance>> {
+        let inner = self.hook.around(Call::Create, self.inner.create_beside(id, spec, other)).await?;
+        Ok(Box::new(Hooked::sharing(inner, &self.hook)))
+    }
+
     async fn destroy(&self, id: &SandboxId) -> Result<Residue> {
         self.hook.around(Call::Destroy, self.inner.destroy(id)).await
     }

@@ -28,9 +28,9 @@ impl Channel {
         self.0.async_io(Interest::WRITABLE, |socket| send_now(socket, packet, files)).await
     }
 
-    /// Sends one packet if there is room for it, without waiting.
-    pub(super) fn try_send(&self, packet: &[u8]) -> io::Result<()> {
-        send_now(self.0.get_ref(), packet, &[])
+    /// Sends one packet with descriptors if there is room for it, without waiting.
+    pub(super) fn try_send(&self, packet: &[u8], files: &[BorrowedFd<'_>]) -> io::Result<()> {
+        send_now(self.0.get_ref(), packet, files)
     }
 
     /// The next report and the descriptors that came with it; an end or a malformed packet is an error.

@@ -1,10 +1,11 @@
 //! From a spec to a running sandbox.
 
 use std::ffi::CString;
+use std::os::fd::AsFd as _;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
-use std::sync::OnceLock;
 use std::sync::atomic::AtomicU32;
+use std::sync::{Arc, Mutex as Lock};
 use std::time::Duration;
 
 use ci_core::id::SandboxId;
@@ -21,7 +22,7 @@ use super::channel::Channel;
 use super::failure;
 use super::identity::Identity;
 use super::image::Mount;
-use super::life::{Ending, Init, Life};
+use super::life::{Ending, Init, Life, Network};
 use super::namespaces::Namespaces;
 use super::network::NetworkSocket;
 use super::wire::{CONFIG_LIMIT, Configuration, List, Reader, Report, Stage, mount};
@@ -40,25 +41,28 @@ pub(super) struct Plan<'a> {
     groups: Groups,
     /// What the supervisor wants to hold of the sandbox's network.
     sockets: Vec<NetworkSocket>,
+    /// Whose network it gets, if not one of its own.
+    joined: Option<Network>,
     /// The launcher's configuration.
     packet: Vec<u8>,
 }
 
-/// Plans the sandbox `id`, with these sockets in its network.
+/// Plans the sandbox `id`, with these sockets in its network, or in the network of another.
 pub(super) fn plan<'a>(
     shared: &Shared,
     id: &SandboxId,
     spec: &'a Spec,
     sockets: Vec<NetworkSocket>,
+    joined: Option<Network>,
 ) -> Result<Plan<'a>> {
     let mounts: Vec<Mount> = shared.image(&spec.image)?.iter().cloned().chain(binds(spec)).collect();
     let groups = shared.hierarchies.groups(id);
-    let packet = configuration(shared, spec, &groups, &mounts, &sockets);
+    let packet = configuration(shared, spec, &groups, &mounts, &sockets, joined.is_some());
     if packet.len() > CONFIG_LIMIT {
         return Err(Error::new(ErrorKind::LimitExceeded, OPERATION)
             .because("its image and folders consist of too many paths"));
     }
-    Ok(Plan { limits: &spec.limits, mounts, groups, sockets, packet })
+    Ok(Plan { limits: &spec.limits, mounts, groups, sockets, joined, packet })
 }
 
 /// Starts the launcher. There is no await in here: either everything that must be undone is in the value that is
@@ -69,7 +73,8 @@ pub(super) fn start(shared: &Shared, id: &SandboxId, plan: &Plan<'_>) -> Result<
     let lifeline = Channel::new(lifeline).map_err(failure::host(OPERATION))?;
     let control = Channel::new(control).map_err(failure::host(OPERATION))?;
     // It finds its configuration when it starts, and need not wait for us.
-    lifeline.try_send(&plan.packet).map_err(failure::host(OPERATION))?;
+    let network: Vec<_> = plan.joined.iter().map(|network| network.as_fd()).collect();
+    lifeline.try_send(&plan.packet, &network).map_err(failure::host(OPERATION))?;
     let entry = shared.ledger.enter(id, &plan.groups).map_err(failure::host(OPERATION))?;
     let made = shared.hierarchies.make(&plan.groups, plan.limits);
     let spawned = made.and_then(|()| sys::spawn(&shared.program, lifeline_end, control_end));
@@ -87,7 +92,8 @@ pub(super) fn start(shared: &Shared, id: &SandboxId, plan: &Plan<'_>) -> Result<
         groups: plan.groups.clone(),
         entry,
         launcher,
-        init: OnceLock::new(),
+        init: Lock::default(),
+        joined: plan.joined.clone(),
         requests: AtomicU32::new(0),
         runtime: Handle::current(),
         patience: shared.patience,
@@ -129,11 +135,12 @@ async fn handshake(life: &Life) -> Result<Ready, Refusal> {
     let (report, files) = life.lifeline.report().await.map_err(|_| Refusal::Gone)?;
     let Report::Launched { pid, facts } = report else { return Err(Refusal::Failed(report)) };
     let mut files = files.into_iter();
-    if let (Some(process), Some(user_namespace)) = (files.next(), files.next()) {
+    if let (Some(process), Some(pid_namespace), Some(network)) = (files.next(), files.next(), files.next()) {
         let pid = pid.cast_signed();
         let _ = life.entry.add_process(pid);
         let namespaces = Namespaces::of(pid, &process);
-        let _ = life.init.set(Init { process, user_namespace, namespaces });
+        let network = life.joined.clone().unwrap_or_else(|| Arc::new(network));
+        life.set_init(Init { process, pid_namespace, network, namespaces });
     }
     match life.control.report().await {
         Ok((Report::Ready { facts: more }, sockets)) => Ok(Ready { facts: facts | more, sockets }),
@@ -157,6 +164,7 @@ fn configuration(
     groups: &Groups,
     mounts: &[Mount],
     sockets: &[NetworkSocket],
+    joins: bool,
 ) -> Vec<u8> {
     let maps = shared.identity.maps(&shared.slots);
     let number = |value: u64| CString::new(value.to_string()).unwrap_or_default();
@@ -165,6 +173,7 @@ fn configuration(
     let nothing = List { count: 0, records: Reader::EMPTY };
     let configuration = Configuration {
         range: shared.identity == Identity::Range,
+        joins,
         uid_map: &maps.uid,
         gid_map: &maps.gid,
         owner: &maps.owner,

@@ -1,8 +1,8 @@
 //! One sandbox from its first process to the proof that it is gone.
 
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex as Lock, PoisonError};
 use std::time::Duration;
 
 use ci_core::sandbox::Residue;
@@ -32,8 +32,10 @@ pub(super) struct Life {
     pub(super) groups: Groups,
     pub(super) entry: Entry,
     pub(super) launcher: OwnedFd,
-    /// Set when the launcher has told.
-    pub(super) init: OnceLock<Init>,
+    /// Known from when the launcher has told until nothing is left.
+    pub(super) init: Lock<Option<Arc<Init>>>,
+    /// The network of the sandbox that this one is for.
+    pub(super) joined: Option<Network>,
     pub(super) requests: AtomicU32,
     /// Where what must not wait for anybody goes on.
     pub(super) runtime: Handle,
@@ -45,9 +47,13 @@ pub(super) struct Life {
 #[derive(Debug)]
 pub(super) struct Init {
     pub(super) process: OwnedFd,
-    pub(super) user_namespace: OwnedFd,
+    pub(super) pid_namespace: OwnedFd,
+    pub(super) network: Network,
     pub(super) namespaces: Namespaces,
 }
+
+/// A network namespace, shared by a sandbox and those that were made beside it.
+pub(super) type Network = Arc<OwnedFd>;
 
 /// How far the end has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -65,7 +71,30 @@ impl Life {
 
     /// Whether its process 1 runs.
     pub(super) fn is_alive(&self) -> bool {
-        self.init.get().is_some_and(|init| !sys::is_dead(&init.process))
+        self.init().is_some_and(|init| !sys::is_dead(&init.process))
+    }
+
+    /// Process 1, once the launcher has told of it and while anything is left.
+    pub(super) fn init(&self) -> Option<Arc<Init>> {
+        self.known_init().clone()
+    }
+
+    /// What the launcher has told.
+    pub(super) fn set_init(&self, init: Init) {
+        *self.known_init() = Some(Arc::new(init));
+    }
+
+    /// Lets go of process 1, and returns its namespaces for somebody to watch. A network that others still share is none
+    /// of them.
+    pub(super) fn release(&self) -> Option<Namespaces> {
+        let init = self.known_init().take()?;
+        let is_shared = self.joined.is_some() || Arc::strong_count(&init.network) > 1;
+        Some(if is_shared { init.namespaces.without_network() } else { init.namespaces.clone() })
+    }
+
+    fn known_init(&self) -> std::sync::MutexGuard<'_, Option<Arc<Init>>> {
+        // It is whole after every statement that holds the lock.
+        self.init.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Has the launcher kill the sandbox, without waiting for it.
@@ -92,7 +121,7 @@ impl Life {
 
     /// Kills process 1 and waits for its death, which comes after that of everything inside (`pid_namespaces(7)`).
     async fn kill(&self) -> Result<()> {
-        let Some(init) = self.init.get() else { return self.bury().await };
+        let Some(init) = self.init() else { return self.bury().await };
         // The launcher does the same at the end of its lifeline, unless it is stuck.
         sys::kill(init.process.as_fd());
         if dies(&init.process, self.patience.kernel).await { Ok(()) } else { Err(Self::undead()) }
@@ -120,8 +149,8 @@ impl Life {
         let mut residue = Residue { cgroups, ..Residue::default() };
         // The kernel removes a group only when no process is left in it, and none gets out of its group. Without groups
         // the processes of the machine are looked at one by one.
-        if let Some(init) = self.init.get().filter(|_| cgroups > 0 || self.groups.0.is_empty()) {
-            let users = proof::users_of(&init.user_namespace);
+        if let Some(init) = self.init().filter(|_| cgroups > 0 || self.groups.0.is_empty()) {
+            let users = proof::users_of(&init.pid_namespace);
             residue.processes = users.processes.max(self.groups.processes());
             residue.namespaces = users.namespaces;
             residue.mounts = users.mounts;

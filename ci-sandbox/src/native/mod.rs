@@ -69,7 +69,7 @@ use self::image::Mount;
 use self::instance::NativeInstance;
 use self::launch::Plan;
 use self::ledger::Ledger;
-use self::life::Life;
+use self::life::{Life, Network};
 use self::namespaces::Lingering;
 use self::patience::Patience;
 use self::pool::{Pool, Prepared};
@@ -203,13 +203,24 @@ impl Backend for Native {
         self.capabilities().require(spec)?;
         let isolation = match shared.take_prepared(id, spec)? {
             Some(isolation) => isolation,
-            None => shared.make(id, spec).await?,
+            None => shared.make(id, spec, None).await?,
         };
-        let life = shared.living().get(id).cloned().ok_or_else(|| failure::gone("create a sandbox"))?;
-        let is_grouped = shared.hierarchies.missing(Controller::Processes).is_none();
-        let bound = u64::from(spec.limits.processes) + cgroup::PROCESS_ONE;
-        let processes = if is_grouped { u64::MAX } else { bound };
-        Ok(Box::new(NativeInstance { life, isolation, open_files: shared.open_files, processes }))
+        shared.instance(id, spec, isolation)
+    }
+
+    async fn create_beside(
+        &self,
+        id: &SandboxId,
+        spec: &Spec,
+        other: &SandboxId,
+    ) -> Result<Box<dyn Instance>> {
+        let shared = &self.0;
+        self.capabilities().require(spec)?;
+        let init = shared.living().get(other).and_then(|life| life.init());
+        let network = init.map(|init| init.network.clone());
+        let network = network.ok_or_else(|| failure::gone("create a sandbox beside another"))?;
+        let isolation = shared.make(id, spec, Some(network)).await?;
+        shared.instance(id, spec, isolation)
     }
 
     async fn destroy(&self, id: &SandboxId) -> Result<Residue> {
@@ -237,7 +248,9 @@ impl Backend for Native {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities::new(report::expected(&self.0.identity, &self.0.hierarchies)).with_host_folders()
+        Capabilities::new(report::expected(&self.0.identity, &self.0.hierarchies))
+            .with_host_folders()
+            .with_services()
     }
 }
 
@@ -255,9 +268,19 @@ impl Shared {
         })
     }
 
-    /// Makes a sandbox, which is then among the living, and takes it down again where it is not as `spec` asks.
-    async fn make(&self, id: &SandboxId, spec: &Spec) -> Result<IsolationReport> {
-        let plan = launch::plan(self, id, spec, Vec::new())?;
+    /// The living sandbox `id` as callers see it.
+    fn instance(&self, id: &SandboxId, spec: &Spec, isolation: IsolationReport) -> Result<Box<dyn Instance>> {
+        let life = self.living().get(id).cloned().ok_or_else(|| failure::gone("create a sandbox"))?;
+        let is_grouped = self.hierarchies.missing(Controller::Processes).is_none();
+        let bound = u64::from(spec.limits.processes) + cgroup::PROCESS_ONE;
+        let processes = if is_grouped { u64::MAX } else { bound };
+        Ok(Box::new(NativeInstance { life, isolation, open_files: self.open_files, processes }))
+    }
+
+    /// Makes a sandbox, in a network of its own or in another's. It is then among the living, or taken down again where
+    /// it is not as `spec` asks.
+    async fn make(&self, id: &SandboxId, spec: &Spec, joined: Option<Network>) -> Result<IsolationReport> {
+        let plan = launch::plan(self, id, spec, Vec::new(), joined)?;
         let life = self.begin(id, &plan)?;
         let made = launch::finish(&life, &plan).await.and_then(|ready| {
             let isolation = report::of(ready.facts, &self.hierarchies);
@@ -334,7 +357,7 @@ impl Shared {
         let residue = life.end().await.map_err(|error| error.with("sandbox", id))?;
         if residue.is_empty() {
             self.living().remove(id);
-            self.lingering.add(id, life.init.get().map(|init| init.namespaces.clone()));
+            self.lingering.add(id, life.release());
         }
         Ok(residue)
     }

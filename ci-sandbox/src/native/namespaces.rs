@@ -20,6 +20,9 @@ use super::sys::{self, FileHandle};
 /// when it has been put into its group, is none of them: it ends with the processes.
 const KINDS: [&str; 6] = ["net", "user", "pid", "mnt", "ipc", "uts"];
 
+/// How many of them, at the start, stay as long as the network.
+const NETWORK_AND_USERS: usize = 2;
+
 /// Handles on the namespaces of one sandbox; none where the kernel has no such handles, or does not give them to
 /// ordinary users.
 #[derive(Clone, Debug, Default)]
@@ -33,6 +36,11 @@ impl Namespaces {
         let found = Self(handles);
         // Another process may have got the number of a dead one; and not everybody who gets a handle may use it.
         if sys::is_dead(pidfd) || found.count() == 0 { Self::default() } else { found }
+    }
+
+    /// Those that do not stay for as long as the network does: without it and the users that own it.
+    pub(super) fn without_network(&self) -> Self {
+        Self(self.0.iter().skip(NETWORK_AND_USERS).cloned().collect())
     }
 
     /// How many still exist.
@@ -114,8 +122,29 @@ mod tests {
 
     async fn sandbox(native: &Native) -> SandboxId {
         let id = SandboxId::random();
-        drop(native.create(&id, &Spec::new(ImageName::parse("host").unwrap())).await.unwrap());
+        drop(native.create(&id, &Spec::new(image())).await.unwrap());
         id
+    }
+
+    #[tokio::test]
+    async fn a_network_that_a_service_has_too_is_no_leftover() {
+        if !handles_are_to_be_had() {
+            return;
+        }
+        let state = tempfile::tempdir().unwrap();
+        let hasty = Patience { namespaces: Duration::from_millis(500), ..Patience::default() };
+        let native = native(state.path(), hasty);
+        let (job, service) = (sandbox(&native).await, SandboxId::random());
+        drop(native.create_beside(&service, &Spec::new(image()), &job).await.unwrap());
+        assert!(native.destroy(&job).await.unwrap().is_empty());
+        assert_eq!(native.0.lingering.gone(&job, hasty.namespaces).await, 0);
+        assert!(native.leftovers().await.unwrap().is_empty());
+        assert!(native.destroy(&service).await.unwrap().is_empty());
+        assert_eq!(native.0.lingering.gone(&service, hasty.namespaces).await, 0);
+    }
+
+    fn image() -> ImageName {
+        ImageName::parse("host").unwrap()
     }
 
     /// A namespace of a sandbox, which stays for as long as its descriptor is open.
@@ -123,12 +152,11 @@ mod tests {
         let life = native.0.living().get(id).cloned().unwrap();
         let place = KINDS.iter().position(|one| *one == kind).unwrap();
         let any = File::open("/proc/self/ns/mnt").unwrap();
-        sys::open_handle(any.as_fd(), &life.init.get().unwrap().namespaces.0[place]).unwrap()
+        sys::open_handle(any.as_fd(), &life.init().unwrap().namespaces.0[place]).unwrap()
     }
 
     fn native(state: &Path, patience: Patience) -> Native {
-        let image = ImageName::parse("host").unwrap();
-        let config = Config::new(state).with_image(image, ImageSource::host_toolchain());
+        let config = Config::new(state).with_image(image(), ImageSource::host_toolchain());
         Native::with_patience(config, patience).unwrap()
     }
 
@@ -141,7 +169,7 @@ mod tests {
         let native = native(state.path(), Patience::default());
         let id = sandbox(&native).await;
         let life = native.0.living().get(&id).cloned().unwrap();
-        assert_eq!(life.init.get().unwrap().namespaces.count(), KINDS.len());
+        assert_eq!(life.init().unwrap().namespaces.count(), KINDS.len());
         drop(life);
         assert!(native.destroy(&id).await.unwrap().is_empty());
         assert_eq!(native.0.lingering.gone(&id, Patience::default().namespaces).await, 0);

@@ -131,7 +131,7 @@ impl Shelf {
     async fn add_one(&self, shared: &Arc<Shared>) -> Result<()> {
         let _making = self.making.lock().await;
         let id = SandboxId::random();
-        let isolation = shared.make(&id, &self.spec).await?;
+        let isolation = shared.make(&id, &self.spec, None).await?;
         if let Some(late) = self.put(Prepared { id, isolation }) {
             shared.destroy(&late.id).await?;
         }

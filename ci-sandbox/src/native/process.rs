@@ -211,7 +211,7 @@ impl Drop for NativeProcess {
         if self.ended.is_none() {
             let request = Request::Signal { id: self.id, signal: SIGKILL };
             // When there is no room for it, the program ends with the sandbox.
-            let _ = self.life.control.try_send(&request.encode());
+            let _ = self.life.control.try_send(&request.encode(), &[]);
         }
     }
 }

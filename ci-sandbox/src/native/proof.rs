@@ -11,7 +11,7 @@ use rustix::fs::fstat;
 /// What still uses the namespaces of a sandbox.
 #[derive(Debug, Default)]
 pub(super) struct Users {
-    /// Processes in its user namespace.
+    /// Processes in its PID namespace.
     pub(super) processes: usize,
     /// Namespaces that they hold.
     pub(super) namespaces: usize,
@@ -19,11 +19,11 @@ pub(super) struct Users {
     pub(super) mounts: usize,
 }
 
-/// Counts the processes whose user namespace is `namespace`, and what they hold.
+/// Counts the processes whose PID namespace is `namespace`, and what they hold.
 ///
 /// Holding the descriptor keeps the namespace's inode number from being given to a new one, so nothing else can
-/// be mistaken for it. All of a sandbox's processes are in its user namespace, since no further one can be
-/// made inside. Once process 1 has been reaped, the kernel guarantees that there are none; this is the look
+/// be mistaken for it. All of a sandbox's processes are in its PID namespace, since nobody inside can make a further
+/// one. Once process 1 has been reaped, the kernel guarantees that there are none; this is the look
 /// that tells if it did not.
 pub(super) fn users_of(namespace: &OwnedFd) -> Users {
     let Ok(wanted) = fstat(namespace) else { return Users::default() };
@@ -31,7 +31,7 @@ pub(super) fn users_of(namespace: &OwnedFd) -> Users {
     let mut held = BTreeSet::new();
     for process in processes() {
         // A process of somebody else's that may not be looked at is not in a namespace of ours.
-        let Ok(metadata) = fs::metadata(process.join("ns/user")) else { continue };
+        let Ok(metadata) = fs::metadata(process.join("ns/pid")) else { continue };
         if (metadata.ino(), metadata.dev()) == (wanted.st_ino, wanted.st_dev) && !is_zombie(&process) {
             users.processes += 1;
             held.extend(namespaces(&process));

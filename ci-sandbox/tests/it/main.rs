@@ -13,6 +13,7 @@ mod limits;
 mod mounts;
 mod ordinary;
 mod port;
+mod services;
 mod shared;
 mod support;
 mod tar;

@@ -45,6 +45,13 @@ impl Rig {
         Sandbox { native: self.native.clone(), instance, id }
     }
 
+    /// A sandbox in the network of another.
+    pub(crate) async fn sandbox_beside(&self, other: &Sandbox) -> Sandbox {
+        let id = SandboxId::random();
+        let instance = self.native.create_beside(&id, &spec(), &other.id).await.unwrap();
+        Sandbox { native: self.native.clone(), instance, id }
+    }
+
     /// The sandboxes that stand in the books.
     pub(crate) fn entries(&self) -> usize {
         entries(self.state.path()).len()

@@ -74,7 +74,7 @@ mod tests {
             NetworkSocket::Route,
         ];
         let (id, spec) = (SandboxId::random(), Spec::new(image));
-        let plan = launch::plan(&native.0, &id, &spec, wanted).unwrap();
+        let plan = launch::plan(&native.0, &id, &spec, wanted, None).unwrap();
         let life = native.0.begin(&id, &plan).unwrap();
         let ready = launch::finish(&life, &plan).await.unwrap();
         let [four, six, datagrams, route]: [OwnedFd; 4] = ready.sockets.try_into().unwrap();
@@ -131,7 +131,7 @@ mod tests {
     /// How many sockets process 1 holds.
     fn sockets_of_process_one(life: &crate::native::life::Life) -> usize {
         use std::os::fd::AsRawFd as _;
-        let pidfd = life.init.get().unwrap().process.as_raw_fd();
+        let pidfd = life.init().unwrap().process.as_raw_fd();
         let info = fs::read_to_string(format!("/proc/self/fdinfo/{pidfd}")).unwrap();
         let pid = info.lines().find_map(|line| line.strip_prefix("Pid:")).unwrap().trim();
         let files = fs::read_dir(format!("/proc/{pid}/fd"));
