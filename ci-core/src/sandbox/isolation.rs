@@ -34,6 +34,11 @@ pub enum Guarantee {
     ProcessLimit,
     /// [`Limits::disk`](crate::job::Limits) is held.
     DiskLimit,
+    /// Reading from disks is shared as [`Limits::weight`](crate::job::Limits) says.
+    DiskShare,
+    /// A second layer below the others: writing outside of the sandbox's own folders, and signals and abstract sockets to
+    /// processes outside, are refused by a rule of their own (Linux, Landlock).
+    Landlock,
     /// The job runs on a kernel of its own.
     OwnKernel,
 }
