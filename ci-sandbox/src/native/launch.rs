@@ -42,7 +42,7 @@ pub(super) struct Plan<'a> {
 pub(super) fn plan<'a>(shared: &Shared, id: &SandboxId, spec: &'a Spec) -> Result<Plan<'a>> {
     let mounts: Vec<Mount> = shared.image(&spec.image)?.iter().cloned().chain(binds(spec)).collect();
     let groups = shared.hierarchies.groups(id);
-    let packet = configuration(shared, spec, &groups, &mounts);
+    let packet = configuration(shared, spec, &groups, &mounts)?;
     if packet.len() > CONFIG_LIMIT {
         return Err(Error::new(ErrorKind::LimitExceeded, OPERATION)
             .because("its image and folders consist of too many paths"));
@@ -90,7 +90,7 @@ pub(super) async fn finish(life: &Life, plan: &Plan<'_>) -> Result<u32> {
     match timeout(PATIENCE, handshake(life)).await {
         Ok(Ok(facts)) => Ok(facts),
         Ok(Err(Refusal::Failed(report))) => Err(explain(report, plan)),
-        Ok(Err(Refusal::Gone)) => Err(failure::gone(OPERATION)),
+        Ok(Err(Refusal::Gone)) => Err(life.gone(OPERATION)),
         Err(_) => Err(Error::new(ErrorKind::Unavailable, OPERATION)
             .because("the machine has not made it in ten seconds")),
     }
@@ -126,11 +126,13 @@ fn binds(spec: &Spec) -> impl Iterator<Item = Mount> {
     })
 }
 
-fn configuration(shared: &Shared, spec: &Spec, groups: &Groups, mounts: &[Mount]) -> Vec<u8> {
+fn configuration(shared: &Shared, spec: &Spec, groups: &Groups, mounts: &[Mount]) -> Result<Vec<u8>> {
     let maps = shared.identity.maps(&shared.slots);
     let number = |value: u64| CString::new(value.to_string()).unwrap_or_default();
     // Zero would be no bound at all (tmpfs(5)).
     let (size, inodes) = (number(spec.limits.disk.as_u64().max(1)), number(shared.files.max(1)));
+    let watched = shared.hierarchies.watched(groups).map_or(&b""[..], |group| group.as_os_str().as_bytes());
+    let watched = CString::new(watched).map_err(|error| failure::host(OPERATION)(error.into()))?;
     let nothing = List { count: 0, records: Reader::EMPTY };
     let configuration = Configuration {
         range: shared.identity == Identity::Range,
@@ -140,6 +142,7 @@ fn configuration(shared: &Shared, spec: &Spec, groups: &Groups, mounts: &[Mount]
         job: &maps.job,
         size: &size,
         inodes: &inodes,
+        watched: &watched,
         hostname: &shared.hostname,
         filter: &shared.filter,
         groups: nothing,
@@ -152,7 +155,7 @@ fn configuration(shared: &Shared, spec: &Spec, groups: &Groups, mounts: &[Mount]
         mounts.iter().map(|mount| (mount.kind, mount.source.as_slice(), mount.target.as_slice())),
         &mut packet,
     );
-    packet
+    Ok(packet)
 }
 
 fn explain(report: Report, plan: &Plan<'_>) -> Error {

@@ -17,7 +17,7 @@ use super::cgroup::Groups;
 use super::channel::Channel;
 use super::ledger::Entry;
 use super::patience::Patience;
-use super::{proof, sys};
+use super::{failure, proof, sys};
 
 /// A sandbox whose launcher has been started.
 ///
@@ -61,6 +61,15 @@ impl Life {
     /// A number for a new request.
     pub(super) fn next_request(&self) -> u32 {
         self.requests.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Why it does not answer any more.
+    pub(super) fn gone(&self, operation: &'static str) -> Error {
+        if self.groups.out_of_memory_kills() > 0 {
+            failure::out_of_memory(operation)
+        } else {
+            failure::gone(operation)
+        }
     }
 
     /// Has the launcher kill the sandbox, without waiting for it.

@@ -177,7 +177,7 @@ impl Backend for Native {
         match made {
             Ok(isolation) => {
                 let is_grouped = shared.hierarchies.missing(Controller::Processes).is_none();
-                let bound = u64::from(spec.limits.processes) + cgroup::PROCESS_ONE;
+                let bound = u64::from(spec.limits.processes) + u64::from(cgroup::PROCESS_ONE);
                 let processes = if is_grouped { u64::MAX } else { bound };
                 Ok(Box::new(NativeInstance { life, isolation, open_files: shared.open_files, processes }))
             }
