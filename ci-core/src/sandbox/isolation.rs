@@ -26,9 +26,10 @@ pub enum Guarantee {
     Firewalled,
     /// What the job writes never reaches a disk, not even by swapping.
     MemoryOnly,
-    /// [`Limits::memory`](crate::job::Limits) is held.
+    /// [`Limits::memory`](crate::job::Limits) is held, and a job that needs more ends as a whole.
     MemoryLimit,
-    /// [`Limits::cpu_millis`](crate::job::Limits) is held.
+    /// [`Limits::cpu_millis`](crate::job::Limits) is held, and processors are shared as
+    /// [`Limits::weight`](crate::job::Limits) says.
     CpuLimit,
     /// [`Limits::processes`](crate::job::Limits) is held.
     ProcessLimit,

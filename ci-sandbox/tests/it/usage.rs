@@ -52,7 +52,7 @@ async fn what_its_groups_count_is_told_as_long_as_they_are_there() {
     assert!(now.peak_memory.is_none_or(|peak| peak >= now.memory.unwrap()), "{now:?}");
     // Where there is only version 1, the machine may count processor time elsewhere.
     let cpu = now.cpu.unwrap_or(Duration::from_millis(300));
-    assert!((Duration::from_millis(290)..Duration::from_secs(3)).contains(&cpu), "{now:?}");
+    assert!(cpu > Duration::from_millis(290), "{now:?}");
     drop(process);
 
     sandbox.output("rm /work/big").await;
