@@ -190,6 +190,9 @@ impl JobSpec {
                 "nothing runs without memory, processor time and a process; raise its limits",
             ));
         }
+        if !(1..=10_000).contains(&limits.weight) {
+            return Err(invalid("a weight is from 1 to 10000"));
+        }
         let names: BTreeSet<_> = artifacts.iter().map(|artifact| &artifact.name).collect();
         let keys: BTreeSet<_> = caches.iter().map(|cache| &cache.key).collect();
         if names.len() < artifacts.len() || keys.len() < caches.len() {
@@ -530,6 +533,9 @@ pub struct Limits {
     pub memory: ByteSize,
     /// Processor time, in thousandths of one core: 2,000, which is two cores.
     pub cpu_millis: u32,
+    /// The share of processors and disks that it gets, in proportion to those of others, when all together want more
+    /// than there is: 100. From 1 to 10,000. Whoever may choose it decides about the shares of others.
+    pub weight: u32,
     /// Processes and threads at one time: 2,048.
     pub processes: u32,
     /// Files that the job writes, all of them in memory: 2 GiB.
@@ -546,6 +552,7 @@ impl Default for Limits {
         Self {
             memory: ByteSize::gib(4),
             cpu_millis: 2_000,
+            weight: 100,
             processes: 2_048,
             disk: ByteSize::gib(2),
             output: ByteSize::mib(64),
@@ -564,6 +571,12 @@ impl Limits {
     /// Replaces the bound on processor time, in thousandths of one core.
     pub fn with_cpu_millis(mut self, cpu_millis: u32) -> Self {
         self.cpu_millis = cpu_millis;
+        self
+    }
+
+    /// Replaces the share of processors and disks.
+    pub fn with_weight(mut self, weight: u32) -> Self {
+        self.weight = weight;
         self
     }
 

@@ -9,7 +9,7 @@ use crate::artifact::Artifact;
 use crate::error::Error;
 use crate::id::StepName;
 use crate::log::Cursor;
-use crate::sandbox::{ExitStatus, IsolationReport, Usage};
+use crate::sandbox::{ExitStatus, IsolationReport, SandboxUsage, Usage};
 
 /// How a job ended, and what it did until then.
 ///
@@ -45,6 +45,9 @@ pub struct Outcome {
     pub artifacts: Vec<Artifact>,
     /// How the job was isolated, when it got as far as a sandbox.
     pub isolation: Option<IsolationReport>,
+    /// What its sandbox used, when it got as far as one: measured just before the sandbox was taken down.
+    #[serde(default)]
+    pub usage: Option<SandboxUsage>,
     /// How long it ran.
     pub duration: Duration,
 }
@@ -57,6 +60,7 @@ impl Outcome {
             steps: Vec::new(),
             artifacts: Vec::new(),
             isolation: None,
+            usage: None,
             duration: Duration::ZERO,
         }
     }

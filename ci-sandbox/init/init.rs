@@ -1,7 +1,9 @@
 //! The init: process 1 of the sandbox, from its first step to its service.
 
 use crate::failure::{At, Failure};
+use crate::landlock;
 use crate::launch::{Binds, CONTROL};
+use crate::limits;
 use crate::packets;
 use crate::root;
 use crate::serve;
@@ -66,8 +68,12 @@ fn settle(configuration: &Configuration<'_>, facts: &mut u32) -> Result<Sockets,
     }
     let sockets = Sockets::open(configuration.sockets)?;
     task::new_keyring();
+    limits::hold(configuration.range).at(Stage::Limits)?;
     task::forgo_capabilities().at(Stage::Privileges)?;
     task::no_new_privileges().at(Stage::Privileges)?;
+    if landlock::restrict().at(Stage::Landlock)? {
+        *facts |= fact::LANDLOCKED;
+    }
     if task::filter(configuration.filter).is_ok() {
         *facts |= fact::FILTERED;
     }

@@ -3,8 +3,10 @@
 use core::ffi::CStr;
 use core::iter;
 
+use crate::alarm::Alarm;
 use crate::failure::{At, Failure};
 use crate::init::{self, Inherited};
+use crate::limits;
 use crate::mem::Pages;
 use crate::mounts::{self, Configuring};
 use crate::packets;
@@ -29,7 +31,7 @@ pub(crate) fn run() -> ! {
     sys::close_from(3);
     task::default_signals();
     match launch() {
-        Ok(pidfd) => watch(&pidfd),
+        Ok((pidfd, alarm)) => watch(&pidfd, alarm.as_ref()),
         Err(failure) => {
             let _ = packets::send(LIFELINE, &failure.report().encode(), iter::empty());
             task::exit(1)
@@ -37,7 +39,7 @@ pub(crate) fn run() -> ! {
     }
 }
 
-fn launch() -> Result<Fd, Failure> {
+fn launch() -> Result<(Fd, Option<Alarm>), Failure> {
     task::block_signals(0).at(Stage::Configuration)?;
     sys::change_directory(c"/").at(Stage::Configuration)?;
     let mut packet = Pages::zeroed(CONFIG_LIMIT).at(Stage::Configuration)?;
@@ -51,7 +53,7 @@ fn launch() -> Result<Fd, Failure> {
         return Err(malformed);
     }
     task::forbid_core_dumps().at(Stage::Limits)?;
-    task::take_turns().at(Stage::Limits)?;
+    limits::take_no_precedence().at(Stage::Limits)?;
 
     let mut facts = 0;
     let mut binds = [const { None }; MOST_MOUNTS];
@@ -91,6 +93,10 @@ fn launch() -> Result<Fd, Failure> {
     }
     let process = ProcessPaths::new(pid);
     prepare(&configuration, &process, &binds, &mut facts)?;
+    let alarm = match configuration.watched {
+        nothing if nothing.is_empty() => None,
+        group => Some(Alarm::set(group).at(Stage::WatchMemory)?),
+    };
     let launched = Report::Launched { pid, facts };
     let processes = process.namespace(b"ns/pid").at(Stage::Clone)?;
     let network = process.namespace(b"ns/net").at(Stage::Clone)?;
@@ -99,7 +105,7 @@ fn launch() -> Result<Fd, Failure> {
     // The byte says go. The pipe stays open for life: its end tells the init that the launcher is gone.
     sys::write_all(*hold, &[1]).at(Stage::Clone)?;
     core::mem::forget(hold);
-    Ok(pidfd)
+    Ok((pidfd, alarm))
 }
 
 impl Configuration<'_> {
@@ -247,18 +253,22 @@ fn write_file(path: &CStr, content: &[u8]) -> sys::Result<()> {
 }
 
 /// Waits for the first end there is, and leaves nothing behind it.
-fn watch(pidfd: &Fd) -> ! {
+fn watch(pidfd: &Fd, alarm: Option<&Alarm>) -> ! {
+    /// What the kernel passes over.
+    const NOTHING: Raw = Raw(-1);
     // Only the init may hold these: its death must be seen at the other ends.
     let _ = sys::duplicate(Raw(2), CONTROL.0);
     loop {
-        let mut polls = [Poll::readable(LIFELINE), Poll::readable(**pidfd)];
+        let mut polls = [LIFELINE, **pidfd, alarm.map_or(NOTHING, Alarm::event)].map(Poll::readable);
         sys::poll(&mut polls);
-        let [lifeline, init] = polls;
+        let [lifeline, init, ringing] = polls;
+        let is_out_of_memory = ringing.is_ready() && alarm.is_some_and(Alarm::is_serious);
         // Anything from the supervisor means the same, be it a word or its end.
-        if lifeline.is_ready() {
+        if lifeline.is_ready() || is_out_of_memory {
             let _ = task::signal_by_fd(**pidfd, task::SIGKILL);
+            break;
         }
-        if lifeline.is_ready() || init.is_ready() {
+        if init.is_ready() {
             break;
         }
     }
@@ -297,11 +307,11 @@ impl ProcessPaths {
 }
 
 /// A short text with its NUL.
-struct Line([u8; 64]);
+pub(crate) struct Line([u8; 64]);
 
 impl Line {
     /// Words with spaces between them.
-    fn new(words: [&[u8]; 3]) -> Self {
+    pub(crate) fn new(words: [&[u8]; 3]) -> Self {
         let [first, second, third] = words;
         let mut line = Self([0; 64]);
         line.fill(first.iter().chain(b" ").chain(second).chain(b" ").chain(third));
@@ -319,19 +329,19 @@ impl Line {
         CStr::from_bytes_until_nul(&self.0).unwrap_or(c"")
     }
 
-    fn get(&self) -> &[u8] {
+    pub(crate) fn get(&self) -> &[u8] {
         self.as_c_str().to_bytes()
     }
 }
 
 /// A number in decimal.
-struct Digits {
+pub(crate) struct Digits {
     bytes: [u8; 10],
     start: usize,
 }
 
 impl Digits {
-    fn of(mut number: u32) -> Self {
+    pub(crate) fn of(mut number: u32) -> Self {
         let mut bytes = [0; 10];
         let mut start = bytes.len();
         loop {
@@ -344,7 +354,7 @@ impl Digits {
         }
     }
 
-    fn get(&self) -> &[u8] {
+    pub(crate) fn get(&self) -> &[u8] {
         &self.bytes[self.start..]
     }
 }

@@ -24,16 +24,20 @@
 // Registers and system calls have the names that they have.
 #![allow(clippy::many_single_char_names, clippy::similar_names)]
 
+mod alarm;
 mod archive;
 mod call;
 mod extract;
 mod failure;
 mod init;
+mod landlock;
 mod launch;
+mod limits;
 mod mem;
 mod mounts;
 mod nr;
 mod packets;
+mod rights;
 mod root;
 mod serve;
 mod sockets;

@@ -4,6 +4,7 @@ use core::ffi::CStr;
 
 use crate::failure::{At, Failure};
 use crate::launch::{self, Binds, mount_record};
+use crate::limits;
 use crate::mounts::{self, Configuring};
 use crate::sys::{self, CWD, Errno, Fd, O_CREAT, O_EXCL, O_NOFOLLOW, O_WRONLY};
 use crate::task;
@@ -105,7 +106,7 @@ pub(crate) fn build(
     make_shared();
     attach_devices(devices).at(Stage::Devices)?;
     // While the old root is still there: the kernel gives a new proc only to those who see one already.
-    mount_proc(facts).at(Stage::Proc)?;
+    mount_proc(configuration.range, facts).at(Stage::Proc)?;
     mounts::detach_here().at(Stage::Root)?;
     sys::change_directory(c"/").at(Stage::Root)?;
     task::set_umask(0o022);
@@ -228,7 +229,7 @@ fn attach_devices(devices: [Option<Fd>; DEVICES.len()]) -> sys::Result<()> {
     mounts::mount(c"devpts", c"/dev/pts", mounts::NOSUID | mounts::NOEXEC, options)
 }
 
-fn mount_proc(facts: &mut u32) -> sys::Result<()> {
+fn mount_proc(range: bool, facts: &mut u32) -> sys::Result<()> {
     let flags = mounts::NOSUID | mounts::NODEV | mounts::NOEXEC;
     mounts::mount(c"proc", c"/proc", flags, c"")?;
     // A further user namespace would give the job a set of capabilities to attack the kernel with.
@@ -237,6 +238,7 @@ fn mount_proc(facts: &mut u32) -> sys::Result<()> {
     {
         *facts |= fact::NO_NESTING;
     }
+    limits::hold_counts(range);
     for path in HIDDEN {
         if let Ok(stat) = sys::stat(CWD, path) {
             let is_folder = stat.mode & sys::KIND == sys::DIRECTORY;

@@ -24,8 +24,10 @@ impl Errno {
     pub(crate) const EINVAL: Self = Self(22);
     pub(crate) const EROFS: Self = Self(30);
     pub(crate) const ENAMETOOLONG: Self = Self(36);
+    pub(crate) const ENOSYS: Self = Self(38);
     pub(crate) const ELOOP: Self = Self(40);
     pub(crate) const EBADMSG: Self = Self(74);
+    pub(crate) const EOPNOTSUPP: Self = Self(95);
 }
 
 pub(crate) type Result<T, E = Errno> = core::result::Result<T, E>;
@@ -238,6 +240,22 @@ impl Poll {
 pub(crate) fn poll(files: &mut [Poll]) {
     // SAFETY: ppoll(2) reads and writes `files.len()` structures of the layout of `Poll`; no timeout, no mask.
     let _ = unsafe { raw(nr::PPOLL, [files.as_mut_ptr() as usize, files.len(), 0, 0, 0, 0]) };
+}
+
+/// Waits for seconds and nanoseconds, or less.
+pub(crate) fn pause(time: &[u64; 2]) {
+    // SAFETY: nanosleep(2) reads a `struct timespec` of two 64-bit fields and writes none.
+    let _ = unsafe { raw(nr::NANOSLEEP, [time.as_ptr() as usize, 0, 0, 0, 0, 0]) };
+}
+
+/// How many bytes the files of the file system at `path` take up.
+pub(crate) fn used_bytes(path: &CStr) -> Result<u64> {
+    // `struct statfs` is 120 bytes long.
+    let mut statfs = [0_u64; 15];
+    // SAFETY: statfs(2) reads a NUL-terminated path and writes a `struct statfs`.
+    unsafe { raw(nr::STATFS, [text(path), statfs.as_mut_ptr() as usize, 0, 0, 0, 0]) }?;
+    let [_, block_size, blocks, free, ..] = statfs;
+    Ok(blocks.saturating_sub(free).saturating_mul(block_size))
 }
 
 /// What is known of a file.

@@ -226,40 +226,37 @@ pub(crate) const RLIMIT_NOFILE: usize = 7;
 
 /// Sets the soft and the hard limit to `value`, or leaves a hard limit that is lower: raising takes privileges.
 pub(crate) fn limit_at_most(resource: usize, value: u64) -> Result<()> {
+    let [_, hard] = limits(resource)?;
+    set_limits(resource, [value.min(hard); 2])
+}
+
+/// Sets the soft limit to `value`, which a program can raise as far as the hard limit goes.
+pub(crate) fn limit_unless_asked(resource: usize, value: u64) -> Result<()> {
+    let [_, hard] = limits(resource)?;
+    set_limits(resource, [value.min(hard), hard])
+}
+
+fn limits(resource: usize) -> Result<[u64; 2]> {
     let mut now = [0_u64; 2];
     // SAFETY: prlimit64(2) writes a `struct rlimit64` of two 64-bit fields and reads none.
     unsafe { raw(nr::PRLIMIT64, [0, resource, 0, now.as_mut_ptr() as usize, 0, 0]) }?;
-    let both = [value.min(now[1]); 2];
+    Ok(now)
+}
+
+fn set_limits(resource: usize, limits: [u64; 2]) -> Result<()> {
     // SAFETY: prlimit64(2) reads a `struct rlimit64` of two 64-bit fields and writes none.
-    unsafe { raw(nr::PRLIMIT64, [0, resource, both.as_ptr() as usize, 0, 0, 0]) }.map(drop)
+    unsafe { raw(nr::PRLIMIT64, [0, resource, limits.as_ptr() as usize, 0, 0, 0]) }.map(drop)
 }
 
 /// Has no crash written down, neither as a file nor by a program of the host's that collects them. Such a program
 /// gets every crash whatever the limit is, except when it is one byte (Linux, `fs/coredump.c`).
 pub(crate) fn forbid_core_dumps() -> Result<()> {
     const RLIMIT_CORE: usize = 4;
-    let one_byte = [1_u64; 2];
-    // SAFETY: prlimit64(2) reads a `struct rlimit64` of two 64-bit fields and writes none.
-    match unsafe { raw(nr::PRLIMIT64, [0, RLIMIT_CORE, one_byte.as_ptr() as usize, 0, 0, 0]) } {
+    match set_limits(RLIMIT_CORE, [1; 2]) {
         // Both limits are zero, and raising takes privileges.
         Err(Errno::EPERM) => Ok(()),
-        set => set.map(drop),
+        set => set,
     }
-}
-
-/// Takes its turn as most processes do. A program with real-time priority, which its children inherit, could not be put
-/// into a group for processor time; and one that goes before others would have its jobs do the same.
-pub(crate) fn take_turns() -> Result<()> {
-    const OTHER: usize = 0;
-    const OF_PROCESS: usize = 0;
-    let no_priority = 0_i32;
-    // SAFETY: sched_setscheduler(2) reads a `struct sched_param`, which is an int; setpriority(2) takes numbers only.
-    unsafe {
-        raw(nr::SCHED_SETSCHEDULER, [0, OTHER, (&raw const no_priority) as usize, 0, 0, 0])?;
-        // To come before others again takes privileges, which is no loss: it comes after them.
-        let _ = raw(nr::SETPRIORITY, [OF_PROCESS, 0, 0, 0, 0, 0]);
-    }
-    Ok(())
 }
 
 fn control(option: usize, argument: usize) -> Result<()> {

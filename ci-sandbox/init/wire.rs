@@ -47,6 +47,8 @@ pub(crate) mod fact {
     pub(crate) const NO_NESTING: u32 = 1 << 3;
     /// Calls that reach past the namespaces are refused.
     pub(crate) const FILTERED: u32 = 1 << 4;
+    /// A second rule of the kernel's keeps the job from writing outside of its own folders.
+    pub(crate) const LANDLOCKED: u32 = 1 << 5;
 }
 
 /// What the launcher has to make: one packet on the lifeline.
@@ -68,6 +70,8 @@ pub(crate) struct Configuration<'a> {
     pub(crate) size: &'a CStr,
     /// How many files it may hold, in decimal.
     pub(crate) inodes: &'a CStr,
+    /// The control group whose memory the launcher has to watch, if there is one.
+    pub(crate) watched: &'a CStr,
     /// The host name inside.
     pub(crate) hostname: &'a CStr,
     /// The system call filter: an array of `struct sock_filter`.
@@ -107,6 +111,7 @@ impl<'a> Configuration<'a> {
             job,
             size,
             inodes,
+            watched,
             hostname,
             filter,
             groups: _,
@@ -115,7 +120,7 @@ impl<'a> Configuration<'a> {
         } = *self;
         let mut writer = Writer(out);
         writer.u32(u32::from(range)).u32(u32::from(joins));
-        for value in [uid_map, gid_map, owner, job, size, inodes, hostname] {
+        for value in [uid_map, gid_map, owner, job, size, inodes, watched, hostname] {
             writer.text(value.to_bytes());
         }
         writer.bytes(filter);
@@ -137,11 +142,11 @@ impl<'a> Configuration<'a> {
     pub(crate) fn decode(packet: &'a [u8]) -> Option<Self> {
         let mut reader = Reader::new(packet);
         let (range, joins) = (reader.u32()? != 0, reader.u32()? != 0);
-        let mut texts = [c""; 7];
+        let mut texts = [c""; 8];
         for text in &mut texts {
             *text = reader.text()?;
         }
-        let [uid_map, gid_map, owner, job, size, inodes, hostname] = texts;
+        let [uid_map, gid_map, owner, job, size, inodes, watched, hostname] = texts;
         let filter = reader.bytes()?;
         let groups = List { count: reader.u32()?, records: reader };
         for _ in 0..groups.count {
@@ -163,6 +168,7 @@ impl<'a> Configuration<'a> {
             job,
             size,
             inodes,
+            watched,
             hostname,
             filter,
             groups,
@@ -210,6 +216,8 @@ pub(crate) enum Request {
     Archive { id: u32 },
     /// Signal the process group of a running request; no descriptors.
     Signal { id: u32, signal: u32 },
+    /// Tell how much of its memory the file tree takes up: the pipe for the report.
+    Measure,
 }
 
 impl Request {
@@ -223,6 +231,7 @@ impl Request {
             Self::Extract { id } => (1, id, 0),
             Self::Archive { id } => (2, id, 0),
             Self::Signal { id, signal } => (3, id, signal),
+            Self::Measure => (4, 0, 0),
         };
         let mut out = [0; Self::SIZE];
         for (place, value) in out.chunks_exact_mut(4).zip([kind, id, signal]) {
@@ -240,6 +249,7 @@ impl Request {
             1 => Some(Self::Extract { id }),
             2 => Some(Self::Archive { id }),
             3 => Some(Self::Signal { id, signal }),
+            4 => Some(Self::Measure),
             _ => None,
         }
     }
@@ -256,6 +266,8 @@ pub(crate) enum Report {
     Failed { stage: Stage, errno: i32, item: u32 },
     /// A process is gone and reaped.
     Ended(Ended),
+    /// How many bytes the file tree takes up.
+    Measured { files: u64 },
 }
 
 /// How a process ended and what it used.
@@ -287,6 +299,7 @@ impl Report {
             Self::Ended(Ended { how, status, user_us, system_us, max_rss_kib }) => {
                 ([3, how, status, 0], [user_us, system_us, max_rss_kib])
             }
+            Self::Measured { files } => ([4, 0, 0, 0], [files, 0, 0]),
         };
         let mut out = [0; Self::SIZE];
         let (head, tail) = out.split_at_mut(16);
@@ -318,6 +331,7 @@ impl Report {
                 system_us: values[1],
                 max_rss_kib: values[2],
             })),
+            4 => Some(Self::Measured { files: values[0] }),
             _ => None,
         }
     }
@@ -353,6 +367,7 @@ stages! {
     Clone = "make the namespaces",
     MapIds = "map the user and group ids",
     JoinGroup = "put the sandbox into its control group",
+    WatchMemory = "watch the memory of the sandbox's control group",
     Identity = "take the ids of the sandbox",
     Root = "change to the sandbox's root",
     Mount = "attach a path to the sandbox's root",
@@ -360,6 +375,7 @@ stages! {
     Proc = "mount the process file system",
     Network = "bring the loopback interface up",
     Sockets = "open a socket in the sandbox's network",
+    Landlock = "restrict writing to the sandbox's own folders",
     Privileges = "drop privileges",
     Request = "read a request",
     Table = "start one more process: too many run at once",

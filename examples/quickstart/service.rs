@@ -135,7 +135,7 @@ impl Service {
         let grant = self.authority.grant::<Write>(&self.owner, &self.repository).await?;
         self.dispatcher.cancel(&grant, job).await?;
         match self.dispatcher.state(&grant.lower(), job).await? {
-            State::Finished(outcome) => Ok(outcome),
+            State::Finished(outcome) => Ok(*outcome),
             State::Waiting | State::Running => Err(Error::new(ErrorKind::Internal, "run the job")),
         }
     }

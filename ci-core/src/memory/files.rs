@@ -79,6 +79,11 @@ impl Files {
         self.nodes.iter().filter(|(_, content)| !matches!(content, Content::Folder)).map(|(path, _)| path)
     }
 
+    /// What all of them hold together.
+    pub(super) fn size(&self) -> ByteSize {
+        ByteSize::bytes(self.nodes.values().map(Content::size).sum())
+    }
+
     /// Unpacks `archive` below `path`.
     pub(super) fn unpack(&mut self, path: &SandboxPath, archive: Archive) -> Result<()> {
         self.put(path, Content::Folder)?;
@@ -124,11 +129,8 @@ impl Files {
         if wants_folder && self.nodes.contains_key(path) {
             return invalid("a file lies where a folder would have to be");
         }
-        let size =
-            |content: &Content| if let Content::File(bytes) = content { bytes.len() as u64 } else { 0 };
-        let others: u64 =
-            self.nodes.iter().filter(|(at, _)| *at != path).map(|(_, content)| size(content)).sum();
-        if ByteSize::bytes(others + size(&content)) > self.most {
+        let replaced = self.nodes.get(path).map_or(0, Content::size);
+        if ByteSize::bytes(self.size().as_u64() - replaced + content.size()) > self.most {
             return Err(
                 Error::new(ErrorKind::LimitExceeded, "write a file in a sandbox").with("limit", self.most)
             );

@@ -16,7 +16,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::SandboxId;
 use crate::sandbox::{
     Backend, Capabilities, Command, Exit, ExitStatus, Instance, IsolationReport, Process, ProcessEvent,
-    Residue, SandboxPath, Signal, Spec, Usage,
+    Residue, SandboxPath, SandboxUsage, Signal, Spec, Usage,
 };
 use crate::secret::SecretLease;
 use crate::stream::{ByteStream, collect};
@@ -65,6 +65,7 @@ struct Shared {
     capabilities: Capabilities,
     next_create: Option<Fault>,
     next_destroy: Option<Residue>,
+    usage: SandboxUsage,
 }
 
 type Program = Arc<dyn Fn(&mut Call<'_>) -> Reply + Send + Sync>;
@@ -112,6 +113,11 @@ impl Scripted {
     /// Lets the next sandbox that is taken down leave `residue`. Taking it down once more clears it.
     pub fn leave_residue(&self, residue: Residue) {
         lock(&self.shared).next_destroy = Some(residue);
+    }
+
+    /// Replaces what its sandboxes say that they use. The size of their files they know themselves.
+    pub fn set_usage(&self, usage: SandboxUsage) {
+        lock(&self.shared).usage = usage;
     }
 
     /// Forgets who owns the living sandboxes, as if the process had been killed and started again.
@@ -290,6 +296,12 @@ impl Instance for Fake {
 
     fn isolation(&self) -> &IsolationReport {
         &self.isolation
+    }
+
+    async fn usage(&self) -> Result<SandboxUsage> {
+        self.check()?;
+        let files = lock(&self.files).size();
+        Ok(lock(&self.shared).usage.with_files(files))
     }
 }
 

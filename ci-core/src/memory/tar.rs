@@ -28,6 +28,13 @@ pub(super) enum Content {
     Link(String),
 }
 
+impl Content {
+    /// How many bytes it holds.
+    pub(super) fn size(&self) -> u64 {
+        if let Self::File(bytes) = self { bytes.len() as u64 } else { 0 }
+    }
+}
+
 impl Archive {
     /// Writes the archive.
     pub(super) fn to_bytes(&self) -> Bytes {

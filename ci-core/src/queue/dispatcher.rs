@@ -65,7 +65,7 @@ pub enum State {
     /// A worker has it.
     Running,
     /// It has ended.
-    Finished(Outcome),
+    Finished(Box<Outcome>),
 }
 
 impl Dispatcher {
@@ -272,13 +272,13 @@ impl Dispatcher {
         Ok(match row.stage {
             Stage::Waiting => State::Waiting,
             Stage::Running => State::Running,
-            Stage::Ended(end) => State::Finished(match end {
+            Stage::Ended(end) => State::Finished(Box::new(match end {
                 End::Recorded(sealed) => sealed.open(job, scope, self.ring.as_ref()).await?,
                 End::Cancelled => Outcome::cancelled(),
                 End::Expired => Outcome::expired(),
                 End::GaveUp => Outcome::gave_up(),
                 End::Refused => Outcome::not_admitted(),
-            }),
+            })),
         })
     }
 }

@@ -36,11 +36,14 @@ use crate::id::{JobId, SecretName, StepName};
 use crate::log::LogStore;
 use crate::outcome::{Conclusion, Outcome, StepOutcome};
 use crate::queue::{Claim, MOST_ATTEMPTS, Released};
-use crate::sandbox::{ExitStatus, IsolationReport, OutputStream, Sandbox, Sandboxes, Spec};
+use crate::sandbox::{ExitStatus, IsolationReport, OutputStream, Sandbox, SandboxUsage, Sandboxes, Spec};
 use crate::secret::{Masked, SecretLease, SecretStore};
 
 /// How long each thing may take that must be done after a job.
 const LAST_PATIENCE: Duration = Duration::from_mins(5);
+
+/// How often it is told what a job uses.
+const BETWEEN_USAGES: Duration = Duration::from_secs(10);
 
 /// Where a [`Runner`] gets and leaves things. `examples/quickstart/service.rs` in the repository fills them with real
 /// backends, and a rig in memory with those in memory.
@@ -142,6 +145,8 @@ pub enum Event<'a> {
         /// What, with secrets hidden.
         bytes: &'a Masked,
     },
+    /// What its sandbox uses, every ten seconds while steps run.
+    Usage(&'a SandboxUsage),
     /// A step has ended.
     StepFinished {
         /// Its number, from 0.
@@ -225,11 +230,7 @@ impl Runner {
             claim.keep().await;
             future::pending::<Infallible>().await
         };
-        let ended = match future::select(pin!(kept), pin!(self.run_to_end(&claim, stop))).await {
-            Either::Left((never, _)) => match never {},
-            Either::Right((ended, _)) => ended,
-        };
-        match ended {
+        match beside(kept, self.run_to_end(&claim, stop)).await {
             Ok((outcome, torn_down)) => torn_down.map(|()| outcome),
             Err(error) if error.kind() == ErrorKind::Fenced => Err(error),
             Err(error) => {
@@ -293,6 +294,7 @@ impl Runner {
 
         let mut console = Console::new(claim, &self.parts, &lease);
         let ran = until(stop.as_mut(), self.run_in(claim, &sandbox, &mut console, outcome)).await;
+        outcome.usage = self.measure(claim, &sandbox).await;
         // First of all: a log that cannot be reached must not keep the sandbox alive past its lease.
         let torn_down =
             until(pin!(self.late(LAST_PATIENCE, "destroy a sandbox")), sandbox.destroy()).await.map(drop);
@@ -324,6 +326,26 @@ impl Runner {
         self.observe(claim, &Event::CheckedOut);
         self.restore_caches(claim, sandbox).await?;
         console.open().await?;
+        let steps = Box::pin(self.run_steps(claim, sandbox, console, outcome));
+        beside(self.watch_usage(claim, sandbox), steps).await?;
+        // What ran out of memory is gone, and has nothing to keep.
+        if outcome.conclusion == Conclusion::LimitExceeded {
+            return Ok(());
+        }
+        self.keep_artifacts(claim, sandbox, outcome).await?;
+        if outcome.conclusion == Conclusion::Succeeded {
+            self.save_caches(claim, sandbox).await;
+        }
+        Ok(())
+    }
+
+    async fn run_steps(
+        &self,
+        claim: &Claim,
+        sandbox: &Sandbox,
+        console: &mut Console<'_>,
+        outcome: &mut Outcome,
+    ) -> Result<()> {
         let steps = &claim.spec().steps;
         for (index, step) in steps.iter().enumerate() {
             self.observe(claim, &Event::StepStarted { index, count: steps.len(), name: &step.name });
@@ -338,11 +360,30 @@ impl Runner {
                 break;
             }
         }
-        self.keep_artifacts(claim, sandbox, outcome).await?;
-        if outcome.conclusion == Conclusion::Succeeded {
-            self.save_caches(claim, sandbox).await;
-        }
         Ok(())
+    }
+
+    /// Tells what the sandbox uses, again and again.
+    async fn watch_usage(&self, claim: &Claim, sandbox: &Sandbox) -> Infallible {
+        loop {
+            self.parts.clock.sleep(BETWEEN_USAGES).await;
+            if let Some(usage) = self.measure(claim, sandbox).await {
+                self.observe(claim, &Event::Usage(&usage));
+            }
+        }
+    }
+
+    /// What the sandbox uses, unless it takes long to find out, or the sandbox has to go at once.
+    async fn measure(&self, claim: &Claim, sandbox: &Sandbox) -> Option<SandboxUsage> {
+        const PATIENCE: Duration = Duration::from_secs(2);
+        claim.fence().ok()?;
+        match until(pin!(self.late(PATIENCE, "measure a sandbox")), sandbox.usage()).await {
+            Ok(usage) => Some(usage),
+            Err(error) => {
+                tracing::debug!(job = %claim.job(), %error, "sandbox not measured");
+                None
+            }
+        }
     }
 
     async fn open(&self, claim: &Claim) -> Result<()> {
@@ -445,6 +486,14 @@ impl Runner {
 
     fn observe(&self, claim: &Claim, event: &Event<'_>) {
         self.parts.observer.observe(claim.job(), event);
+    }
+}
+
+/// The result of `work`, with `companion` beside it. The companion comes first, for `work` may always be ready.
+async fn beside<T>(companion: impl Future<Output = Infallible>, work: impl Future<Output = T>) -> T {
+    match future::select(pin!(companion), pin!(work)).await {
+        Either::Left((never, _)) => match never {},
+        Either::Right((done, _)) => done,
     }
 }
 

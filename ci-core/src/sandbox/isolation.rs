@@ -26,14 +26,20 @@ pub enum Guarantee {
     Firewalled,
     /// What the job writes never reaches a disk, not even by swapping.
     MemoryOnly,
-    /// [`Limits::memory`](crate::job::Limits) is held.
+    /// [`Limits::memory`](crate::job::Limits) is held, and a job that needs more ends as a whole.
     MemoryLimit,
-    /// [`Limits::cpu_millis`](crate::job::Limits) is held.
+    /// [`Limits::cpu_millis`](crate::job::Limits) is held, and processors are shared as
+    /// [`Limits::weight`](crate::job::Limits) says.
     CpuLimit,
     /// [`Limits::processes`](crate::job::Limits) is held.
     ProcessLimit,
     /// [`Limits::disk`](crate::job::Limits) is held.
     DiskLimit,
+    /// Reading from disks is shared as [`Limits::weight`](crate::job::Limits) says.
+    DiskShare,
+    /// A second layer below the others: writing outside of the sandbox's own folders, and signals and abstract sockets to
+    /// processes outside, are refused by a rule of their own (Linux, Landlock).
+    Landlock,
     /// The job runs on a kernel of its own.
     OwnKernel,
 }

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Backend, Capabilities, Command, Instance, IsolationReport, Process, SandboxPath, Spec};
+use super::{
+    Backend, Capabilities, Command, Instance, IsolationReport, Process, SandboxPath, SandboxUsage, Spec,
+};
 use crate::access::Scope;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::SandboxId;
@@ -289,6 +291,38 @@ impl Sandbox {
     /// [`limited`](crate::stream::limited) around it.
     pub fn download(&self, path: &SandboxPath) -> ByteStream<'_> {
         self.instance.download(path)
+    }
+
+    /// What the sandbox uses; see [`Instance::usage`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`Instance::usage`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future has no effect.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+    /// # use std::time::Duration;
+    /// # use ci_core::{memory::Rig, sandbox::{SandboxUsage, Spec}, trust::Origin};
+    /// # let rig = Rig::new()?;
+    /// # let claim = rig.claim(&Rig::repository("1", "acme")?, Origin::Repository, Rig::spec()).await?;
+    /// # let spec = Spec::new(claim.spec().image.clone());
+    /// # rig.backend.set_usage(SandboxUsage::default().with_cpu(Duration::from_secs(2)));
+    /// let sandbox = rig.sandboxes.create(&claim, &spec).await?;
+    /// if let Some(cpu) = sandbox.usage().await?.cpu {
+    ///     println!("{cpu:.1?} of processor time so far");
+    /// }
+    /// # let _gone = sandbox.destroy().await?;
+    /// # Ok::<(), ci_core::Error>(()) })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub async fn usage(&self) -> Result<SandboxUsage> {
+        self.instance.usage().await
     }
 
     /// Takes the sandbox down and proves that nothing of it is left.

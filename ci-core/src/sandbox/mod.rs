@@ -7,6 +7,7 @@
 mod isolation;
 mod life;
 mod spec;
+mod usage;
 
 use std::fmt;
 use std::time::Duration;
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 pub use self::isolation::{Capabilities, Guarantee, IsolationReport};
 pub use self::life::{Residue, Sandbox, Sandboxes, Teardown};
 pub use self::spec::{Command, SandboxPath, Spec};
+pub use self::usage::SandboxUsage;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::SandboxId;
@@ -190,6 +192,18 @@ pub trait Instance: fmt::Debug + Send + Sync + 'static {
 
     /// Which guarantees hold for this sandbox, and why the others do not.
     fn isolation(&self) -> &IsolationReport;
+
+    /// What the sandbox uses, as far as the machine can tell. It answers within a few seconds whatever the job does,
+    /// and also when all processes have ended, until the sandbox is taken down.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unavailable`] when the sandbox is gone, or nothing can be told now.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future has no effect.
+    async fn usage(&self) -> Result<SandboxUsage>;
 }
 
 /// A program that runs in a sandbox. Dropping it stops it. The example of [`Sandboxes`] reads one to its end.
@@ -261,7 +275,8 @@ pub enum ExitStatus {
     Code(u8),
     /// By this signal.
     Signal(u8),
-    /// Because the sandbox ran out of its memory.
+    /// Because the sandbox ran out of its memory. All that ran in it has ended, its files may be gone with that, and
+    /// nothing more can be done in it.
     OutOfMemory,
 }
 

@@ -14,7 +14,7 @@ use ci_core::memory::{Logs, Rig, Scripted};
 use ci_core::queue::Claim;
 use ci_core::sandbox::{
     Backend, Capabilities, Command, Instance, IsolationReport, OutputStream, Process, ProcessEvent, Residue,
-    SandboxPath, Sandboxes, Signal, Spec,
+    SandboxPath, SandboxUsage, Sandboxes, Signal, Spec,
 };
 use ci_core::secret::{SecretLease, SecretStore as _, SecretValue};
 use ci_core::{ByteStream, Result};
@@ -73,6 +73,10 @@ impl Instance for Printing {
 
     fn isolation(&self) -> &IsolationReport {
         self.0.isolation()
+    }
+
+    async fn usage(&self) -> Result<SandboxUsage> {
+        self.0.usage().await
     }
 }
 

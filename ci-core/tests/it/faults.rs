@@ -324,7 +324,7 @@ async fn told_and_recorded(hook: impl Hook, tick: Duration) -> Result<(Result<Ou
 #[tokio::test]
 async fn a_job_whose_outcome_is_recorded_has_it_although_the_answer_was_lost() -> Result<()> {
     let (told, recorded) = told_and_recorded(Mute::default(), Duration::from_millis(50)).await?;
-    assert_eq!(State::Finished(told?), recorded);
+    assert_eq!(State::Finished(Box::new(told?)), recorded);
     Ok(())
 }
 
@@ -332,6 +332,6 @@ async fn a_job_whose_outcome_is_recorded_has_it_although_the_answer_was_lost() -
 async fn a_recorded_outcome_is_the_jobs_although_a_heartbeat_was_refused_before_the_answer_was_lost()
 -> Result<()> {
     let (told, recorded) = told_and_recorded(Slow::default(), Duration::from_millis(500)).await?;
-    assert_eq!(State::Finished(told?), recorded);
+    assert_eq!(State::Finished(Box::new(told?)), recorded);
     Ok(())
 }

@@ -121,6 +121,17 @@ impl Hook for Unanswered {
 }
 
 #[tokio::test]
+async fn a_sandbox_that_does_not_say_what_it_uses_holds_no_worker() -> Result<()> {
+    let rig = Rig::new()?;
+    let backend = Arc::new(Hooked::new(rig.backend.clone(), Unanswered(Call::Usage)));
+    let service = Service::with_parts(rig, |parts| parts.sandboxes = Sandboxes::new(backend));
+    service.rig.backend.on("sh", |_| Reply::exit(0));
+    let outcome = soon(&service.rig, service.runner.run(service.claim(Rig::spec()).await?, never())).await?;
+    assert_eq!((outcome.conclusion, outcome.usage), (Conclusion::Succeeded, None));
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_sandbox_that_does_not_come_down_holds_no_worker() -> Result<()> {
     let rig = Rig::new()?;
     let backend = Arc::new(Hooked::new(rig.backend.clone(), Unanswered(Call::Destroy)));

@@ -15,7 +15,7 @@ use ci_core::queue::{Claim, End, Extended, Leased, NewRow, Queue, Released, Row}
 use ci_core::records::{Batch, Fence, Key, Record, Records, Version};
 use ci_core::sandbox::{
     Backend, Capabilities, Command, Instance, IsolationReport, Process, ProcessEvent, Residue, Sandbox,
-    SandboxPath, Sandboxes, Signal, Spec,
+    SandboxPath, SandboxUsage, Sandboxes, Signal, Spec,
 };
 use ci_core::seal::DataKey;
 use ci_core::secret::{KeyRing, Purpose, SecretLease};
@@ -45,6 +45,7 @@ pub(crate) enum Call {
     Exec,
     Upload,
     Download,
+    Usage,
     Next,
     Signal,
     Resolve,
@@ -246,6 +247,10 @@ impl<H: Hook> Instance for Hooked<Box<dyn Instance>, H> {
 
     fn isolation(&self) -> &IsolationReport {
         self.inner.isolation()
+    }
+
+    async fn usage(&self) -> Result<SandboxUsage> {
+        self.hook.around(Call::Usage, self.inner.usage()).await
     }
 }
 

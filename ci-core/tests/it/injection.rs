@@ -129,7 +129,7 @@ struct Trial {
     service: Service,
     job: JobId,
     polls: usize,
-    told: Option<Outcome>,
+    told: Option<Box<Outcome>>,
     /// Whether a worker ended after it had recorded the outcome, and before it could tell anybody.
     is_untold: bool,
     complaints: Vec<String>,
@@ -139,7 +139,7 @@ struct Trial {
 #[derive(Debug)]
 enum Attempt {
     /// With what the worker was told, if there was a job for it.
-    Told(Result<Option<Outcome>>),
+    Told(Result<Option<Box<Outcome>>>),
     Dropped,
     Hangs,
 }
@@ -192,7 +192,7 @@ impl Trial {
         });
         for _ in 0..LONGEST {
             if let Poll::Ready(told) = poll!(&mut work) {
-                return Attempt::Told(told);
+                return Attempt::Told(told.map(|told| told.map(Box::new)));
             }
             self.polls += 1;
             if self.troubled.trouble == Trouble::AtPoll(self.polls) {
@@ -336,7 +336,7 @@ async fn trial(trouble: Trouble) -> Trial {
 }
 
 /// Every call on the way of a job that goes well.
-const ON_THE_WAY: [Call; 14] = [
+const ON_THE_WAY: [Call; 15] = [
     Call::Lease,
     Call::Extend,
     Call::Finish,
@@ -348,6 +348,7 @@ const ON_THE_WAY: [Call; 14] = [
     Call::Exec,
     Call::Upload,
     Call::Download,
+    Call::Usage,
     Call::Next,
     Call::Checkout,
     Call::Report,

@@ -55,6 +55,10 @@ fn a_job_that_could_not_run_as_written_is_refused() -> Result<()> {
             "check the job: nothing runs without memory, processor time and a process; raise its limits";
         assert_eq!(Rig::spec().with_limits(limits).check().expect_err("nothing runs").to_string(), wanting);
     }
+    for weight in [0, 10_001] {
+        let weighty = Rig::spec().with_limits(Limits::default().with_weight(weight));
+        check(&weighty, expect!["check the job: a weight is from 1 to 10000"]);
+    }
     Ok(())
 }
 

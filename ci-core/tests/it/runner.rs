@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use ci_core::access::Read;
-use ci_core::clock::ManualClock;
+use ci_core::clock::{Clock as _, ManualClock};
 use ci_core::forge::{CheckState, Revision, RevisionName};
 use ci_core::id::{ArtifactName, CommitId, JobId, SecretName, StepName};
 use ci_core::job::{JobSpec, Script, Step, Timeouts};
@@ -15,10 +15,10 @@ use ci_core::memory::{Database, Logs, Recorder, Reply, Rig, Secrets};
 use ci_core::outcome::Conclusion;
 use ci_core::queue::{Claim, NewJob, Released, State};
 use ci_core::runner::{Parts, Runner, Stop};
-use ci_core::sandbox::{Residue, SandboxPath};
+use ci_core::sandbox::{ExitStatus, Residue, SandboxPath, SandboxUsage};
 use ci_core::secret::{SecretStore as _, SecretValue};
 use ci_core::trust::Origin;
-use ci_core::{ErrorKind, Result};
+use ci_core::{ByteSize, ErrorKind, Result};
 use futures_util::poll;
 
 use crate::hooked::Hooked;
@@ -112,7 +112,7 @@ async fn a_job_sees_its_code_and_leaves_what_it_may() -> Result<()> {
     let reported: Vec<_> = service.rig.forge.reports().into_iter().map(|report| report.state).collect();
     assert_eq!(reported, [CheckState::Running, CheckState::Succeeded]);
     let grant = writer(&service.rig, &ours()).await?.lower();
-    assert_eq!(service.rig.dispatcher.state(&grant, &job).await?, State::Finished(outcome));
+    assert_eq!(service.rig.dispatcher.state(&grant, &job).await?, State::Finished(Box::new(outcome)));
     let events: Vec<String> = service.seen.events(&job);
     let names: Vec<&str> =
         events.iter().map(|event| event.split([' ', '(']).next().unwrap_or_default()).collect();
@@ -245,6 +245,55 @@ async fn a_step_that_says_nothing_for_too_long_is_stopped() -> Result<()> {
     assert_eq!((outcome.conclusion, outcome.exit_code()), (Conclusion::TimedOut, 124));
     assert_eq!(service.output(&job).await?, "last words");
     assert_eq!(service.rig.backend.living(), []);
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_a_job_uses_is_told_while_it_runs_and_at_its_end() -> Result<()> {
+    let service = Service::new()?;
+    let used = SandboxUsage::default().with_cpu(Duration::from_secs(7));
+    service.rig.backend.on("sh", |call| {
+        let file = SandboxPath::work().join("made-here").expect("a path");
+        call.files().write(&file, "12345").expect("room");
+        Reply::hang()
+    });
+    let claim = service.claim(Rig::spec()).await?;
+    let job = claim.job().clone();
+    let samples = || service.seen.events(&job).into_iter().filter(|event| event.starts_with("Usage"));
+    let timeouts = Rig::spec().timeouts;
+    let mut run = pin!(service.runner.run(claim, async {
+        service.rig.clock.sleep(Duration::from_secs(25)).await;
+        Stop::Cancel
+    }));
+    assert!(timeouts.silence > Duration::from_secs(25));
+    assert!(poll!(&mut run).is_pending());
+    assert_eq!(samples().count(), 0);
+    for expected in 1..=2 {
+        service.rig.backend.set_usage(used.with_processes(expected));
+        service.rig.clock.advance(Duration::from_secs(10));
+        assert!(poll!(&mut run).is_pending());
+        let last = samples().next_back().expect("a sample");
+        assert_eq!(samples().count(), expected as usize);
+        assert!(last.contains(&format!("processes: Some({expected})")), "{last}");
+    }
+    service.rig.backend.set_usage(used.with_peak_memory(ByteSize::mib(3)));
+    service.rig.clock.advance(Duration::from_secs(5));
+    let outcome = run.await?;
+    let source = "fn main() {}".len() as u64;
+    let at_the_end = used.with_peak_memory(ByteSize::mib(3)).with_files(ByteSize::bytes(source + 5));
+    assert_eq!((outcome.conclusion, outcome.usage), (Conclusion::Cancelled, Some(at_the_end)));
+    assert_eq!(samples().count(), 2);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_job_that_ran_out_of_memory_has_nothing_to_keep() -> Result<()> {
+    let service = Service::new()?;
+    service.rig.backend.on("sh", |_| Reply::end(ExitStatus::OutOfMemory));
+    let spec = Rig::spec().with_artifact(ArtifactName::parse("source")?, SandboxPath::work());
+    let outcome = service.runner.run(service.claim(spec).await?, never()).await?;
+    assert_eq!((outcome.conclusion, outcome.exit_code()), (Conclusion::LimitExceeded, 137));
+    assert_eq!((outcome.artifacts.len(), outcome.reason), (0, None));
     Ok(())
 }
 

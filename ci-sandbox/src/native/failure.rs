@@ -114,6 +114,12 @@ pub(super) fn gone(operation: &'static str) -> Error {
     Error::new(ErrorKind::Unavailable, operation).because("the sandbox is gone").permanent()
 }
 
+/// The sandbox has been ended because of its own use of memory.
+pub(super) fn out_of_memory(operation: &'static str) -> Error {
+    Error::new(ErrorKind::LimitExceeded, operation)
+        .because("the sandbox ran out of memory and is gone; raise its limit, or use less")
+}
+
 /// The host lacks something, descriptors or memory say, to do it.
 pub(super) fn host(operation: &'static str) -> impl FnOnce(io::Error) -> Error {
     move |error| {

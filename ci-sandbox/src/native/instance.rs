@@ -3,18 +3,20 @@
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use ci_core::job::Arg;
-use ci_core::sandbox::{Command, Instance, IsolationReport, Process, SandboxPath};
+use ci_core::sandbox::{Command, Instance, IsolationReport, Process, SandboxPath, SandboxUsage};
 use ci_core::secret::SecretLease;
 use ci_core::stream::ByteStream;
-use ci_core::{Error, ErrorKind, Result};
+use ci_core::{ByteSize, Error, ErrorKind, Result};
+use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 use super::life::Life;
-use super::process::{Answers, NativeProcess};
-use super::wire::{BODY_LIMIT, Request, Writer};
+use super::process::{Answers, NativeProcess, Reports};
+use super::wire::{BODY_LIMIT, Report, Request, Writer};
 use super::{failure, sys, transfer};
 
 /// What [`Native`](super::Native) makes.
@@ -72,9 +74,32 @@ impl Instance for NativeInstance {
     fn isolation(&self) -> &IsolationReport {
         &self.isolation
     }
+
+    async fn usage(&self) -> Result<SandboxUsage> {
+        let mut usage = self.life.groups.usage();
+        // Of its file tree only the sandbox itself knows. A job that leaves its process 1 no time, or has ended, hides
+        // no more than that.
+        usage.files = timeout(PATIENCE, self.measured()).await.ok().flatten().map(ByteSize::bytes);
+        Ok(usage)
+    }
 }
 
+/// How long process 1 may take to look at its files.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 impl NativeInstance {
+    /// What the files take up; nothing where process 1 does not say it.
+    async fn measured(&self) -> Option<u64> {
+        let (answer, theirs) = sys::output_pipe().ok()?;
+        let answer = Reports::new(answer).ok()?;
+        self.life.control.send(&Request::Measure.encode(), &[theirs.as_fd()]).await.ok()?;
+        drop(theirs);
+        match answer.next().await? {
+            Report::Measured { files } => Some(files),
+            _ => None,
+        }
+    }
+
     /// Sends a request, and returns where its answers come from.
     async fn request(
         &self,
@@ -83,10 +108,10 @@ impl NativeInstance {
         streams: &[&OwnedFd],
         operation: &'static str,
     ) -> Result<Answers> {
-        let (answers, [start, end]) = Answers::new().map_err(failure::host(operation))?;
+        let (answers, [start, end]) = Answers::new(&self.life).map_err(failure::host(operation))?;
         let mut files = vec![body.as_fd(), start.as_fd(), end.as_fd()];
         files.extend(streams.iter().map(|stream| stream.as_fd()));
-        self.life.control.send(&request.encode(), &files).await.map_err(|_| failure::gone(operation))?;
+        self.life.control.send(&request.encode(), &files).await.map_err(|_| self.life.gone(operation))?;
         Ok(answers)
     }
 

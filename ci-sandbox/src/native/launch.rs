@@ -57,7 +57,7 @@ pub(super) fn plan<'a>(
 ) -> Result<Plan<'a>> {
     let mounts: Vec<Mount> = shared.image(&spec.image)?.iter().cloned().chain(binds(spec)).collect();
     let groups = shared.hierarchies.groups(id);
-    let packet = configuration(shared, spec, &groups, &mounts, &sockets, joined.is_some());
+    let packet = configuration(shared, spec, &groups, &mounts, &sockets, joined.is_some())?;
     if packet.len() > CONFIG_LIMIT {
         return Err(Error::new(ErrorKind::LimitExceeded, OPERATION)
             .because("its image and folders consist of too many paths"));
@@ -119,7 +119,7 @@ pub(super) async fn finish(life: &Life, plan: &Plan<'_>) -> Result<Ready> {
         }
         Ok(Ok(ready)) => Ok(ready),
         Ok(Err(Refusal::Failed(report))) => Err(explain(report, plan)),
-        Ok(Err(Refusal::Gone)) => Err(failure::gone(OPERATION)),
+        Ok(Err(Refusal::Gone)) => Err(life.gone(OPERATION)),
         Err(_) => Err(Error::new(ErrorKind::Unavailable, OPERATION)
             .because("the machine has not made it in ten seconds")),
     }
@@ -165,11 +165,13 @@ fn configuration(
     mounts: &[Mount],
     sockets: &[NetworkSocket],
     joins: bool,
-) -> Vec<u8> {
+) -> Result<Vec<u8>> {
     let maps = shared.identity.maps(&shared.slots);
     let number = |value: u64| CString::new(value.to_string()).unwrap_or_default();
     // Zero would be no bound at all (tmpfs(5)).
     let (size, inodes) = (number(spec.limits.disk.as_u64().max(1)), number(shared.files.max(1)));
+    let watched = shared.hierarchies.watched(groups).map_or(&b""[..], |group| group.as_os_str().as_bytes());
+    let watched = CString::new(watched).map_err(|error| failure::host(OPERATION)(error.into()))?;
     let nothing = List { count: 0, records: Reader::EMPTY };
     let configuration = Configuration {
         range: shared.identity == Identity::Range,
@@ -180,6 +182,7 @@ fn configuration(
         job: &maps.job,
         size: &size,
         inodes: &inodes,
+        watched: &watched,
         hostname: &shared.hostname,
         filter: &shared.filter,
         groups: nothing,
@@ -194,7 +197,7 @@ fn configuration(
         sockets.iter().map(|socket| socket.record()),
         &mut packet,
     );
-    packet
+    Ok(packet)
 }
 
 fn explain(report: Report, plan: &Plan<'_>) -> Error {

@@ -17,7 +17,7 @@ use super::channel::Channel;
 use super::ledger::Entry;
 use super::namespaces::Namespaces;
 use super::patience::Patience;
-use super::{proof, sys};
+use super::{failure, proof, sys};
 
 /// A sandbox whose launcher has been started.
 ///
@@ -95,6 +95,15 @@ impl Life {
     fn known_init(&self) -> std::sync::MutexGuard<'_, Option<Arc<Init>>> {
         // It is whole after every statement that holds the lock.
         self.init.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Why it does not answer any more.
+    pub(super) fn gone(&self, operation: &'static str) -> Error {
+        if self.groups.out_of_memory_kills() > 0 {
+            failure::out_of_memory(operation)
+        } else {
+            failure::gone(operation)
+        }
     }
 
     /// Has the launcher kill the sandbox, without waiting for it.

@@ -2,7 +2,7 @@
 //!
 //! Nothing has to be installed, and no daemon runs. Every sandbox has user, mount, process, network, IPC, host
 //! name and control group namespaces of its own; its root is a tmpfs on which the image's folders are shown
-//! read-only. Inside, process 1 is a program of this crate (see `init/`); the job's programs run as another
+//! read-only, and where the kernel has Landlock, a second rule refuses writing anywhere but in the sandbox's own folders. Inside, process 1 is a program of this crate (see `init/`); the job's programs run as another
 //! user, without capabilities and without a way to any.
 //!
 //! # What it protects from
@@ -16,6 +16,39 @@
 //! out. An ordinary user has one id to give: the job runs under it, and process 1 too. Which guarantees hold is
 //! in [`Backend::capabilities`]; ask for what you need with
 //! [`Spec::with_minimum`](ci_core::sandbox::Spec::with_minimum).
+//!
+//! # What holds a limit
+//!
+//! **Held** is what the job cannot get past; the rest is in the report as missing, with the reason. Control groups are
+//! those of version 1, version 2 or both at once, whichever has the controller. *Delegated* is an ordinary user's
+//! control group of version 2 that the service manager handed over (systemd: `Delegate=yes` and
+//! `DelegateSubgroup=supervisor`); under root on version 2 the same is needed, unless the program is in the root group.
+//!
+//! | Limit | By | root, version 1 | root, version 2 | user, delegated | user, not delegated |
+//! |---|---|---|---|---|---|
+//! | memory, no swap | memory group | held | held | held | no: see below |
+//! | running out of it ends all | launcher (1), `memory.oom.group` (2) | held | held | held | no |
+//! | socket buffers | memory group (2), an eighth beside it (1) | held | held | held | no |
+//! | processes | pids group, else `RLIMIT_NPROC` per user namespace | held | held | held | held |
+//! | processor time | quota of the cpu group | held | held | held | no |
+//! | weight, processors | shares of the cpu group | held | held | held | no |
+//! | weight, disks | blkio or io group, where a disk's scheduler is `bfq` or the cost model is on | held | held | held | no |
+//! | disk (files in memory) | size and inodes of the tmpfs | held | held | held | held |
+//! | open files, core dumps | rlimits | held | held | held | held |
+//! | priority, real time | given up before the job starts, rlimits | held | held | held | held |
+//! | timers, message queues, locked memory, inotify | rlimits and counts of the user namespace | users of its own | users of its own | a part of the user's | a part of the user's |
+//! | output, time | the runner | held | held | held | held |
+//!
+//! Without a memory group there is no bound on memory at all. One per process (`RLIMIT_AS`, `RLIMIT_DATA`) would hold
+//! nothing in sum, and would break programs that reserve more than they use: address sanitizers, virtual machines of
+//! languages. Files in memory are bounded all the same.
+//!
+//! What the kernel counts per user of the host and has no bound for a namespace, sandboxes of an ordinary user share:
+//! memory in pipes, descriptors on their way through sockets, watches of `epoll(7)`. Under root they do not.
+//!
+//! Not held anywhere: bandwidth of memory and caches, and reading from disks whose scheduler does not know groups. A
+//! job can run on all processors that its control groups allow, also where the program that started it was bound to
+//! some by `taskset`: use a cpuset for that.
 //!
 //! # How it ends
 //!
@@ -272,7 +305,7 @@ impl Shared {
     fn instance(&self, id: &SandboxId, spec: &Spec, isolation: IsolationReport) -> Result<Box<dyn Instance>> {
         let life = self.living().get(id).cloned().ok_or_else(|| failure::gone("create a sandbox"))?;
         let is_grouped = self.hierarchies.missing(Controller::Processes).is_none();
-        let bound = u64::from(spec.limits.processes) + cgroup::PROCESS_ONE;
+        let bound = u64::from(spec.limits.processes) + u64::from(cgroup::PROCESS_ONE);
         let processes = if is_grouped { u64::MAX } else { bound };
         Ok(Box::new(NativeInstance { life, isolation, open_files: self.open_files, processes }))
     }

@@ -26,12 +26,12 @@ pub(super) struct Reports(Watched);
 
 impl Reports {
     /// Takes over an end that does not block.
-    fn new(pipe: OwnedFd) -> io::Result<Self> {
+    pub(super) fn new(pipe: OwnedFd) -> io::Result<Self> {
         sys::watch(pipe, Interest::READABLE).map(Self)
     }
 
     /// The next report, or nothing at the end. Nothing is lost if the future is dropped.
-    async fn next(&self) -> Option<Report> {
+    pub(super) async fn next(&self) -> Option<Report> {
         let mut packet = [0; Report::SIZE];
         let length = self.0.async_io(Interest::READABLE, |pipe| Ok(read(pipe, &mut packet)?)).await.ok()?;
         Report::decode(&packet[..length])
@@ -41,16 +41,18 @@ impl Reports {
 /// What is told of one request.
 #[derive(Debug)]
 pub(super) struct Answers {
+    life: Arc<Life>,
     start: Reports,
     end: Reports,
 }
 
 impl Answers {
     /// Two pipes, and the ends of the sandbox.
-    pub(super) fn new() -> io::Result<(Self, [OwnedFd; 2])> {
+    pub(super) fn new(life: &Arc<Life>) -> io::Result<(Self, [OwnedFd; 2])> {
         let (start, start_end) = sys::output_pipe()?;
         let (end, end_end) = sys::output_pipe()?;
-        Ok((Self { start: Reports::new(start)?, end: Reports::new(end)? }, [start_end, end_end]))
+        let answers = Self { life: life.clone(), start: Reports::new(start)?, end: Reports::new(end)? };
+        Ok((answers, [start_end, end_end]))
     }
 
     /// Waits until the program runs or the errand is done; the failure when it could not.
@@ -60,6 +62,11 @@ impl Answers {
             // When the sandbox is gone this ends too; `ended` knows.
             _ => Ok(()),
         }
+    }
+
+    /// Why there was no answer.
+    pub(super) fn gone(&self, operation: &'static str) -> Error {
+        self.life.gone(operation)
     }
 
     /// Waits for the end; nothing when the sandbox is gone.
@@ -182,7 +189,7 @@ impl Process for NativeProcess {
                 event = errors.next(high) => return Ok(event),
                 ended = self.answers.ended() => match ended {
                     None if self.ran_out_of_memory() => self.ended = Some(KILLED),
-                    None => return Err(failure::gone("follow a program")),
+                    None => return Err(self.life.gone("follow a program")),
                     ended => self.ended = ended,
                 },
             }
@@ -202,7 +209,7 @@ impl Process for NativeProcess {
             Signal::Kill => SIGKILL,
         };
         let request = Request::Signal { id: self.id, signal };
-        self.life.control.send(&request.encode(), &[]).await.map_err(|_| failure::gone("signal a program"))
+        self.life.control.send(&request.encode(), &[]).await.map_err(|_| self.life.gone("signal a program"))
     }
 }
 

@@ -6,6 +6,7 @@ use ci_core::sandbox::{Guarantee, IsolationReport};
 
 use super::cgroup::{Controller, Hierarchies};
 use super::identity::Identity;
+use super::sys;
 use super::wire::fact;
 
 /// What sandboxes will be like.
@@ -15,7 +16,8 @@ pub(super) fn expected(identity: &Identity, hierarchies: &Hierarchies) -> Isolat
         Identity::Range => fact::ID_RANGE,
         Identity::Own { .. } => 0,
     };
-    of(facts | fact::FILTERED, hierarchies)
+    let landlocked = if sys::landlock_version() >= 2 { fact::LANDLOCKED } else { 0 };
+    of(facts | fact::FILTERED | landlocked, hierarchies)
 }
 
 /// What one sandbox is like.
@@ -30,13 +32,27 @@ pub(super) fn of(facts: u32, hierarchies: &Hierarchies) -> IsolationReport {
             .with_missing(G::SyscallFilter, "the kernel has no seccomp filters")
             .with_missing(G::Firewalled, "without seccomp filters sockets to the hypervisor are open");
     }
+    if facts & fact::LANDLOCKED != 0 {
+        report.held.insert(G::Landlock);
+    } else {
+        report = report.with_missing(
+            G::Landlock,
+            "the kernel has no Landlock, or too old a one; Linux 5.19 is needed, and `landlock` among its boot \
+             parameter `lsm`",
+        );
+    }
     if facts & fact::ID_RANGE != 0 {
         report.held.extend([G::MappedIds, G::SeparateInit]);
     } else {
         let why = "the program runs as an ordinary user, who has one id to give; start it as root";
         report = report.with_missing(G::MappedIds, why).with_missing(G::SeparateInit, why);
     }
-    for (controller, guarantee) in [(Controller::Memory, G::MemoryLimit), (Controller::Cpu, G::CpuLimit)] {
+    let controlled = [
+        (Controller::Memory, G::MemoryLimit),
+        (Controller::Cpu, G::CpuLimit),
+        (Controller::Disk, G::DiskShare),
+    ];
+    for (controller, guarantee) in controlled {
         match hierarchies.missing(controller) {
             None => drop(report.held.insert(guarantee)),
             Some(why) => report = report.with_missing(guarantee, why),
@@ -66,7 +82,7 @@ fn swap_is_on() -> bool {
     fs::read_to_string("/proc/swaps").is_ok_and(|swaps| swaps.lines().count() > 1)
 }
 
-fn kernel_is_at_least(major: u32, minor: u32) -> bool {
+pub(super) fn kernel_is_at_least(major: u32, minor: u32) -> bool {
     let release = rustix::system::uname();
     let release = release.release().to_string_lossy();
     let mut numbers =

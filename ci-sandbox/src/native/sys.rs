@@ -66,6 +66,15 @@ pub(super) fn spawn(program: &OwnedFd, lifeline: OwnedFd, control: OwnedFd) -> i
     Ok((pidfd_open(name, PidfdFlags::empty())?, pid))
 }
 
+/// Which version of Landlock's interface the kernel has; 0 where it has none.
+pub(super) fn landlock_version() -> i64 {
+    const VERSION: u32 = 1;
+    let none = std::ptr::null::<u8>();
+    // SAFETY: landlock_create_ruleset(2) with this flag takes neither attributes nor their size.
+    let version = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, none, 0_usize, VERSION) };
+    version.max(0)
+}
+
 /// A pidfd of a process by number.
 pub(super) fn open_process(pid: i32) -> io::Result<OwnedFd> {
     Ok(pidfd_open(Pid::from_raw(pid).ok_or(Errno::SRCH)?, PidfdFlags::empty())?)

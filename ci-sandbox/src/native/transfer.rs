@@ -86,6 +86,6 @@ async fn outcome(answers: &Answers, operation: &'static str) -> Result<()> {
         Some(Ended { how: 1, status: 0, .. }) => Ok(()),
         Some(_) => Err(Error::new(ErrorKind::LimitExceeded, operation)
             .because("it was killed inside: the memory was used up, or the job did it")),
-        None => Err(failure::gone(operation)),
+        None => Err(answers.gone(operation)),
     }
 }

@@ -30,21 +30,6 @@ async fn no_disk_at_all_is_no_unbounded_disk() {
 }
 
 #[tokio::test]
-async fn running_out_of_memory_is_an_outcome() {
-    let rig = Rig::new();
-    if !rig.holds(Guarantee::MemoryLimit) {
-        return;
-    }
-    let sandbox = rig.sandbox_of(&spec().with_limits(Limits::default().with_memory(ByteSize::mib(32)))).await;
-    // `tail` keeps what could be the last lines, and here there is only one.
-    let ran = sandbox.run("head -c 200000000 /dev/zero | tail").await;
-    assert_eq!(ran.exit.status, ExitStatus::OutOfMemory);
-    assert_eq!(sandbox.output("echo alive").await, "alive");
-    assert_eq!(sandbox.run("exit 3").await.exit.status, ExitStatus::Code(3));
-    sandbox.destroy().await;
-}
-
-#[tokio::test]
 async fn memory_files_count_as_memory() {
     let rig = Rig::new();
     if !rig.holds(Guarantee::MemoryLimit) {
@@ -54,18 +39,6 @@ async fn memory_files_count_as_memory() {
     // Whether the program was killed for it or process 1, the outcome is the same.
     let ran = sandbox.run("head -c 200000000 /dev/zero > /work/big").await;
     assert_eq!(ran.exit.status, ExitStatus::OutOfMemory);
-    sandbox.destroy().await;
-}
-
-#[tokio::test]
-async fn a_fork_bomb_stays_inside() {
-    let rig = Rig::new();
-    if !rig.holds(Guarantee::ProcessLimit) {
-        return;
-    }
-    let sandbox = rig.sandbox_of(&spec().with_limits(Limits::default().with_processes(20))).await;
-    let ran = sandbox.run("i=0; while [ $i -lt 60 ]; do sleep 100 & i=$((i+1)); done").await;
-    assert!(ran.stderr.contains("fork"), "{ran:?}");
     sandbox.destroy().await;
 }
 

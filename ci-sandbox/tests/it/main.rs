@@ -2,12 +2,15 @@
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod bombs;
 mod books;
 mod crash;
 mod errand;
+mod fairness;
 mod filter;
 mod inherit;
 mod isolation;
+mod landlock;
 mod life;
 mod limits;
 mod mounts;
@@ -18,4 +21,5 @@ mod shared;
 mod support;
 mod tar;
 mod transfer;
+mod usage;
 mod warm;

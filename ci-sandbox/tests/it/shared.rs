@@ -2,7 +2,7 @@
 
 use std::process::Command as Program;
 
-use ci_core::sandbox::{Guarantee, ProcessEvent};
+use ci_core::sandbox::ProcessEvent;
 use ci_sandbox::native::{Config, ImageSource, Native};
 
 use crate::support::{Rig, Sandbox, image, itself, path, spec};
@@ -20,9 +20,6 @@ async fn hoard<'a>(greedy: &'a Sandbox, take: &str) -> Box<dyn ci_core::sandbox:
 /// Checks that, after one job has hoarded, the host can still `take` one, and another job too.
 async fn others_get_one(take: &str) {
     let rig = Rig::new();
-    if !rig.holds(Guarantee::MappedIds) {
-        return;
-    }
     let (greedy, modest) = (rig.sandbox().await, rig.sandbox().await);
     let full = hoard(&greedy, take).await;
     let program = format!("{take} or die qq($!\\n)");
@@ -37,15 +34,22 @@ async fn others_get_one(take: &str) {
 
 #[tokio::test]
 #[cfg(target_arch = "x86_64")]
-async fn a_job_cannot_use_up_the_inotify_instances_of_root() {
+async fn a_job_cannot_use_up_the_inotify_instances() {
     others_get_one("syscall(294, 0) >= 0").await;
 }
 
 #[tokio::test]
 #[cfg(target_arch = "x86_64")]
-async fn a_job_cannot_use_up_the_pending_signals_of_root() {
+async fn a_job_cannot_use_up_the_pending_signals() {
     // timer_create(2) holds one pending signal.
     others_get_one("syscall(222, 1, 0, $t = pack(q(i), 0)) >= 0").await;
+}
+
+#[tokio::test]
+#[cfg(target_arch = "x86_64")]
+async fn a_job_cannot_use_up_the_locked_memory() {
+    // Shared memory that is locked (SHM_LOCK): mlock(2) counts per process, this per user.
+    others_get_one("defined($m = shmget(0, 65536, 01600)) && defined(shmctl($m, 11, 0))").await;
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use ci_core::id::SandboxId;
 use ci_core::sandbox::{
     Backend, Capabilities, Command, Exit, ExitStatus, Instance, IsolationReport, OutputStream, Process,
-    ProcessEvent, Residue, SandboxPath, Signal, Spec, Usage,
+    ProcessEvent, Residue, SandboxPath, SandboxUsage, Signal, Spec, Usage,
 };
 use ci_core::secret::SecretLease;
 use ci_core::{ByteSize, ByteStream, Error, ErrorKind, Result, stream};
@@ -160,6 +160,10 @@ impl Instance for Place {
 
     fn isolation(&self) -> &IsolationReport {
         &self.report
+    }
+
+    async fn usage(&self) -> Result<SandboxUsage> {
+        Ok(SandboxUsage::default())
     }
 }
 
