@@ -289,16 +289,16 @@ impl Line {
     }
 }
 
-/// A number in decimal.
-struct Digits {
-    bytes: [u8; 10],
+/// A number in decimal, with a NUL.
+pub(crate) struct Digits {
+    bytes: [u8; 11],
     start: usize,
 }
 
 impl Digits {
-    fn of(mut number: u32) -> Self {
-        let mut bytes = [0; 10];
-        let mut start = bytes.len();
+    pub(crate) fn of(mut number: u32) -> Self {
+        let mut bytes = [0; 11];
+        let mut start = bytes.len() - 1;
         loop {
             start -= 1;
             bytes[start] = b'0' + (number % 10) as u8;
@@ -310,6 +310,10 @@ impl Digits {
     }
 
     fn get(&self) -> &[u8] {
-        &self.bytes[self.start..]
+        self.as_c_str().to_bytes()
+    }
+
+    pub(crate) fn as_c_str(&self) -> &CStr {
+        CStr::from_bytes_with_nul(&self.bytes[self.start..]).unwrap_or(c"")
     }
 }

@@ -35,11 +35,13 @@ mod mounts;
 mod nr;
 mod packets;
 mod root;
+mod secrets;
 mod serve;
 mod spawn;
 mod sys;
 mod tar;
 mod task;
+mod terminal;
 #[allow(dead_code)] // The supervisor's half of it.
 mod wire;
 

@@ -128,15 +128,28 @@ impl<'a> Configuration<'a> {
     }
 }
 
+/// What a program is to have beyond the usual.
+pub(crate) mod option {
+    /// Its standard input is a pipe.
+    pub(crate) const INPUT: u32 = 1 << 0;
+    /// Its standard error goes where its standard output goes.
+    pub(crate) const MERGED: u32 = 1 << 1;
+    /// All three are a terminal.
+    pub(crate) const TERMINAL: u32 = 1 << 2;
+    /// The body holds secrets that it finds in files.
+    pub(crate) const SECRET_FILES: u32 = 1 << 3;
+}
+
 /// What the supervisor asks the init for. Each is one packet of [`Request::SIZE`] bytes with descriptors.
 ///
-/// Two of them are pipes for reports. *Start* is the child's: it reports a failure, or ends without a word when
-/// its program has been executed or its errand is done. *End* is the init's: it reports how the child ended, or
-/// ends without a word because the init is gone.
+/// Two of them are for reports. *Start*, a socket, is the child's: it reports a failure, or ends without a word when
+/// its program has been executed or its errand is done. *End*, a pipe, is the init's: it reports how the child ended,
+/// or ends without a word because the init is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Request {
-    /// Run a program: body, start, end, standard output, standard error and perhaps standard input.
-    Exec { id: u32 },
+    /// Run a program: body, start, end, and without a terminal standard output, standard error unless it is merged, and
+    /// standard input if it has one. `size` is the terminal's: rows, and columns in the high half.
+    Exec { id: u32, options: u32, size: u32 },
     /// Unpack a tar stream below a directory: body, start, end, the stream.
     Extract { id: u32 },
     /// Pack a file or directory: body, start, end, the stream.
@@ -147,18 +160,18 @@ pub(crate) enum Request {
 
 impl Request {
     /// The length of every request.
-    pub(crate) const SIZE: usize = 12;
+    pub(crate) const SIZE: usize = 16;
 
     /// The packet.
     pub(crate) fn encode(self) -> [u8; Self::SIZE] {
-        let (kind, id, signal) = match self {
-            Self::Exec { id } => (0, id, 0),
-            Self::Extract { id } => (1, id, 0),
-            Self::Archive { id } => (2, id, 0),
-            Self::Signal { id, signal } => (3, id, signal),
+        let words = match self {
+            Self::Exec { id, options, size } => [0, id, options, size],
+            Self::Extract { id } => [1, id, 0, 0],
+            Self::Archive { id } => [2, id, 0, 0],
+            Self::Signal { id, signal } => [3, id, signal, 0],
         };
         let mut out = [0; Self::SIZE];
-        for (place, value) in out.chunks_exact_mut(4).zip([kind, id, signal]) {
+        for (place, value) in out.chunks_exact_mut(4).zip(words) {
             place.copy_from_slice(&u32::to_le_bytes(value));
         }
         out
@@ -167,12 +180,12 @@ impl Request {
     /// The request in a packet, or nothing if it is none.
     pub(crate) fn decode(packet: &[u8]) -> Option<Self> {
         let mut reader = Reader::new(packet);
-        let (kind, id, signal) = (reader.u32()?, reader.u32()?, reader.u32()?);
+        let [kind, id, a, b] = [reader.u32()?, reader.u32()?, reader.u32()?, reader.u32()?];
         match kind {
-            0 => Some(Self::Exec { id }),
+            0 => Some(Self::Exec { id, options: a, size: b }),
             1 => Some(Self::Extract { id }),
             2 => Some(Self::Archive { id }),
-            3 => Some(Self::Signal { id, signal }),
+            3 => Some(Self::Signal { id, signal: a }),
             _ => None,
         }
     }
@@ -189,6 +202,8 @@ pub(crate) enum Report {
     Failed { stage: Stage, errno: i32, item: u32 },
     /// A process is gone and reaped.
     Ended(Ended),
+    /// The program will have a terminal; both its ends travel along, the one that steers it first.
+    Terminal,
 }
 
 /// How a process ended and what it used.
@@ -220,6 +235,7 @@ impl Report {
             Self::Ended(Ended { how, status, user_us, system_us, max_rss_kib }) => {
                 ([3, how, status, 0], [user_us, system_us, max_rss_kib])
             }
+            Self::Terminal => ([4, 0, 0, 0], NONE),
         };
         let mut out = [0; Self::SIZE];
         let (head, tail) = out.split_at_mut(16);
@@ -251,6 +267,7 @@ impl Report {
                 system_us: values[1],
                 max_rss_kib: values[2],
             })),
+            4 => Some(Self::Terminal),
             _ => None,
         }
     }
@@ -297,6 +314,8 @@ stages! {
     Fork = "start a process",
     Limits = "set the limits of a process",
     User = "become the job's user",
+    Secrets = "write a secret into its file",
+    Terminal = "open a terminal",
     Directory = "enter the working directory",
     Execute = "execute the program",
     OpenTarget = "open the path in the sandbox",
