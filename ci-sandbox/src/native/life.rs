@@ -63,6 +63,11 @@ impl Life {
         self.requests.fetch_add(1, Ordering::Relaxed)
     }
 
+    /// Whether process 1 is dead, and everything inside with it.
+    pub(super) fn is_gone(&self) -> bool {
+        self.init.get().is_none_or(|init| sys::is_dead(&init.process))
+    }
+
     /// Has the launcher kill the sandbox, without waiting for it.
     pub(super) fn cut(&self) {
         self.lifeline.shut_down();

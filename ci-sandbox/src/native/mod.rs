@@ -24,22 +24,26 @@
 //! socket, the launcher kills process 1, and the kernel kills everything else inside. The books and control
 //! groups of a killed program are found by the next one through [`Backend::leftovers`].
 
+mod answers;
 mod cgroup;
 mod channel;
 mod config;
 mod failure;
 mod identity;
 mod image;
+mod input;
 mod instance;
 mod launch;
 mod ledger;
 mod life;
+mod output;
 mod patience;
 mod process;
 mod proof;
 mod report;
 mod seccomp;
 mod sys;
+mod terminal;
 mod transfer;
 #[allow(dead_code)] // The init's half of it.
 #[path = "../../init/wire.rs"]
