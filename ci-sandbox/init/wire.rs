@@ -416,3 +416,55 @@ impl<'a> Reader<'a> {
         Some(taken)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn request() -> impl Strategy<Value = Request> {
+        prop_oneof![
+            any::<[u32; 3]>().prop_map(|[id, options, size]| Request::Exec { id, options, size }),
+            any::<u32>().prop_map(|id| Request::Extract { id }),
+            any::<u32>().prop_map(|id| Request::Archive { id }),
+            any::<[u32; 2]>().prop_map(|[id, signal]| Request::Signal { id, signal }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn a_request_arrives_as_it_was_sent(request in request()) {
+            prop_assert_eq!(Request::decode(&request.encode()), Some(request));
+        }
+
+        #[test]
+        fn what_is_cut_short_or_unknown_is_no_message(packet in prop::collection::vec(any::<u8>(), 0..64)) {
+            let known = packet.first_chunk().map_or(u32::MAX, |kind| u32::from_le_bytes(*kind));
+            let is_request = packet.len() >= Request::SIZE && known < 4;
+            prop_assert_eq!(Request::decode(&packet).is_some(), is_request);
+            if Report::decode(&packet).is_some() {
+                prop_assert!(packet.len() >= Report::SIZE && known < 5);
+            }
+        }
+
+        #[test]
+        fn texts_and_bytes_are_read_as_they_were_written(
+            texts in prop::collection::vec("[^\0]{0,20}", 0..5),
+            bytes in prop::collection::vec(any::<u8>(), 0..50),
+        ) {
+            let mut message = Vec::new();
+            let mut writer = Writer(&mut message);
+            writer.bytes(&bytes);
+            for text in &texts {
+                writer.text(text.as_bytes());
+            }
+            let mut reader = Reader::new(&message);
+            prop_assert_eq!(reader.bytes(), Some(&bytes[..]));
+            for text in &texts {
+                prop_assert_eq!(reader.text().map(CStr::to_bytes), Some(text.as_bytes()));
+            }
+            prop_assert!(reader.text().is_none());
+        }
+    }
+}

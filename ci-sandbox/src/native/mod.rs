@@ -17,6 +17,13 @@
 //! in [`Backend::capabilities`]; ask for what you need with
 //! [`Spec::with_minimum`](ci_core::sandbox::Spec::with_minimum).
 //!
+//! # What a program has
+//!
+//! Pipes, or on request a terminal: it is made in the sandbox, in a file system that holds its own terminals alone (64 of
+//! them), and the end that steers it is open nowhere but in this process. Output waits in the kernel until it is read, at
+//! most 512 KiB of a pipe and some KiB of a terminal, and then the program waits. A secret as a file lies in
+//! `/run/secrets`, in a folder of its program that process 1 removes before the program's exit is reported.
+//!
 //! # How it ends
 //!
 //! A launcher outside of the sandbox waits for the end of a socket, its lifeline. Whether [`Backend::destroy`]

@@ -189,4 +189,28 @@ mod tests {
         assert!(file.set_len(length + 1).is_err(), "made longer");
         assert!(fcntl_add_seals(&file, SealFlags::FUTURE_WRITE).is_err(), "sealed further");
     }
+
+    #[test]
+    fn writing_where_nobody_reads_raises_no_signal() {
+        let is_pending = || {
+            let mut pending = MaybeUninit::<libc::sigset_t>::zeroed();
+            // SAFETY: sigpending(2) writes a set, and sigismember(3) reads it.
+            unsafe {
+                libc::sigpending(pending.as_mut_ptr());
+                libc::sigismember(pending.as_ptr(), libc::SIGPIPE) == 1
+            }
+        };
+        let (ours, theirs) = input_pipe().unwrap();
+        drop(theirs);
+        // Held back, a signal stays to be seen, even where it is ignored as in this program.
+        let outer = PipeSignals::hold().unwrap();
+        assert_eq!(write_without_signal(&ours, b"x").unwrap_err().raw_os_error(), Some(libc::EPIPE));
+        assert!(!is_pending(), "it was raised and not taken away");
+        assert_eq!(rustix::io::write(&ours, b"x"), Err(Errno::PIPE));
+        assert!(is_pending(), "without that it is raised");
+        assert_eq!(write_without_signal(&ours, b"x").unwrap_err().raw_os_error(), Some(libc::EPIPE));
+        assert!(is_pending(), "one that was there before is not ours to take");
+        outer.release(true);
+        assert!(!is_pending());
+    }
 }
