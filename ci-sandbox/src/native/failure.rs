@@ -77,6 +77,9 @@ pub(super) fn starting(stage: Stage, errno: i32) -> Error {
         (Stage::Terminal, Errno::NOSPC) => {
             (ErrorKind::LimitExceeded, "the sandbox has as many terminals as it may")
         }
+        (Stage::Terminal, Errno::ACCESS | Errno::PERM) => {
+            (ErrorKind::Invalid, "the job has locked its own terminals")
+        }
         (Stage::Directory, Errno::NOENT | Errno::NOTDIR) => (ErrorKind::NotFound, "there is no such folder"),
         (Stage::Directory, _) => (ErrorKind::Invalid, "the folder cannot be entered"),
         (Stage::Fork | Stage::Table, _) => {
