@@ -155,7 +155,8 @@ async fn merged_output_keeps_its_order() {
     let script = "i=0; while [ $i -lt 500 ]; do echo out $i; echo err $i >&2; i=$((i+1)); done";
     let mut process = sandbox.exec(&shell(script).with_merged_output()).await.unwrap();
     let ran = finish(&mut *process).await;
-    let expected: String = (0..500).map(|number| format!("out {number}\nerr {number}\n")).collect();
+    let lines = (0..500).map(|number| format!("out {number}\nerr {number}\n"));
+    let expected = lines.collect::<Vec<_>>().concat();
     assert_eq!((ran.stdout, ran.stderr), (expected, String::new()));
     drop(process);
     sandbox.destroy().await;

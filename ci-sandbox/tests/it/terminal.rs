@@ -98,8 +98,15 @@ async fn a_program_learns_that_its_terminal_has_another_size() {
 async fn every_signal_arrives() {
     let rig = Rig::new();
     let sandbox = rig.sandbox().await;
-    use Signal::{Hangup, Interrupt, Kill, Quit, Terminate, User1, User2};
-    for signal in [Hangup, Interrupt, Quit, Terminate, Kill, User1, User2] {
+    for signal in [
+        Signal::Hangup,
+        Signal::Interrupt,
+        Signal::Quit,
+        Signal::Terminate,
+        Signal::Kill,
+        Signal::User1,
+        Signal::User2,
+    ] {
         let mut process = sandbox.exec(&on_terminal("echo up; exec sleep 1000")).await.unwrap();
         until(&mut *process, "up").await;
         process.signal(signal).await.unwrap();
@@ -113,7 +120,7 @@ async fn every_signal_arrives() {
 async fn output_is_complete_when_the_program_has_ended() {
     let rig = Rig::new();
     let sandbox = rig.sandbox().await;
-    let expected: String = (1..=900).map(|number| format!("{number}\r\n")).collect();
+    let expected = (1..=900).map(|number| format!("{number}\r\n")).collect::<Vec<_>>().concat();
     for _ in 0..100 {
         assert_eq!(run(&sandbox, "exec seq 900").await, expected);
     }
