@@ -128,9 +128,13 @@ async fn an_input_can_be_closed_by_its_program() {
 async fn an_input_ends_with_its_program_though_another_holds_it() {
     let rig = Rig::new();
     let sandbox = rig.sandbox().await;
-    let mut process = sandbox.exec(&shell("sleep 1000 <&0 & exit 3").with_input()).await.unwrap();
+    // A shell gives what it starts in the background another standard input.
+    let command = shell("exec 3<&0; sleep 1000 & exit 3").with_input();
+    let mut process = sandbox.exec(&command).await.unwrap();
     let mut input = process.input().unwrap();
-    let (error, ran) = tokio::join!(refused(&mut *input), finish(&mut *process));
+    let both = async { tokio::join!(refused(&mut *input), finish(&mut *process)) };
+    let (error, ran) =
+        timeout(Duration::from_secs(20), both).await.expect("neither waits for the other program");
     assert_eq!((error.kind(), ran.exit.status), (ErrorKind::Conflict, ExitStatus::Code(3)));
     drop(process);
     sandbox.destroy().await;
