@@ -11,7 +11,7 @@ use crate::external::External;
 use crate::id::{ArtifactName, CacheKey, ImageName, Label, SecretName, StepName, VariableName};
 use crate::network::NetworkPolicy;
 use crate::queue::MOST_LABELS;
-use crate::sandbox::{Guarantee, SandboxPath};
+use crate::sandbox::{Guarantee, SandboxPath, SecretUse};
 use crate::units::ByteSize;
 
 /// A job as its author wrote it: what to run, on what, with what.
@@ -162,7 +162,7 @@ impl JobSpec {
     }
 
     /// Refuses a job that could not run as it is written: no steps, more than 1,000 steps, secrets, caches, artifacts or
-    /// labels, more than 1 MiB as JSON, or a step that names a secret which the job does not ask for.
+    /// labels, more than 1 MiB as JSON, or a step that names a secret which the job does not ask for, or in two forms.
     /// [`NewJob`](crate::queue::NewJob) does so by itself.
     ///
     /// # Errors
@@ -208,12 +208,20 @@ impl JobSpec {
                 )
                 .with("step", &step.name));
             }
-            if let Some(name) = step.secrets.iter().find(|name| !self.secrets.contains(name)) {
-                return Err(invalid(
-                    "a step names a secret that the job does not ask for; add it to the job",
-                )
-                .with("step", &step.name)
-                .with("secret", name));
+            let mut forms = BTreeMap::new();
+            for SecretUse { name, form } in &step.secrets {
+                if !self.secrets.contains(name) {
+                    return Err(invalid(
+                        "a step names a secret that the job does not ask for; add it to the job",
+                    )
+                    .with("step", &step.name)
+                    .with("secret", name));
+                }
+                if forms.insert(name, form).is_some_and(|before| before != form) {
+                    return Err(invalid("a step has a secret either as a variable or as a file; choose one")
+                        .with("step", &step.name)
+                        .with("secret", name));
+                }
             }
         }
         Ok(())
@@ -249,9 +257,9 @@ pub struct Step {
     /// Variables of this step, on top of the job's.
     #[serde(default)]
     pub environment: Environment,
-    /// Which of the job's secrets it sees, each as the variable of the same name.
+    /// Which of the job's secrets it sees, each as the variable of the same name or as a file.
     #[serde(default)]
-    pub secrets: Vec<SecretName>,
+    pub secrets: Vec<SecretUse>,
     /// Where it runs; the checked-out source by default.
     #[serde(default)]
     pub directory: Option<SandboxPath>,
@@ -282,9 +290,9 @@ impl Step {
         }
     }
 
-    /// Lets the step see a secret of the job.
-    pub fn with_secret(mut self, name: SecretName) -> Self {
-        self.secrets.push(name);
+    /// Lets the step see a secret of the job: a name alone is a variable.
+    pub fn with_secret(mut self, secret: impl Into<SecretUse>) -> Self {
+        self.secrets.push(secret.into());
         self
     }
 

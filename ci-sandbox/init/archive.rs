@@ -144,7 +144,7 @@ impl Walk {
 }
 
 /// The names in records of getdents64(2): inode and offset (8 bytes each), length (2), kind (1), name, NUL.
-struct Names<'a>(&'a [u8]);
+pub(crate) struct Names<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Iterator for Names<'a> {
     type Item = &'a CStr;

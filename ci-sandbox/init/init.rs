@@ -78,13 +78,14 @@ fn settle(configuration: &Configuration<'_>, facts: &mut u32) -> Result<Sockets,
         *facts |= fact::FILTERED;
     }
     task::hide_memory().at(Stage::Privileges)?;
-    let kept = if configuration.range { CHANGE_USER_AND_KILL } else { 0 };
+    let kept = if configuration.range { POWERS } else { 0 };
     task::keep_capabilities(kept).at(Stage::Privileges)?;
     Ok(sockets)
 }
 
-/// `CAP_KILL`, `CAP_SETGID` and `CAP_SETUID`: all that starting and signalling the job's processes takes.
-const CHANGE_USER_AND_KILL: u64 = 1 << 5 | 1 << 6 | 1 << 7;
+/// `CAP_CHOWN`, `CAP_KILL`, `CAP_SETGID` and `CAP_SETUID`: all that it takes to start the job's processes, to signal them,
+/// and to give them files with secrets.
+const POWERS: u64 = 1 << 0 | 1 << 5 | 1 << 6 | 1 << 7;
 
 /// `lo` is the first interface of every network namespace, and down.
 fn bring_loopback_up() -> sys::Result<()> {

@@ -334,16 +334,16 @@ impl Line {
     }
 }
 
-/// A number in decimal.
+/// A number in decimal, with a NUL.
 pub(crate) struct Digits {
-    bytes: [u8; 10],
+    bytes: [u8; 11],
     start: usize,
 }
 
 impl Digits {
     pub(crate) fn of(mut number: u32) -> Self {
-        let mut bytes = [0; 10];
-        let mut start = bytes.len();
+        let mut bytes = [0; 11];
+        let mut start = bytes.len() - 1;
         loop {
             start -= 1;
             bytes[start] = b'0' + (number % 10) as u8;
@@ -355,6 +355,10 @@ impl Digits {
     }
 
     pub(crate) fn get(&self) -> &[u8] {
-        &self.bytes[self.start..]
+        self.as_c_str().to_bytes()
+    }
+
+    pub(crate) fn as_c_str(&self) -> &CStr {
+        CStr::from_bytes_with_nul(&self.bytes[self.start..]).unwrap_or(c"")
     }
 }

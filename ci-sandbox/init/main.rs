@@ -39,12 +39,14 @@ mod nr;
 mod packets;
 mod rights;
 mod root;
+mod secrets;
 mod serve;
 mod sockets;
 mod spawn;
 mod sys;
 mod tar;
 mod task;
+mod terminal;
 #[allow(dead_code)] // The supervisor's half of it.
 mod wire;
 

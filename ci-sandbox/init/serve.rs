@@ -6,10 +6,11 @@
 use crate::failure::Failure;
 use crate::launch::CONTROL;
 use crate::packets;
-use crate::spawn::{self, Errand};
-use crate::sys::{self, Errno, Fd, Poll, Raw};
+use crate::secrets;
+use crate::spawn::{self, Errand, Program, Streams};
+use crate::sys::{self, CWD, Errno, Fd, O_DIRECTORY, O_NOFOLLOW, O_PATH, Poll, Raw};
 use crate::task;
-use crate::wire::{Report, Request, Stage};
+use crate::wire::{Report, Request, Stage, option};
 
 /// The most requests that can run at one time.
 const MOST_RUNNING: usize = 256;
@@ -18,6 +19,12 @@ const MOST_RUNNING: usize = 256;
 const LAUNCHER: Raw = Raw(3);
 /// Lets it see that a child is gone.
 const SIGNALS: Raw = Raw(4);
+/// The folder of the sandbox's terminals. A path to it could have become the job's.
+pub(crate) const TERMINALS: Raw = Raw(5);
+/// The folder of secrets in files, for the same reason.
+pub(crate) const SECRETS: Raw = Raw(6);
+/// The first descriptor that is none of these.
+pub(crate) const OTHERS: Raw = Raw(7);
 
 /// One request that runs.
 struct Running {
@@ -25,6 +32,7 @@ struct Running {
     pid: u32,
     /// Where its end is told. Closing it without a word tells the supervisor that the init is gone.
     end: Fd,
+    has_secret_files: bool,
 }
 
 /// Serves until the supervisor or the launcher is gone.
@@ -36,7 +44,7 @@ pub(crate) fn run(launcher: &Fd, range: bool) -> ! {
     task::exit(0)
 }
 
-/// Gives the two lasting descriptors their places, so that no other ever has them, and closes all others.
+/// Gives the lasting descriptors their places, so that no other ever has them, and closes all others.
 fn prepare(launcher: &Fd) -> sys::Result<()> {
     let children = task::signal_set(task::SIGCHLD);
     task::block_signals(children)?;
@@ -44,10 +52,18 @@ fn prepare(launcher: &Fd) -> sys::Result<()> {
         sys::duplicate(**launcher, LAUNCHER.0)?;
     }
     sys::close_from(4);
-    let signals = task::signal_fd(children)?;
-    // The kernel gives the lowest number that is free.
-    let is_in_place = *signals == SIGNALS;
-    core::mem::forget(signals);
+    settle(task::signal_fd(children)?, SIGNALS)?;
+    let folder = |path| sys::open(CWD, path, O_PATH | O_DIRECTORY | O_NOFOLLOW, 0);
+    // Without one of them, its place is taken all the same; who needs it will find that it is no folder.
+    let nothing = |_| sys::open(CWD, c"/dev/null", O_PATH, 0);
+    settle(folder(c"/dev/pts").or_else(nothing)?, TERMINALS)?;
+    settle(secrets::make_folder().or_else(nothing)?, SECRETS)
+}
+
+/// Keeps a descriptor that has just been opened for good. The kernel gives the lowest number that is free.
+fn settle(file: Fd, place: Raw) -> sys::Result<()> {
+    let is_in_place = *file == place;
+    core::mem::forget(file);
     if is_in_place { Ok(()) } else { Err(Errno::EINVAL) }
 }
 
@@ -71,6 +87,9 @@ fn reap(table: &mut [Option<Running>]) {
     while let Some((pid, ended)) = task::reap() {
         let is_it = |place: &&mut Option<Running>| place.as_ref().is_some_and(|running| running.pid == pid);
         if let Some(running) = table.iter_mut().find(is_it).and_then(Option::take) {
+            if running.has_secret_files {
+                secrets::remove(running.id);
+            }
             let _ = sys::write_all(*running.end, &Report::Ended(ended).encode());
         }
     }
@@ -83,29 +102,33 @@ fn take_request(table: &mut [Option<Running>], range: bool) -> sys::Result<bool>
         return Ok(false);
     }
     let Some(request) = Request::decode(&packet) else { return Ok(false) };
-    let [body, start, end, first, second, third] = files;
-    let (id, errand) = match (request, first) {
-        (Request::Signal { id, signal }, _) => {
+    let [body, start, end, streams @ ..] = files;
+    let mut streams = streams.into_iter().flatten();
+    let (id, errand) = match request {
+        Request::Signal { id, signal } => {
             signal_group(table, id, signal as usize);
             return Ok(true);
         }
-        (Request::Measure, _) => {
+        Request::Measure => {
             measure(body);
             return Ok(true);
         }
-        (Request::Exec { id }, Some(output)) => (id, Errand::Exec { input: third, output, errors: second }),
-        (Request::Extract { id }, Some(stream)) => (id, Errand::Extract { stream }),
-        (Request::Archive { id }, Some(stream)) => (id, Errand::Archive { stream }),
-        // The supervisor sends what belongs together; anything else is a defect, and the end.
-        _ => return Ok(false),
+        Request::Exec { id, options, size } => {
+            (id, program(id, options, size, &mut streams).map(Errand::Exec))
+        }
+        Request::Extract { id } => (id, streams.next().map(|stream| Errand::Extract { stream })),
+        Request::Archive { id } => (id, streams.next().map(|stream| Errand::Archive { stream })),
     };
+    // The supervisor sends what belongs together; anything else is a defect, and the end.
+    let Some(errand) = errand else { return Ok(false) };
+    let has_secret_files = matches!(errand, Errand::Exec(Program { has_secret_files: true, .. }));
     let (Some(body), Some(start), Some(end)) = (body, start, end) else { return Ok(false) };
     let begun = match table.iter_mut().find(|place| place.is_none()) {
         None => Err(Failure::new(Stage::Table, Errno::E2BIG)),
         Some(place) => spawn::begin(&errand, &body, &start, range).map(|pid| (place, pid)),
     };
     match begun {
-        Ok((place, pid)) => *place = Some(Running { id, pid, end }),
+        Ok((place, pid)) => *place = Some(Running { id, pid, end, has_secret_files }),
         Err(failure) => {
             let _ = sys::write_all(*start, &failure.report().encode());
         }
@@ -118,6 +141,20 @@ fn measure(answer: Option<Fd>) {
     if let (Some(answer), Ok(files)) = (answer, sys::used_bytes(c"/")) {
         let _ = sys::write_all(*answer, &Report::Measured { files }.encode());
     }
+}
+
+/// What is to be run, with the streams that the request says it brings.
+fn program(id: u32, options: u32, size: u32, streams: &mut impl Iterator<Item = Fd>) -> Option<Program> {
+    let has = |wanted: u32| options & wanted != 0;
+    let streams = if has(option::TERMINAL) {
+        Streams::Terminal { size }
+    } else {
+        let output = streams.next()?;
+        let errors = if has(option::MERGED) { None } else { Some(streams.next()?) };
+        let input = if has(option::INPUT) { Some(streams.next()?) } else { None };
+        Streams::Pipes { input, output, errors }
+    };
+    Some(Program { id, streams, has_secret_files: has(option::SECRET_FILES) })
 }
 
 fn signal_group(table: &[Option<Running>], id: u32, signal: usize) {

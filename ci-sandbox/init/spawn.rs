@@ -11,19 +11,36 @@ use crate::extract;
 use crate::failure::{At, Failure};
 use crate::mem::Pages;
 use crate::root::JOB;
+use crate::secrets;
+use crate::serve::{OTHERS, TERMINALS};
 use crate::sys::{self, CWD, Errno, Fd, O_RDWR, Raw};
 use crate::task;
+use crate::terminal;
 use crate::wire::{BODY_LIMIT, Reader, Stage};
 
 /// What a child is to do, with the descriptors it needs for it.
 pub(crate) enum Errand {
-    Exec { input: Option<Fd>, output: Fd, errors: Option<Fd> },
+    Exec(Program),
     Extract { stream: Fd },
     Archive { stream: Fd },
 }
 
+/// What is to be run, as far as process 1 knows it.
+pub(crate) struct Program {
+    pub(crate) id: u32,
+    pub(crate) streams: Streams,
+    pub(crate) has_secret_files: bool,
+}
+
+/// What a program reads from and writes to. Without an input it reads nothing; without a stream of their own its errors
+/// go where its output goes.
+pub(crate) enum Streams {
+    Pipes { input: Option<Fd>, output: Fd, errors: Option<Fd> },
+    Terminal { size: u32 },
+}
+
 /// Where a child tells why it failed. It ends once the program has been executed, and its end says that it has.
-const START: Raw = Raw(3);
+pub(crate) const START: Raw = Raw(3);
 /// Where it finds the request's body.
 const BODY: Raw = Raw(4);
 
@@ -43,14 +60,15 @@ pub(crate) fn begin(errand: &Errand, body: &Fd, start: &Fd, range: bool) -> Resu
 
 fn run(errand: &Errand, body: &Fd, start: &Fd, range: bool) -> Result<(), Failure> {
     let null = sys::open(CWD, c"/dev/null", O_RDWR, 0).at(Stage::Fork)?;
-    let (input, output, errors) = match errand {
-        Errand::Exec { input, output, errors } => {
-            (input.as_deref().unwrap_or(&null), &**output, errors.as_deref().unwrap_or(&null))
+    let standard: [&Raw; 3] = match errand {
+        Errand::Exec(Program { streams: Streams::Pipes { input, output, errors }, .. }) => {
+            [input.as_deref().unwrap_or(&null), output, errors.as_deref().unwrap_or(output)]
         }
-        Errand::Extract { stream } => (&**stream, &*null, &*null),
-        Errand::Archive { stream } => (&*null, &**stream, &*null),
+        Errand::Exec(Program { streams: Streams::Terminal { .. }, .. }) => [&null; 3],
+        Errand::Extract { stream } => [stream, &null, &null],
+        Errand::Archive { stream } => [&null, stream, &null],
     };
-    arrange([input, output, errors], start, body).at(Stage::Fork)?;
+    arrange(standard, start, body).at(Stage::Fork)?;
     task::new_session().at(Stage::Fork)?;
     task::block_signals(0).at(Stage::Fork)?;
     let length = sys::stat(BODY, c"").at(Stage::Request)?.size as usize;
@@ -58,10 +76,17 @@ fn run(errand: &Errand, body: &Fd, start: &Fd, range: bool) -> Result<(), Failur
         return Err(Failure::new(Stage::Request, Errno::E2BIG));
     }
     let mut pages = Pages::of_file(BODY, length).at(Stage::Request)?;
-    let request = Reader::new(pages.bytes());
+    let mut request = Reader::new(pages.bytes());
+    if let Errand::Exec(Program { id, has_secret_files: true, .. }) = errand {
+        secrets::write(*id, &mut request, range)?;
+    }
     become_job(range).at(Stage::User)?;
+    if let Errand::Exec(Program { streams: Streams::Terminal { size }, .. }) = errand {
+        terminal::take(*size).at(Stage::Terminal)?;
+    }
+    sys::close_from(TERMINALS.0 as usize);
     let result = match errand {
-        Errand::Exec { .. } => execute(request),
+        Errand::Exec(_) => execute(request),
         Errand::Extract { .. } => extract::run(Raw(0), request),
         Errand::Archive { .. } => archive::run(Raw(1), request),
     };
@@ -70,15 +95,15 @@ fn run(errand: &Errand, body: &Fd, start: &Fd, range: bool) -> Result<(), Failur
     result
 }
 
-/// Puts every descriptor in its place and closes all others. Those of process 1 start at 5 (see `serve`), so
-/// none is overwritten before it has been moved.
+/// Puts every descriptor in its place and closes all others, but the folders of process 1. What came with the request has
+/// higher numbers (see `serve`), so none is overwritten before it has been moved.
 fn arrange(standard: [&Raw; 3], start: &Fd, body: &Fd) -> sys::Result<()> {
     for (file, place) in standard.into_iter().zip(0..) {
         sys::duplicate(*file, place)?;
     }
     sys::duplicate_private(**start, START.0)?;
     sys::duplicate_private(**body, BODY.0)?;
-    sys::close_from(5);
+    sys::close_from(OTHERS.0 as usize);
     Ok(())
 }
 

@@ -82,6 +82,7 @@ pub(crate) const O_WRONLY: usize = 1;
 pub(crate) const O_RDWR: usize = 2;
 pub(crate) const O_CREAT: usize = 0o100;
 pub(crate) const O_EXCL: usize = 0o200;
+pub(crate) const O_NOCTTY: usize = 0o400;
 pub(crate) const O_NONBLOCK: usize = 0o4000;
 #[cfg(target_arch = "x86_64")]
 pub(crate) const O_DIRECTORY: usize = 0o200_000;
@@ -186,8 +187,14 @@ pub(crate) fn owner_of(namespace: Raw) -> Result<Fd> {
 }
 
 pub(crate) fn ioctl(file: Raw, request: usize, argument: &mut [u8; 40]) -> Result<()> {
-    // SAFETY: the ioctls that are used read and write a `struct ifreq`, which is 40 bytes long.
+    // SAFETY: the ioctls that are used read and write a `struct ifreq`, which is 40 bytes long, or less.
     unsafe { raw(nr::IOCTL, [word(file.0), request, argument.as_mut_ptr() as usize, 0, 0, 0]) }.map(drop)
+}
+
+/// One of the ioctls that take a number.
+pub(crate) fn ioctl_number(file: Raw, request: usize, argument: usize) -> Result<usize> {
+    // SAFETY: the ioctls that are used, TIOCGPTPEER and TIOCSCTTY, do not take their argument for a pointer.
+    unsafe { raw(nr::IOCTL, [word(file.0), request, argument, 0, 0, 0]) }
 }
 
 pub(crate) const AF_INET: u16 = 2;
@@ -311,6 +318,12 @@ pub(crate) fn mkdir(directory: Raw, path: &CStr, mode: usize) -> Result<()> {
 pub(crate) fn unlink(directory: Raw, path: &CStr) -> Result<()> {
     // SAFETY: unlinkat(2) reads a NUL-terminated path.
     unsafe { raw(nr::UNLINKAT, [word(directory.0), text(path), 0, 0, 0, 0]) }.map(drop)
+}
+
+pub(crate) fn remove_folder(directory: Raw, path: &CStr) -> Result<()> {
+    const REMOVE_FOLDER: usize = 0x200;
+    // SAFETY: unlinkat(2) reads a NUL-terminated path.
+    unsafe { raw(nr::UNLINKAT, [word(directory.0), text(path), REMOVE_FOLDER, 0, 0, 0]) }.map(drop)
 }
 
 pub(crate) fn symlink(target: &CStr, directory: Raw, path: &CStr) -> Result<()> {

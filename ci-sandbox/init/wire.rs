@@ -201,15 +201,28 @@ impl SocketRecord {
     }
 }
 
+/// What a program is to have beyond the usual.
+pub(crate) mod option {
+    /// Its standard input is a pipe.
+    pub(crate) const INPUT: u32 = 1 << 0;
+    /// Its standard error goes where its standard output goes.
+    pub(crate) const MERGED: u32 = 1 << 1;
+    /// All three are a terminal.
+    pub(crate) const TERMINAL: u32 = 1 << 2;
+    /// The body holds secrets that it finds in files.
+    pub(crate) const SECRET_FILES: u32 = 1 << 3;
+}
+
 /// What the supervisor asks the init for. Each is one packet of [`Request::SIZE`] bytes with descriptors.
 ///
-/// Two of them are pipes for reports. *Start* is the child's: it reports a failure, or ends without a word when
-/// its program has been executed or its errand is done. *End* is the init's: it reports how the child ended, or
-/// ends without a word because the init is gone.
+/// Two of them are for reports. *Start*, a socket, is the child's: it reports a failure, or ends without a word when
+/// its program has been executed or its errand is done. *End*, a pipe, is the init's: it reports how the child ended,
+/// or ends without a word because the init is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Request {
-    /// Run a program: body, start, end, standard output, standard error and perhaps standard input.
-    Exec { id: u32 },
+    /// Run a program: body, start, end, and without a terminal standard output, standard error unless it is merged, and
+    /// standard input if it has one. `size` is the terminal's: rows, and columns in the high half.
+    Exec { id: u32, options: u32, size: u32 },
     /// Unpack a tar stream below a directory: body, start, end, the stream.
     Extract { id: u32 },
     /// Pack a file or directory: body, start, end, the stream.
@@ -222,19 +235,19 @@ pub(crate) enum Request {
 
 impl Request {
     /// The length of every request.
-    pub(crate) const SIZE: usize = 12;
+    pub(crate) const SIZE: usize = 16;
 
     /// The packet.
     pub(crate) fn encode(self) -> [u8; Self::SIZE] {
-        let (kind, id, signal) = match self {
-            Self::Exec { id } => (0, id, 0),
-            Self::Extract { id } => (1, id, 0),
-            Self::Archive { id } => (2, id, 0),
-            Self::Signal { id, signal } => (3, id, signal),
-            Self::Measure => (4, 0, 0),
+        let words = match self {
+            Self::Exec { id, options, size } => [0, id, options, size],
+            Self::Extract { id } => [1, id, 0, 0],
+            Self::Archive { id } => [2, id, 0, 0],
+            Self::Signal { id, signal } => [3, id, signal, 0],
+            Self::Measure => [4, 0, 0, 0],
         };
         let mut out = [0; Self::SIZE];
-        for (place, value) in out.chunks_exact_mut(4).zip([kind, id, signal]) {
+        for (place, value) in out.chunks_exact_mut(4).zip(words) {
             place.copy_from_slice(&u32::to_le_bytes(value));
         }
         out
@@ -243,12 +256,12 @@ impl Request {
     /// The request in a packet, or nothing if it is none.
     pub(crate) fn decode(packet: &[u8]) -> Option<Self> {
         let mut reader = Reader::new(packet);
-        let (kind, id, signal) = (reader.u32()?, reader.u32()?, reader.u32()?);
+        let [kind, id, a, b] = [reader.u32()?, reader.u32()?, reader.u32()?, reader.u32()?];
         match kind {
-            0 => Some(Self::Exec { id }),
+            0 => Some(Self::Exec { id, options: a, size: b }),
             1 => Some(Self::Extract { id }),
             2 => Some(Self::Archive { id }),
-            3 => Some(Self::Signal { id, signal }),
+            3 => Some(Self::Signal { id, signal: a }),
             4 => Some(Self::Measure),
             _ => None,
         }
@@ -268,6 +281,8 @@ pub(crate) enum Report {
     Ended(Ended),
     /// How many bytes the file tree takes up.
     Measured { files: u64 },
+    /// The program will have a terminal; both its ends travel along, the one that steers it first.
+    Terminal,
 }
 
 /// How a process ended and what it used.
@@ -299,7 +314,8 @@ impl Report {
             Self::Ended(Ended { how, status, user_us, system_us, max_rss_kib }) => {
                 ([3, how, status, 0], [user_us, system_us, max_rss_kib])
             }
-            Self::Measured { files } => ([4, 0, 0, 0], [files, 0, 0]),
+            Self::Terminal => ([4, 0, 0, 0], NONE),
+            Self::Measured { files } => ([5, 0, 0, 0], [files, 0, 0]),
         };
         let mut out = [0; Self::SIZE];
         let (head, tail) = out.split_at_mut(16);
@@ -331,7 +347,8 @@ impl Report {
                 system_us: values[1],
                 max_rss_kib: values[2],
             })),
-            4 => Some(Self::Measured { files: values[0] }),
+            4 => Some(Self::Terminal),
+            5 => Some(Self::Measured { files: values[0] }),
             _ => None,
         }
     }
@@ -382,6 +399,8 @@ stages! {
     Fork = "start a process",
     Limits = "set the limits of a process",
     User = "become the job's user",
+    Secrets = "write a secret into its file",
+    Terminal = "open a terminal",
     Directory = "enter the working directory",
     Execute = "execute the program",
     OpenTarget = "open the path in the sandbox",
@@ -480,5 +499,57 @@ impl<'a> Reader<'a> {
         let (taken, rest) = self.0.split_at_checked(length)?;
         self.0 = rest;
         Some(taken)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn request() -> impl Strategy<Value = Request> {
+        prop_oneof![
+            any::<[u32; 3]>().prop_map(|[id, options, size]| Request::Exec { id, options, size }),
+            any::<u32>().prop_map(|id| Request::Extract { id }),
+            any::<u32>().prop_map(|id| Request::Archive { id }),
+            any::<[u32; 2]>().prop_map(|[id, signal]| Request::Signal { id, signal }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn a_request_arrives_as_it_was_sent(request in request()) {
+            prop_assert_eq!(Request::decode(&request.encode()), Some(request));
+        }
+
+        #[test]
+        fn what_is_cut_short_or_unknown_is_no_message(packet in prop::collection::vec(any::<u8>(), 0..64)) {
+            let known = packet.first_chunk().map_or(u32::MAX, |kind| u32::from_le_bytes(*kind));
+            let is_request = packet.len() >= Request::SIZE && known < 4;
+            prop_assert_eq!(Request::decode(&packet).is_some(), is_request);
+            if Report::decode(&packet).is_some() {
+                prop_assert!(packet.len() >= Report::SIZE && known < 5);
+            }
+        }
+
+        #[test]
+        fn texts_and_bytes_are_read_as_they_were_written(
+            texts in prop::collection::vec("[^\0]{0,20}", 0..5),
+            bytes in prop::collection::vec(any::<u8>(), 0..50),
+        ) {
+            let mut message = Vec::new();
+            let mut writer = Writer(&mut message);
+            writer.bytes(&bytes);
+            for text in &texts {
+                writer.text(text.as_bytes());
+            }
+            let mut reader = Reader::new(&message);
+            prop_assert_eq!(reader.bytes(), Some(&bytes[..]));
+            for text in &texts {
+                prop_assert_eq!(reader.text().map(CStr::to_bytes), Some(text.as_bytes()));
+            }
+            prop_assert!(reader.text().is_none());
+        }
     }
 }

@@ -63,6 +63,10 @@
 //!   [`IsolationReport`](ci_core::sandbox::IsolationReport); ask for what a job needs with
 //!   [`Spec::with_minimum`](ci_core::sandbox::Spec::with_minimum), and it is refused where it would not hold. Bandwidth of
 //!   memory is not limited at all.
+//! - **A job from itself.** Its programs run as one user: while a step has a secret, whatever an earlier step has left
+//!   running can read it, in a variable or in a file, and can read and write the terminal of another. What is left of a
+//!   file's value when its program has ended is what the job has copied. Without a range of ids, a job can also move the
+//!   files away, or stand in the way of new ones, which then do not start.
 //! - **A job that gives itself away.** A crash is written down nowhere, but a program that sets its own limit on core
 //!   dumps to zero hands its crash to what the machine has in `kernel.core_pattern`, if that is a program.
 //!

@@ -30,6 +30,7 @@ mod lock;
 mod log;
 mod mask;
 mod observer;
+mod process;
 mod queue;
 mod rig;
 mod ring;

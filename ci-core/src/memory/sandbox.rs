@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::future;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -10,13 +11,14 @@ use futures_util::stream;
 
 use super::files::Files;
 use super::lock::lock;
+use super::process::{Running, Start};
 use super::script::{Call, Reply};
 use super::tar::Archive;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::SandboxId;
 use crate::sandbox::{
-    Backend, Capabilities, Command, Exit, ExitStatus, Instance, IsolationReport, Process, ProcessEvent,
-    Residue, SandboxPath, SandboxUsage, Signal, Spec, Usage,
+    Backend, Capabilities, Command, Instance, IsolationReport, Process, Residue, SandboxPath, SandboxUsage,
+    SecretForm, SecretUse, Spec,
 };
 use crate::secret::SecretLease;
 use crate::stream::{ByteStream, collect};
@@ -68,7 +70,13 @@ struct Shared {
     usage: SandboxUsage,
 }
 
-type Program = Arc<dyn Fn(&mut Call<'_>) -> Reply + Send + Sync>;
+/// What is registered under a name.
+#[derive(Clone)]
+pub(super) struct Program {
+    pub(super) run: Arc<dyn Fn(&mut Call<'_>) -> Reply + Send + Sync>,
+    /// Whether it reads its input to the end before it does anything.
+    pub(super) reads: bool,
+}
 
 /// How far a sandbox is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,7 +100,17 @@ impl Scripted {
 
     /// Registers what happens when `program` is started: by exactly this name, or by a path that ends in it.
     pub fn on(&self, program: &str, run: impl Fn(&mut Call<'_>) -> Reply + Send + Sync + 'static) {
-        lock(&self.shared).programs.insert(program.to_owned(), Arc::new(run));
+        self.register(program, Program { run: Arc::new(run), reads: false });
+    }
+
+    /// The same for a program that reads its input: it runs once the input has ended, or a terminal's input holds the
+    /// byte 0x04, and finds all of it in [`Call::input`]. The example of [`Input`](crate::sandbox::Input) has one.
+    pub fn on_input(&self, program: &str, run: impl Fn(&mut Call<'_>) -> Reply + Send + Sync + 'static) {
+        self.register(program, Program { run: Arc::new(run), reads: true });
+    }
+
+    fn register(&self, name: &str, program: Program) {
+        lock(&self.shared).programs.insert(name.to_owned(), program);
     }
 
     /// Replaces what it says that it can do.
@@ -180,6 +198,7 @@ impl Backend for Scripted {
                 files: Mutex::new(Files::with_room(spec.limits.disk)),
                 room: spec.limits.disk,
                 isolation,
+                starts: AtomicU64::new(0),
             })),
         }
     }
@@ -233,16 +252,17 @@ impl fmt::Debug for Scripted {
 }
 
 /// One sandbox.
-struct Fake {
+pub(super) struct Fake {
     id: SandboxId,
     shared: Arc<Mutex<Shared>>,
-    files: Mutex<Files>,
+    pub(super) files: Mutex<Files>,
     room: ByteSize,
     isolation: IsolationReport,
+    starts: AtomicU64,
 }
 
 impl Fake {
-    fn check(&self) -> Result<()> {
+    pub(super) fn check(&self) -> Result<()> {
         let stage = lock(&self.shared).sandboxes.get(&self.id).copied();
         if stage == Some(Stage::Living) {
             return Ok(());
@@ -261,24 +281,29 @@ impl Instance for Fake {
         let program = lock(&self.shared).program(command.program.as_str());
         let program = program
             .ok_or_else(|| missing("there is no such program").with("program", command.program.as_str()))?;
-        let mut files = lock(&self.files);
-        if !files.is_folder(&command.directory) {
+        if !lock(&self.files).is_folder(&command.directory) {
             return Err(missing("there is no such folder").with("folder", &command.directory));
         }
-        let plain =
-            command.environment.iter().map(|(name, value)| (name.as_str(), value.as_bytes().to_vec()));
+        let plain = command
+            .environment
+            .iter()
+            .map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec()));
         let mut variables: Vec<_> = plain.collect();
-        for name in &command.secrets {
-            variables.push((name.as_str(), lease.value(name)?.expose().to_vec()));
+        let mut secrets = Vec::new();
+        let folder = format!("/run/secrets/{}", self.starts.fetch_add(1, Ordering::Relaxed));
+        for SecretUse { name, form } in &command.secrets {
+            let value = lease.value(name)?.expose().to_vec();
+            let seen = match form {
+                SecretForm::Variable => value,
+                SecretForm::File => {
+                    let path = SandboxPath::parse(format!("{folder}/{name}"))?;
+                    secrets.push((path.clone(), value));
+                    path.as_str().as_bytes().to_vec()
+                }
+            };
+            variables.push((name.as_str().to_owned(), seen));
         }
-        let reply = program(&mut Call {
-            program: command.program.as_str(),
-            arguments: command.arguments.iter().map(crate::job::Arg::as_str).collect(),
-            variables,
-            directory: &command.directory,
-            files: &mut files,
-        });
-        Ok(Box::new(Running { sandbox: self, reply: Mutex::new(reply) }))
+        Ok(Box::new(Running::new(self, Start { command: command.clone(), program, variables, secrets })?))
     }
 
     async fn upload(&self, path: &SandboxPath, tar: ByteStream<'_>) -> Result<()> {
@@ -308,37 +333,5 @@ impl Instance for Fake {
 impl fmt::Debug for Fake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Fake").field("id", &self.id).finish_non_exhaustive()
-    }
-}
-
-/// One program that was started.
-#[derive(Debug)]
-struct Running<'a> {
-    sandbox: &'a Fake,
-    reply: Mutex<Reply>,
-}
-
-#[async_trait]
-impl Process for Running<'_> {
-    async fn next(&mut self) -> Result<ProcessEvent> {
-        self.sandbox.check()?;
-        let event = lock(&self.reply).next();
-        match event {
-            Some(event) => Ok(event),
-            None => future::pending().await,
-        }
-    }
-
-    async fn signal(&self, signal: Signal) -> Result<()> {
-        self.sandbox.check()?;
-        let number = match signal {
-            Signal::Terminate => 15,
-            Signal::Kill => 9,
-        };
-        let mut reply = lock(&self.reply);
-        if reply.end.is_none() {
-            reply.end = Some(Exit { status: ExitStatus::Signal(number), usage: Usage::default() });
-        }
-        Ok(())
     }
 }

@@ -6,7 +6,7 @@ use std::fmt;
 use bytes::Bytes;
 
 use super::files::Files;
-use crate::sandbox::{Exit, ExitStatus, OutputStream, ProcessEvent, SandboxPath, Usage};
+use crate::sandbox::{Exit, ExitStatus, OutputStream, ProcessEvent, SandboxPath, TerminalSize, Usage};
 
 /// One start of a scripted program: what it was given, and the files around it.
 ///
@@ -30,6 +30,8 @@ pub struct Call<'a> {
     pub(super) arguments: Vec<&'a str>,
     pub(super) variables: Vec<(&'a str, Vec<u8>)>,
     pub(super) directory: &'a SandboxPath,
+    pub(super) input: Bytes,
+    pub(super) terminal: Option<TerminalSize>,
     pub(super) files: &'a mut Files,
 }
 
@@ -44,7 +46,7 @@ impl Call<'_> {
         &self.arguments
     }
 
-    /// The value of a variable, a secret's included.
+    /// The value of a variable, a secret's included; of a secret that is a file, its path.
     pub fn variable(&self, name: &str) -> Option<&[u8]> {
         let found = self.variables.iter().rev().find(|(given, _)| *given == name);
         found.map(|(_, value)| value.as_slice())
@@ -53,6 +55,17 @@ impl Call<'_> {
     /// Where it runs.
     pub fn directory(&self) -> &SandboxPath {
         self.directory
+    }
+
+    /// All of its standard input. It is empty unless the program reads it:
+    /// [`Scripted::on_input`](super::Scripted::on_input).
+    pub fn input(&self) -> &Bytes {
+        &self.input
+    }
+
+    /// The size of its terminal, if it has one.
+    pub fn terminal(&self) -> Option<TerminalSize> {
+        self.terminal
     }
 
     /// The files of the sandbox.
@@ -122,6 +135,12 @@ impl Reply {
         if let Some(exit) = &mut self.end {
             exit.usage = usage;
         }
+        self
+    }
+
+    /// It writes all of it to standard output.
+    pub(super) fn merged(mut self) -> Self {
+        self.output.iter_mut().for_each(|(stream, _)| *stream = OutputStream::Stdout);
         self
     }
 

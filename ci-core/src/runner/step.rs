@@ -1,22 +1,25 @@
 //! One step, from its first byte to its end.
 
-use std::pin::pin;
 use std::time::Duration;
 
 use futures_util::future::{self, Either};
 
 use super::console::Console;
-use super::{Event, Runner, until};
+use super::{Event, Runner};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::StepName;
 use crate::job::{Arg, Environment, Run, Step};
 use crate::log::Cursor;
 use crate::outcome::{Outcome, StepOutcome};
 use crate::queue::Claim;
-use crate::sandbox::{Command, Exit, ProcessEvent, Sandbox, SandboxPath, Usage};
+use crate::sandbox::{
+    Bounded, Bounds, Command, Exit, Process as _, ProcessEvent, Sandbox, SandboxPath, Usage,
+};
+
+const OPERATION: &str = "run a step";
 
 impl Runner {
-    /// Runs one step to its end or its timeout.
+    /// Runs one step to its end, or until it takes longer or is silent for longer than it may.
     pub(super) async fn step(
         &self,
         claim: &Claim,
@@ -24,17 +27,17 @@ impl Runner {
         sandbox: &Sandbox,
         console: &mut Console<'_>,
     ) -> Result<Exit> {
-        let Some(timeout) = step.timeout else {
-            return self.exec(claim, step, sandbox, console).await;
+        let mut bounds = Bounds::default().with_silence(claim.spec().timeouts.silence);
+        bounds.timeout = step.timeout;
+        let command = command(claim, step)?;
+        let clock = self.parts.clock.clone();
+        let starting = sandbox.exec(&command, console.lease());
+        let process = Bounded::start(OPERATION, clock, bounds, starting).await;
+        let of_step = |error: Error| match error.kind() {
+            ErrorKind::TimedOut => error.with("step", &step.name),
+            _ => error,
         };
-        let late = async {
-            self.parts.clock.sleep(timeout).await;
-            Error::new(ErrorKind::TimedOut, "run a step")
-                .because("it took longer than it may; raise its timeout, or find out what it waits for")
-                .with("step", &step.name)
-                .with("seconds", timeout.as_secs())
-        };
-        until(pin!(late), self.exec(claim, step, sandbox, console)).await
+        self.follow(process.map_err(of_step)?, console).await.map_err(of_step)
     }
 
     pub(super) async fn end_step(
@@ -65,36 +68,16 @@ impl Runner {
         }
     }
 
-    async fn exec(
-        &self,
-        claim: &Claim,
-        step: &Step,
-        sandbox: &Sandbox,
-        console: &mut Console<'_>,
-    ) -> Result<Exit> {
-        let command = command(claim, step)?;
-        let silence = claim.spec().timeouts.silence;
-        let mut process = sandbox.exec(&command, console.lease()).await?;
-        let mut last_output = self.parts.clock.elapsed();
+    /// Follows a program to its end, and stores what it writes.
+    async fn follow(&self, mut process: Bounded<'_>, console: &mut Console<'_>) -> Result<Exit> {
         loop {
-            let silent_for = self.parts.clock.elapsed().saturating_sub(last_output);
-            let wait = console.flush_within().min(silence.saturating_sub(silent_for));
             // Dropping `next` loses nothing, so it can be asked again after every flush.
-            match future::select(self.parts.clock.sleep(wait), process.next()).await {
+            match future::select(self.parts.clock.sleep(console.flush_within()), process.next()).await {
                 Either::Left(_) => console.flush().await?,
                 Either::Right((event, _)) => match event? {
-                    ProcessEvent::Output(stream, bytes) => {
-                        last_output = self.parts.clock.elapsed();
-                        console.write(stream, &bytes).await?;
-                    }
+                    ProcessEvent::Output(stream, bytes) => console.write(stream, &bytes).await?,
                     ProcessEvent::Exited(exit) => return Ok(exit),
                 },
-            }
-            if self.parts.clock.elapsed().saturating_sub(last_output) >= silence {
-                return Err(Error::new(ErrorKind::TimedOut, "run a step")
-                    .because("it wrote nothing for too long; let it say what it does, or raise the bound on silence")
-                    .with("step", &step.name)
-                    .with("seconds", silence.as_secs()));
             }
         }
     }
@@ -144,6 +127,6 @@ fn command(claim: &Claim, step: &Step) -> Result<Command> {
     let directory = step.directory.clone().unwrap_or_else(SandboxPath::work);
     Ok(Command::new(program, arguments)
         .with_environment(&environment)
-        .with_secrets(&step.secrets)
+        .with_secrets(step.secrets.iter().cloned())
         .with_directory(directory))
 }

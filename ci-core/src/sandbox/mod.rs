@@ -4,8 +4,11 @@
 //! [`Sandboxes`] and [`Sandbox`], which ask for a [`Claim`](crate::queue::Claim), arm the clean-up before anything
 //! exists, and end in a [`Teardown`]: a proof that only this crate can make, and only from a [`Residue`] that is empty.
 
+mod bounded;
+mod io;
 mod isolation;
 mod life;
+mod secret_use;
 mod spec;
 mod usage;
 
@@ -16,9 +19,12 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+pub use self::bounded::{Bounded, Bounds};
+pub use self::io::{Input, Signal, TerminalSize};
 pub use self::isolation::{Capabilities, Guarantee, IsolationReport};
 pub use self::life::{Residue, Sandbox, Sandboxes, Teardown};
-pub use self::spec::{Command, SandboxPath, Spec};
+pub use self::secret_use::{SecretForm, SecretUse};
+pub use self::spec::{Command, SandboxPath, Spec, Streams};
 pub use self::usage::SandboxUsage;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -155,14 +161,16 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
 /// cannot have been the cause (a machine that was lost, say): only then does the runner try the job again.
 #[async_trait]
 pub trait Instance: fmt::Debug + Send + Sync + 'static {
-    /// Starts a program, with nothing on its standard input. Its variables are those of `command` and the secrets of
-    /// `lease` that it names, and no others; a secret goes before a variable of the same name.
+    /// Starts a program. Its standard input is empty unless the command asks for one. Its variables are those of
+    /// `command` and the secrets of `lease` that it names, and no others; a secret goes before a variable of the same
+    /// name. A secret that it wants as a file is one before the program starts, and none when its exit is reported.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::NotFound`] when there is no such program or folder, or the lease lacks a named secret;
-    /// [`ErrorKind::Invalid`] when the kernel refuses the program; [`ErrorKind::LimitExceeded`] when its arguments and
-    /// variables are too large together, or the sandbox runs as many processes as it may; [`ErrorKind::Fenced`] when
+    /// [`ErrorKind::Invalid`] when the kernel refuses the program; [`ErrorKind::LimitExceeded`] when its arguments,
+    /// variables and secrets are too large together, or the sandbox is full, or runs as many processes or has as many
+    /// terminals as it may; [`ErrorKind::Fenced`] when
     /// the lease names secrets and its claim is over; [`ErrorKind::Unavailable`] when the sandbox is gone.
     ///
     /// # Cancel safety
@@ -229,6 +237,21 @@ pub trait Process: fmt::Debug + Send + Sync {
     ///
     /// [`ErrorKind::Unavailable`] when the sandbox is gone.
     async fn signal(&self, signal: Signal) -> Result<()>;
+
+    /// The program's standard input, if and only if its command asks for one and this is the first call. Until it is
+    /// taken, and dropped, the input is open.
+    fn input(&mut self) -> Option<Box<dyn Input>>;
+
+    /// Changes the size of the program's terminal, and lets it know (SIGWINCH). A program that has ended takes no notice.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unsupported`] when the program has no terminal; [`ErrorKind::Unavailable`] when the sandbox is gone.
+    ///
+    /// # Cancel safety
+    ///
+    /// When the future is dropped the size may have been changed.
+    async fn resize(&self, size: TerminalSize) -> Result<()>;
 }
 
 /// What a running program does.
@@ -240,22 +263,13 @@ pub enum ProcessEvent {
     Exited(Exit),
 }
 
-/// Where a program wrote to.
+/// Where a program wrote to. On a terminal, or where both go the same way, all is standard output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum OutputStream {
     /// Standard output.
     Stdout,
     /// Standard error.
     Stderr,
-}
-
-/// Signals that a caller may send.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Signal {
-    /// Asks to end (SIGTERM).
-    Terminate,
-    /// Ends (SIGKILL).
-    Kill,
 }
 
 /// How a program ended and what it used.

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::Guarantee;
+use super::{Guarantee, SecretUse, TerminalSize};
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::{ImageName, SecretName};
+use crate::id::ImageName;
 use crate::job::{Arg, Environment, Limits};
 use crate::network::NetworkPolicy;
 
@@ -78,10 +78,28 @@ pub struct Command {
     pub arguments: Vec<Arg>,
     /// Its variables.
     pub environment: Environment,
-    /// The secrets of the lease that it sees, each as the variable of the same name.
-    pub secrets: Vec<SecretName>,
+    /// The secrets of the lease that it sees.
+    pub secrets: Vec<SecretUse>,
     /// Where it runs.
     pub directory: SandboxPath,
+    /// What it reads from and writes to.
+    pub streams: Streams,
+}
+
+/// What a program reads from and writes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Streams {
+    /// Pipes.
+    #[non_exhaustive]
+    Pipes {
+        /// Whether the caller writes its standard input; it is empty otherwise.
+        input: bool,
+        /// Whether standard error goes where standard output goes, in the order in which both are written.
+        merged: bool,
+    },
+    /// A terminal of this size for all three.
+    Terminal(TerminalSize),
 }
 
 impl Command {
@@ -93,6 +111,7 @@ impl Command {
             environment: Environment::default(),
             secrets: Vec::new(),
             directory: SandboxPath::work(),
+            streams: Streams::Pipes { input: false, merged: false },
         }
     }
 
@@ -102,9 +121,34 @@ impl Command {
         self
     }
 
-    /// Shows it secrets of the lease.
-    pub fn with_secrets(mut self, secrets: &[SecretName]) -> Self {
-        self.secrets.extend_from_slice(secrets);
+    /// Shows it secrets of the lease: a name alone is a variable.
+    pub fn with_secrets(mut self, secrets: impl IntoIterator<Item = impl Into<SecretUse>>) -> Self {
+        self.secrets.extend(secrets.into_iter().map(Into::into));
+        self
+    }
+
+    /// Lets the caller write its standard input: [`Process::input`](super::Process::input).
+    pub fn with_input(mut self) -> Self {
+        if let Streams::Pipes { input, .. } = &mut self.streams {
+            *input = true;
+        }
+        self
+    }
+
+    /// Sends standard error where standard output goes, so that what it writes keeps its order.
+    pub fn with_merged_output(mut self) -> Self {
+        if let Streams::Pipes { merged, .. } = &mut self.streams {
+            *merged = true;
+        }
+        self
+    }
+
+    /// Gives it a terminal, which is its input and takes all its output, and is its controlling one: a program that
+    /// starts others as a shell does can. It finds the terminal's kind in the variable `TERM`, which is the caller's to
+    /// set. Bytes are changed on the way as terminals do: a line of output ends in `\r\n`, for instance, what is written
+    /// comes back, and the byte 0x03 interrupts.
+    pub fn with_terminal(mut self, size: TerminalSize) -> Self {
+        self.streams = Streams::Terminal(size);
         self
     }
 

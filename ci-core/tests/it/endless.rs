@@ -13,11 +13,11 @@ use ci_core::log::{Cursor, LogStore as _};
 use ci_core::memory::{Logs, Rig, Scripted};
 use ci_core::queue::Claim;
 use ci_core::sandbox::{
-    Backend, Capabilities, Command, Instance, IsolationReport, OutputStream, Process, ProcessEvent, Residue,
-    SandboxPath, SandboxUsage, Sandboxes, Signal, Spec,
+    Backend, Capabilities, Command, Input, Instance, IsolationReport, OutputStream, Process, ProcessEvent,
+    Residue, SandboxPath, SandboxUsage, Sandboxes, Signal, Spec, TerminalSize,
 };
 use ci_core::secret::{SecretLease, SecretStore as _, SecretValue};
-use ci_core::{ByteStream, Result};
+use ci_core::{ByteStream, Error, ErrorKind, Result};
 use futures_util::poll;
 use tokio::task::{consume_budget, yield_now};
 
@@ -96,6 +96,14 @@ impl Process for Program {
 
     async fn signal(&self, _: Signal) -> Result<()> {
         Ok(())
+    }
+
+    fn input(&mut self) -> Option<Box<dyn Input>> {
+        None
+    }
+
+    async fn resize(&self, _: TerminalSize) -> Result<()> {
+        Err(Error::new(ErrorKind::Unsupported, "resize a terminal"))
     }
 }
 

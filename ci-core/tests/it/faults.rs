@@ -159,7 +159,7 @@ async fn the_lease_of_one_job_is_of_no_use_in_the_sandbox_of_another() -> Result
     let value = SecretValue::new("value of theirs");
     let lease = SecretLease::new(trusted.trusted()?, [(name.clone(), value)], Arc::new(Masking::new()));
     let sandbox = rig.sandboxes.create(&fork, &Spec::new(Rig::spec().image)).await?;
-    let command = Command::new(Arg::new("show")?, Vec::new()).with_secrets(&[name]);
+    let command = Command::new(Arg::new("show")?, Vec::new()).with_secrets([name]);
     let started = sandbox.exec(&command, &lease).await.map(drop);
     assert!(started.is_err(), "the secrets of another tenant's job are in a fork's sandbox");
     Ok(())

@@ -14,8 +14,8 @@ use ci_core::memory::{Database, Forge, Scripted};
 use ci_core::queue::{Claim, End, Extended, Leased, NewRow, Queue, Released, Row};
 use ci_core::records::{Batch, Fence, Key, Record, Records, Version};
 use ci_core::sandbox::{
-    Backend, Capabilities, Command, Instance, IsolationReport, Process, ProcessEvent, Residue, Sandbox,
-    SandboxPath, SandboxUsage, Sandboxes, Signal, Spec,
+    Backend, Capabilities, Command, Input, Instance, IsolationReport, Process, ProcessEvent, Residue,
+    Sandbox, SandboxPath, SandboxUsage, Sandboxes, Signal, Spec, TerminalSize,
 };
 use ci_core::seal::DataKey;
 use ci_core::secret::{KeyRing, Purpose, SecretLease};
@@ -48,6 +48,7 @@ pub(crate) enum Call {
     Usage,
     Next,
     Signal,
+    Resize,
     Resolve,
     Checkout,
     Read,
@@ -262,5 +263,13 @@ impl<H: Hook> Process for Hooked<Box<dyn Process + '_>, H> {
 
     async fn signal(&self, signal: Signal) -> Result<()> {
         self.hook.around(Call::Signal, self.inner.signal(signal)).await
+    }
+
+    fn input(&mut self) -> Option<Box<dyn Input>> {
+        self.inner.input()
+    }
+
+    async fn resize(&self, size: TerminalSize) -> Result<()> {
+        self.hook.around(Call::Resize, self.inner.resize(size)).await
     }
 }

@@ -3,7 +3,7 @@
 use ci_core::id::{CacheKey, Label, SecretName, StepName};
 use ci_core::job::{JobSpec, Limits, Script, Step};
 use ci_core::memory::Rig;
-use ci_core::sandbox::SandboxPath;
+use ci_core::sandbox::{SandboxPath, SecretUse};
 use ci_core::{ByteSize, Result};
 use expect_test::{Expect, expect};
 
@@ -28,7 +28,14 @@ fn a_job_that_could_not_run_as_written_is_refused() -> Result<()> {
             "check the job: a step names a secret that the job does not ask for; add it to the job (step: deploy, secret: TOKEN)"
         ],
     );
-    check(&undeclared.with_secret(secret), expect!["it can run"]);
+    check(&undeclared.with_secret(secret.clone()), expect!["it can run"]);
+    let both = step.clone().with_secret(secret.clone()).with_secret(SecretUse::file(secret.clone()));
+    check(
+        &empty.clone().with_step(both).with_secret(secret),
+        expect![
+            "check the job: a step has a secret either as a variable or as a file; choose one (step: deploy, secret: TOKEN)"
+        ],
+    );
 
     let mut large = empty.with_step(step);
     for number in 0..1_000 {

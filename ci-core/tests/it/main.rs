@@ -18,6 +18,7 @@ mod jobs;
 mod logs;
 mod masking;
 mod outages;
+mod processes;
 mod queue;
 mod runner;
 mod sandboxes;

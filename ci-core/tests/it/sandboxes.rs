@@ -144,7 +144,7 @@ async fn a_program_sees_what_its_command_names_and_nothing_else() -> Result<()> 
         Reply::exit(0).stdout(seen.join(" "))
     });
     let sandbox = rig.sandboxes.create(&claim, &spec()).await?;
-    let command = Command::new(Arg::new("/usr/bin/show")?, []).with_secrets(&[token]);
+    let command = Command::new(Arg::new("/usr/bin/show")?, []).with_secrets([token]);
     let mut process = sandbox.exec(&command, &lease).await?;
     assert_eq!(process.next().await?, ProcessEvent::Output(OutputStream::Stdout, "TOKEN".into()));
 

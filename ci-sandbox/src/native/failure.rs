@@ -70,6 +70,16 @@ pub(super) fn starting(stage: Stage, errno: i32) -> Error {
             (ErrorKind::LimitExceeded, "its arguments and variables are too large together")
         }
         (Stage::Execute, _) => (ErrorKind::Invalid, "the kernel refuses the program"),
+        (Stage::Secrets, Errno::NOSPC | Errno::DQUOT) => (ErrorKind::LimitExceeded, "the sandbox is full"),
+        (Stage::Secrets, _) => {
+            (ErrorKind::Invalid, "the folder of its secrets, /run/secrets, is the image's or the job's own")
+        }
+        (Stage::Terminal, Errno::NOSPC) => {
+            (ErrorKind::LimitExceeded, "the sandbox has as many terminals as it may")
+        }
+        (Stage::Terminal, Errno::ACCESS | Errno::PERM) => {
+            (ErrorKind::Invalid, "the job has locked its own terminals")
+        }
         (Stage::Directory, Errno::NOENT | Errno::NOTDIR) => (ErrorKind::NotFound, "there is no such folder"),
         (Stage::Directory, _) => (ErrorKind::Invalid, "the folder cannot be entered"),
         (Stage::Fork | Stage::Table, _) => {

@@ -1,5 +1,6 @@
 //! A living native sandbox.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
@@ -7,17 +8,24 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use ci_core::job::Arg;
-use ci_core::sandbox::{Command, Instance, IsolationReport, Process, SandboxPath, SandboxUsage};
+use ci_core::sandbox::{
+    Command, Instance, IsolationReport, Process, SandboxPath, SandboxUsage, SecretForm, SecretUse, Streams,
+    TerminalSize,
+};
 use ci_core::secret::SecretLease;
 use ci_core::stream::ByteStream;
 use ci_core::{ByteSize, Error, ErrorKind, Result};
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
+use super::answers::{Answers, End};
 use super::life::Life;
-use super::process::{Answers, NativeProcess, Reports};
-use super::wire::{BODY_LIMIT, Report, Request, Writer};
+use super::process::{NativeProcess, START};
+use super::wire::{BODY_LIMIT, Report, Request, Writer, option};
 use super::{failure, sys, transfer};
+
+/// How many secrets one program can have in files, so that process 1 removes them all in one turn.
+const MOST_SECRET_FILES: usize = 1_000;
 
 /// What [`Native`](super::Native) makes.
 #[derive(Debug)]
@@ -33,18 +41,33 @@ pub(super) struct NativeInstance {
 #[async_trait]
 impl Instance for NativeInstance {
     async fn exec<'a>(&'a self, command: &Command, lease: &SecretLease) -> Result<Box<dyn Process + 'a>> {
-        const OPERATION: &str = "start a program";
-        let body = self.body(command, lease)?;
-        let body = sys::memory_file(&body).map_err(failure::host(OPERATION))?;
-        let (output, output_end) = sys::output_pipe().map_err(failure::host(OPERATION))?;
-        let (errors, errors_end) = sys::output_pipe().map_err(failure::host(OPERATION))?;
-        let id = self.life.next_request();
-        let kills = self.life.groups.out_of_memory_kills();
-        let answers =
-            self.request(Request::Exec { id }, &body, &[&output_end, &errors_end], OPERATION).await?;
-        drop((output_end, errors_end));
-        let process = NativeProcess::new(self.life.clone(), id, answers, output, errors, kills)
-            .map_err(failure::host(OPERATION))?;
+        let (answers, reports) = Answers::new(&self.life).map_err(failure::host(START))?;
+        let mut process = NativeProcess::new(&self.life, answers);
+        let id = process.id();
+        let body = self.body(id, command, lease)?;
+        let body = sys::memory_file(&body).map_err(failure::host(START))?;
+        let mut options = if has_secret_files(command) { option::SECRET_FILES } else { 0 };
+        let (mut size, mut pipes) = (0, Vec::new());
+        match command.streams {
+            Streams::Terminal(TerminalSize { rows, columns }) => {
+                options |= option::TERMINAL;
+                size = u32::from(rows) | u32::from(columns) << 16;
+            }
+            Streams::Pipes { input, merged, .. } => {
+                options |= if input { option::INPUT } else { 0 } | if merged { option::MERGED } else { 0 };
+                pipes = process.open_pipes(input, merged).map_err(failure::host(START))?;
+            }
+            _ => {
+                return Err(Error::new(ErrorKind::Unsupported, START)
+                    .because("native sandboxes have no such streams"));
+            }
+        }
+        let pipes: Vec<_> = pipes.iter().collect();
+        self.send(Request::Exec { id, options, size }, &body, reports, &pipes, START).await?;
+        drop((body, pipes));
+        if options & option::TERMINAL != 0 {
+            process.has_terminal().await?;
+        }
         process.started().await?;
         Ok(Box::new(process))
     }
@@ -54,7 +77,7 @@ impl Instance for NativeInstance {
         let body = sys::memory_file(&path_body(path)).map_err(failure::host(OPERATION))?;
         let (ours, theirs) = sys::stream_sockets().map_err(failure::host(OPERATION))?;
         let id = self.life.next_request();
-        let answers = self.request(Request::Extract { id }, &body, &[&theirs], OPERATION).await?;
+        let answers = self.request(Request::Extract { id }, &body, &theirs, OPERATION).await?;
         drop(theirs);
         transfer::upload(ours, answers, tar).await
     }
@@ -66,7 +89,7 @@ impl Instance for NativeInstance {
             let body = sys::memory_file(&body).map_err(failure::host(OPERATION))?;
             let (ours, theirs) = sys::output_pipe().map_err(failure::host(OPERATION))?;
             let id = self.life.next_request();
-            let answers = self.request(Request::Archive { id }, &body, &[&theirs], OPERATION).await?;
+            let answers = self.request(Request::Archive { id }, &body, &theirs, OPERATION).await?;
             Ok((ours, answers))
         })
     }
@@ -90,11 +113,10 @@ const PATIENCE: Duration = Duration::from_secs(1);
 impl NativeInstance {
     /// What the files take up; nothing where process 1 does not say it.
     async fn measured(&self) -> Option<u64> {
-        let (answer, theirs) = sys::output_pipe().ok()?;
-        let answer = Reports::new(answer).ok()?;
+        let (answer, theirs) = End::new().ok()?;
         self.life.control.send(&Request::Measure.encode(), &[theirs.as_fd()]).await.ok()?;
         drop(theirs);
-        match answer.next().await? {
+        match answer.report().await? {
             Report::Measured { files } => Some(files),
             _ => None,
         }
@@ -105,38 +127,70 @@ impl NativeInstance {
         &self,
         request: Request,
         body: &OwnedFd,
-        streams: &[&OwnedFd],
+        stream: &OwnedFd,
         operation: &'static str,
     ) -> Result<Answers> {
-        let (answers, [start, end]) = Answers::new(&self.life).map_err(failure::host(operation))?;
-        let mut files = vec![body.as_fd(), start.as_fd(), end.as_fd()];
-        files.extend(streams.iter().map(|stream| stream.as_fd()));
-        self.life.control.send(&request.encode(), &files).await.map_err(|_| self.life.gone(operation))?;
+        let (answers, reports) = Answers::new(&self.life).map_err(failure::host(operation))?;
+        self.send(request, body, reports, &[stream], operation).await?;
         Ok(answers)
     }
 
-    /// What process 1 passes on unread: limits, folder, arguments, variables.
-    fn body(&self, command: &Command, lease: &SecretLease) -> Result<Zeroizing<Vec<u8>>> {
-        let variables = command.environment.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
-        let mut environment: BTreeMap<&str, &[u8]> = variables.collect();
-        for name in &command.secrets {
-            environment.insert(name.as_str(), lease.value(name)?.expose());
+    async fn send(
+        &self,
+        request: Request,
+        body: &OwnedFd,
+        [start, end]: [OwnedFd; 2],
+        streams: &[&OwnedFd],
+        operation: &'static str,
+    ) -> Result<()> {
+        let mut files = vec![body.as_fd(), start.as_fd(), end.as_fd()];
+        files.extend(streams.iter().map(|stream| stream.as_fd()));
+        self.life.control.send(&request.encode(), &files).await.map_err(|_| self.life.gone(operation))
+    }
+
+    /// What process 1 passes on unread: secrets in files, limits, folder, arguments, variables.
+    fn body(&self, id: u32, command: &Command, lease: &SecretLease) -> Result<Zeroizing<Vec<u8>>> {
+        let variables =
+            command.environment.iter().map(|(name, value)| (name.as_str(), Cow::from(value.as_bytes())));
+        let mut environment: BTreeMap<&str, Cow<'_, [u8]>> = variables.collect();
+        let mut files = BTreeMap::new();
+        for SecretUse { name, form } in &command.secrets {
+            let value = lease.value(name)?.expose();
+            match form {
+                SecretForm::Variable => environment.insert(name.as_str(), value.into()),
+                SecretForm::File => {
+                    files.insert(name.as_str(), value);
+                    environment.insert(name.as_str(), format!("/run/secrets/{id}/{name}").into_bytes().into())
+                }
+                _ => {
+                    return Err(Error::new(ErrorKind::Unsupported, START)
+                        .because("native sandboxes show no secret in this form")
+                        .with("secret", name));
+                }
+            };
         }
         let arguments = || std::iter::once(&command.program).chain(&command.arguments).map(Arg::as_str);
         let size = arguments().map(|text| text.len() + 5).sum::<usize>()
-            + environment.iter().map(|(name, value)| name.len() + value.len() + 6).sum::<usize>();
-        if size > BODY_LIMIT / 2 {
-            return Err(Error::new(ErrorKind::LimitExceeded, "start a program")
-                .because("its arguments and variables are too large together"));
+            + environment.iter().map(|(name, value)| name.len() + value.len() + 6).sum::<usize>()
+            + files.iter().map(|(name, value)| name.len() + value.len() + 9).sum::<usize>();
+        if size > BODY_LIMIT / 2 || files.len() > MOST_SECRET_FILES {
+            return Err(Error::new(ErrorKind::LimitExceeded, START)
+                .because("its arguments, variables and secrets are too large together"));
         }
         if let Some((name, _)) = environment.iter().find(|(_, value)| value.contains(&0)) {
-            return Err(Error::new(ErrorKind::Invalid, "start a program")
+            return Err(Error::new(ErrorKind::Invalid, START)
                 .because("the value of a variable holds a zero byte; hand it over in a file")
                 .with("variable", name));
         }
         // Large enough from the start: growing would leave copies of secrets behind.
         let mut body = Zeroizing::new(Vec::with_capacity(size + 8_192));
         let mut writer = Writer(&mut *body);
+        if !files.is_empty() {
+            writer.count(files.len());
+        }
+        for (name, value) in files {
+            writer.text(name.as_bytes()).bytes(value);
+        }
         writer.u64(self.open_files).u64(self.processes).text(command.directory.as_str().as_bytes());
         writer.count(arguments().count());
         for argument in arguments() {
@@ -144,10 +198,14 @@ impl NativeInstance {
         }
         writer.count(environment.len());
         for (name, value) in environment {
-            writer.texts(&[name.as_bytes(), b"=", value]);
+            writer.texts(&[name.as_bytes(), b"=", &value]);
         }
         Ok(body)
     }
+}
+
+fn has_secret_files(command: &Command) -> bool {
+    command.secrets.iter().any(|secret| secret.form == SecretForm::File)
 }
 
 fn path_body(path: &SandboxPath) -> Vec<u8> {

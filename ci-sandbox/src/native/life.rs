@@ -106,6 +106,11 @@ impl Life {
         }
     }
 
+    /// Whether process 1 is dead, and everything inside with it.
+    pub(super) fn is_gone(&self) -> bool {
+        !self.is_alive()
+    }
+
     /// Has the launcher kill the sandbox, without waiting for it.
     pub(super) fn cut(&self) {
         self.lifeline.shut_down();

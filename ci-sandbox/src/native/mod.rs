@@ -50,6 +50,13 @@
 //! job can run on all processors that its control groups allow, also where the program that started it was bound to
 //! some by `taskset`: use a cpuset for that.
 //!
+//! # What a program has
+//!
+//! Pipes, or on request a terminal: it is made in the sandbox, in a file system that holds its own terminals alone (64 of
+//! them), and the end that steers it is open nowhere but in this process. Output waits in the kernel until it is read, at
+//! most 512 KiB of a pipe and some KiB of a terminal, and then the program waits. A secret as a file lies in
+//! `/run/secrets`, in a folder of its program that process 1 removes before the program's exit is reported.
+//!
 //! # How it ends
 //!
 //! A launcher outside of the sandbox waits for the end of a socket, its lifeline. Whether [`Backend::destroy`]
@@ -57,18 +64,21 @@
 //! socket, the launcher kills process 1, and the kernel kills everything else inside. The books and control
 //! groups of a killed program are found by the next one through [`Backend::leftovers`].
 
+mod answers;
 mod cgroup;
 mod channel;
 mod config;
 mod failure;
 mod identity;
 mod image;
+mod input;
 mod instance;
 mod launch;
 mod ledger;
 mod life;
 mod namespaces;
 mod network;
+mod output;
 mod patience;
 mod pool;
 mod process;
@@ -76,6 +86,7 @@ mod proof;
 mod report;
 mod seccomp;
 mod sys;
+mod terminal;
 mod transfer;
 #[allow(dead_code)] // The init's half of it.
 #[path = "../../init/wire.rs"]

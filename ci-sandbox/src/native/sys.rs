@@ -5,6 +5,7 @@
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Write as _};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::CommandExt as _;
@@ -111,6 +112,63 @@ pub(super) fn output_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok((ours, theirs))
 }
 
+/// A pipe into the sandbox: our end to write, which does not block, and theirs to read, which does.
+pub(super) fn input_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (theirs, ours) = pipe_with(PipeFlags::CLOEXEC)?;
+    fcntl_setfl(&ours, OFlags::NONBLOCK)?;
+    Ok((ours, theirs))
+}
+
+/// Writes to a pipe, and raises no `SIGPIPE` when nobody reads it any more: what that does is the embedding program's
+/// affair, and by default it is its end.
+pub(super) fn write_without_signal(pipe: &OwnedFd, bytes: &[u8]) -> io::Result<usize> {
+    let signals = PipeSignals::hold()?;
+    let written = rustix::io::write(pipe, bytes);
+    signals.release(written == Err(Errno::PIPE));
+    Ok(written?)
+}
+
+/// `SIGPIPE`, held back from this thread.
+struct PipeSignals {
+    before: libc::sigset_t,
+    pipe: libc::sigset_t,
+    /// Whether one was there already, which is not ours.
+    was_pending: bool,
+}
+
+impl PipeSignals {
+    fn hold() -> io::Result<Self> {
+        let [mut before, mut pipe, mut pending] = [MaybeUninit::<libc::sigset_t>::zeroed(); 3];
+        // SAFETY: sigemptyset(3) makes `pipe` a set, and sigaddset(3) and pthread_sigmask(3) take one; the latter writes
+        // a set to `before`, and sigpending(2) one to `pending`, so all three are sets in the end. A set is an array of
+        // numbers, so even zeros would be one.
+        unsafe {
+            libc::sigemptyset(pipe.as_mut_ptr());
+            libc::sigaddset(pipe.as_mut_ptr(), libc::SIGPIPE);
+            libc::sigpending(pending.as_mut_ptr());
+            let held = libc::pthread_sigmask(libc::SIG_BLOCK, pipe.as_ptr(), before.as_mut_ptr());
+            if held != 0 {
+                return Err(io::Error::from_raw_os_error(held));
+            }
+            let was_pending = libc::sigismember(pending.as_ptr(), libc::SIGPIPE) == 1;
+            Ok(Self { before: before.assume_init(), pipe: pipe.assume_init(), was_pending })
+        }
+    }
+
+    /// Takes the signal that was `raised` away, and lets further ones through as before.
+    fn release(self, raised: bool) {
+        let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: sigtimedwait(2) reads a set and a time and writes nothing where the information's pointer is null;
+        // pthread_sigmask(3) reads a set and writes none where the pointer is null.
+        unsafe {
+            if raised && !self.was_pending {
+                libc::sigtimedwait(&raw const self.pipe, std::ptr::null_mut(), &raw const now);
+            }
+            libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.before, std::ptr::null_mut());
+        }
+    }
+}
+
 /// A memory file with `content`, for a request's body.
 pub(super) fn memory_file(content: &[u8]) -> io::Result<OwnedFd> {
     let mut file = File::from(memfd_create("request", MemfdFlags::CLOEXEC)?);
@@ -185,5 +243,29 @@ mod tests {
         assert!(file.set_len(length - 1).is_err(), "cut short");
         assert!(file.set_len(length + 1).is_err(), "made longer");
         assert!(fcntl_add_seals(&file, SealFlags::FUTURE_WRITE).is_err(), "sealed further");
+    }
+
+    #[test]
+    fn writing_where_nobody_reads_raises_no_signal() {
+        let is_pending = || {
+            let mut pending = MaybeUninit::<libc::sigset_t>::zeroed();
+            // SAFETY: sigpending(2) writes a set, and sigismember(3) reads it.
+            unsafe {
+                libc::sigpending(pending.as_mut_ptr());
+                libc::sigismember(pending.as_ptr(), libc::SIGPIPE) == 1
+            }
+        };
+        let (ours, theirs) = input_pipe().unwrap();
+        drop(theirs);
+        // Held back, a signal stays to be seen, even where it is ignored as in this program.
+        let outer = PipeSignals::hold().unwrap();
+        assert_eq!(write_without_signal(&ours, b"x").unwrap_err().raw_os_error(), Some(libc::EPIPE));
+        assert!(!is_pending(), "it was raised and not taken away");
+        assert_eq!(rustix::io::write(&ours, b"x"), Err(Errno::PIPE));
+        assert!(is_pending(), "without that it is raised");
+        assert_eq!(write_without_signal(&ours, b"x").unwrap_err().raw_os_error(), Some(libc::EPIPE));
+        assert!(is_pending(), "one that was there before is not ours to take");
+        outer.release(true);
+        assert!(!is_pending());
     }
 }

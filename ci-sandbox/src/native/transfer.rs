@@ -14,8 +14,8 @@ use rustix::io::read;
 use rustix::net::{SendFlags, send};
 use tokio::io::Interest;
 
+use super::answers::Answers;
 use super::failure;
-use super::process::Answers;
 use super::sys::{self, Watched};
 use super::wire::Ended;
 

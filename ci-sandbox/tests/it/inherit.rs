@@ -113,7 +113,7 @@ async fn with_an_open_file() {
     let expected = if watches_memory { 7 } else { 5 };
     assert!(eventually(soon, || files(launcher).len() == expected), "{:?}", files(launcher));
     // It closes what belongs to `ls` only after it has told of its end.
-    let is_tidy = || files(init) == ["0", "1", "2", "3", "4"];
+    let is_tidy = || files(init) == ["0", "1", "2", "3", "4", "5", "6"];
     assert!(!is_root() || eventually(soon, is_tidy), "{:?}", files(init));
     sandbox.destroy().await;
 }

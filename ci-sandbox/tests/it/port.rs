@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use ci_core::id::SecretName;
 use ci_core::job::Arg;
 use ci_core::memory::{self, Masking};
 use ci_core::queue::Claim;
@@ -29,8 +30,9 @@ async fn a_job_runs_with_its_secrets_and_ends_in_a_proof() {
         .map(|(name, value)| (name.parse().unwrap(), SecretValue::new(value)));
     let lease = SecretLease::new(claim.trusted().unwrap(), secrets, Arc::new(Masking::new()));
 
+    let token: SecretName = "TOKEN".parse().unwrap();
     let command = Command::new(Arg::new("/usr/bin/env").unwrap(), [Arg::new("-0").unwrap()]);
-    let command = command.with_secrets(&["TOKEN".parse().unwrap()]);
+    let command = command.with_secrets([token]);
     let mut process = sandbox.exec(&command, &lease).await.unwrap();
     assert_eq!(finish(&mut *process).await.stdout, format!("TOKEN={value}\0"));
     drop(process);

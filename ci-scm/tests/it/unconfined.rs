@@ -11,8 +11,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use ci_core::id::SandboxId;
 use ci_core::sandbox::{
-    Backend, Capabilities, Command, Exit, ExitStatus, Instance, IsolationReport, OutputStream, Process,
-    ProcessEvent, Residue, SandboxPath, SandboxUsage, Signal, Spec, Usage,
+    Backend, Capabilities, Command, Exit, ExitStatus, Input, Instance, IsolationReport, OutputStream,
+    Process, ProcessEvent, Residue, SandboxPath, SandboxUsage, Signal, Spec, TerminalSize, Usage,
 };
 use ci_core::secret::SecretLease;
 use ci_core::{ByteSize, ByteStream, Error, ErrorKind, Result, stream};
@@ -189,5 +189,13 @@ impl Process for Done {
 
     async fn signal(&self, _signal: Signal) -> Result<()> {
         Ok(())
+    }
+
+    fn input(&mut self) -> Option<Box<dyn Input>> {
+        None
+    }
+
+    async fn resize(&self, _size: TerminalSize) -> Result<()> {
+        Err(Error::new(ErrorKind::Unsupported, "resize a terminal"))
     }
 }
