@@ -97,7 +97,11 @@ impl Terminal {
     fn finished(&self, outcome: &Outcome) {
         let text = format!("{:?} after {}", outcome.conclusion, seconds(outcome.duration));
         let text = outcome.reason.as_ref().map_or_else(|| text.clone(), |reason| format!("{text}: {reason}"));
-        if outcome.exit_code() == 0 { self.good(&text) } else { self.bad(&text) }
+        if outcome.exit_code() == 0 {
+            self.good(&text)
+        } else {
+            self.bad(&text)
+        }
         if let Some(usage) = &outcome.usage {
             self.fact("used", usage);
         }
