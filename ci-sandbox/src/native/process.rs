@@ -99,9 +99,9 @@ impl NativeProcess {
             Duration::from_micros(ended.user_us.saturating_add(ended.system_us)),
             ended.max_rss_kib.saturating_mul(1024),
         );
-        // The kernel kills a child of the program as readily as the program, which then ends with a code.
-        let killed = !status.is_success() && self.ran_out_of_memory();
-        Exit { status: if killed { ExitStatus::OutOfMemory } else { status }, usage }
+        // The kernel kills a child of the program as readily as the program, which may go on for a moment and end well
+        // before all of the sandbox is ended for it.
+        Exit { status: if self.ran_out_of_memory() { ExitStatus::OutOfMemory } else { status }, usage }
     }
 
     fn ran_out_of_memory(&self) -> bool {
