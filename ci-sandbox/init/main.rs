@@ -26,14 +26,19 @@
 
 mod archive;
 mod call;
+mod devices;
 mod extract;
 mod failure;
+mod files;
+mod folder;
 mod init;
 mod launch;
 mod mem;
 mod mounts;
 mod nr;
+mod overlay;
 mod packets;
+mod proc;
 mod root;
 mod serve;
 mod spawn;

@@ -12,14 +12,16 @@ pub(crate) const CONFIG_LIMIT: usize = 128 * 1024;
 /// The most bytes of one request's body, which travels in a memory file.
 pub(crate) const BODY_LIMIT: usize = 4 * 1024 * 1024;
 
-/// How to attach one thing to the sandbox's root.
+/// How to attach one thing to the sandbox's root. The first record is a layer whose target is `/`.
 pub(crate) mod mount {
-    /// A read-only view of a file or directory of the host.
-    pub(crate) const BIND: u32 = 0;
-    /// The same, with its owner shown as the job's user.
-    pub(crate) const BIND_MAPPED: u32 = 1;
-    /// A symbolic link.
-    pub(crate) const SYMLINK: u32 = 2;
+    /// A folder of the image: what is changed in it goes to memory.
+    pub(crate) const LAYER: u32 = 0;
+    /// The same, with owners 0 to 65,535 shown as the sandbox's own.
+    pub(crate) const LAYER_MAPPED: u32 = 1;
+    /// A read-only view of a file or folder of the host, with its owner shown as the job's user.
+    pub(crate) const BIND_MAPPED: u32 = 2;
+    /// A read-only view of a file or folder of the host as it is.
+    pub(crate) const BIND: u32 = 3;
 }
 
 /// What is true of a sandbox beyond what every sandbox has.
@@ -34,6 +36,8 @@ pub(crate) mod fact {
     pub(crate) const NO_NESTING: u32 = 1 << 3;
     /// Calls that reach past the namespaces are refused.
     pub(crate) const FILTERED: u32 = 1 << 4;
+    /// Every folder of the image is shown through an overlay of the sandbox's own.
+    pub(crate) const OWN_IMAGE: u32 = 1 << 5;
 }
 
 /// What the launcher has to make: one packet on the lifeline.

@@ -34,6 +34,9 @@ pub enum Guarantee {
     ProcessLimit,
     /// [`Limits::disk`](crate::job::Limits) is held.
     DiskLimit,
+    /// What the job does with the image's files is its own affair: nobody else's work shows in what it can watch, and its
+    /// locks stop nobody.
+    OwnImage,
     /// The job runs on a kernel of its own.
     OwnKernel,
 }

@@ -23,6 +23,9 @@ use ci_core::id::ImageName;
 pub struct Config {
     /// A folder of this backend's own. It holds a small file per living sandbox, and nothing of any job.
     pub state: PathBuf,
+    /// Where images lie that have to be unpacked or put together, or nothing for `images` below `state`. Backends that
+    /// have the same folder share what is in it.
+    pub store: Option<PathBuf>,
     /// Images by the name that a job asks for.
     pub images: BTreeMap<ImageName, ImageSource>,
     /// The host name that jobs see.
@@ -38,6 +41,7 @@ impl Config {
     pub fn new(state: impl Into<PathBuf>) -> Self {
         Self {
             state: state.into(),
+            store: None,
             images: BTreeMap::new(),
             hostname: "sandbox".to_owned(),
             files: 1_000_000,
@@ -48,6 +52,12 @@ impl Config {
     /// Adds an image.
     pub fn with_image(mut self, name: ImageName, source: ImageSource) -> Self {
         self.images.insert(name, source);
+        self
+    }
+
+    /// Replaces where images lie that have to be unpacked.
+    pub fn with_store(mut self, store: impl Into<PathBuf>) -> Self {
+        self.store = Some(store.into());
         self
     }
 

@@ -40,7 +40,7 @@ pub(super) struct Plan<'a> {
 
 /// Plans the sandbox `id`.
 pub(super) fn plan<'a>(shared: &Shared, id: &SandboxId, spec: &'a Spec) -> Result<Plan<'a>> {
-    let mounts: Vec<Mount> = shared.image(&spec.image)?.iter().cloned().chain(binds(spec)).collect();
+    let mounts: Vec<Mount> = shared.image(&spec.image)?.mounts.iter().cloned().chain(binds(spec)).collect();
     let groups = shared.hierarchies.groups(id);
     let packet = configuration(shared, spec, &groups, &mounts);
     if packet.len() > CONFIG_LIMIT {

@@ -28,6 +28,8 @@ mod cgroup;
 mod channel;
 mod config;
 mod failure;
+#[path = "../../init/files.rs"]
+mod files;
 mod identity;
 mod image;
 mod instance;
@@ -61,7 +63,7 @@ use ci_core::{Error, ErrorKind, Result};
 
 use self::cgroup::{Controller, Hierarchies};
 use self::identity::{Identity, Slots};
-use self::image::Mount;
+use self::image::{Image, Resolver, Store};
 use self::instance::NativeInstance;
 use self::launch::Plan;
 use self::ledger::Ledger;
@@ -97,7 +99,8 @@ pub struct Native(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     state: PathBuf,
-    images: BTreeMap<ImageName, Vec<Mount>>,
+    images: BTreeMap<ImageName, Image>,
+    store: Store,
     hostname: CString,
     filter: Vec<u8>,
     files: u64,
@@ -125,17 +128,13 @@ impl Native {
 
     fn with_patience(config: Config, patience: Patience) -> Result<Self> {
         const OPERATION: &str = "prepare native sandboxes";
-        let Config { state, images, hostname, files, open_files } = config;
+        let Config { state, store, images, hostname, files, open_files } = config;
         let is_hostname = (1..=64).contains(&hostname.len())
             && hostname.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-.".contains(&byte));
         let hostname = CString::new(hostname).ok().filter(|_| is_hostname).ok_or_else(|| {
             Error::new(ErrorKind::Invalid, OPERATION)
                 .because("the host name must be 1 to 64 of A-Z a-z 0-9 - .")
         })?;
-        let images = images
-            .into_iter()
-            .map(|(name, source)| Ok((name, image::resolve(&source)?)))
-            .collect::<Result<_>>()?;
         let identity = Identity::detect()?;
         let ledger = Ledger::open(&state).map_err(|error| {
             Error::new(ErrorKind::Unavailable, OPERATION)
@@ -144,8 +143,20 @@ impl Native {
                 .caused_by(error)
                 .permanent()
         })?;
+        let store = store.unwrap_or_else(|| state.join("images"));
+        let store = Store::open(&store).map_err(image::unusable_store)?;
+        let resolver = Resolver {
+            store: &store,
+            range: identity == Identity::Range,
+            maps_layers: identity == Identity::Range && report::kernel_is_at_least(5, 19),
+        };
+        let images = images
+            .into_iter()
+            .map(|(name, source)| Ok((name, resolver.resolve(&source)?)))
+            .collect::<Result<_>>()?;
         Ok(Self(Arc::new(Shared {
             images,
+            store,
             hostname,
             filter: seccomp::filter(),
             files,
@@ -227,7 +238,9 @@ impl Backend for Native {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities::new(report::expected(&self.0.identity, &self.0.hierarchies)).with_host_folders()
+        let layered = self.0.images.values().all(Image::is_all_layers);
+        let expected = report::expected(&self.0.identity, &self.0.hierarchies, layered);
+        Capabilities::new(expected).with_host_folders()
     }
 }
 
@@ -237,8 +250,8 @@ impl Shared {
         self.living.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn image(&self, name: &ImageName) -> Result<&[Mount]> {
-        self.images.get(name).map(Vec::as_slice).ok_or_else(|| {
+    fn image(&self, name: &ImageName) -> Result<&Image> {
+        self.images.get(name).ok_or_else(|| {
             Error::new(ErrorKind::NotFound, "create a sandbox")
                 .because("the configuration names no such image")
                 .with("image", name)
