@@ -106,7 +106,9 @@ fn make_own(memory: Raw, range: bool) -> sys::Result<[Fd; OWN.len()]> {
         }
     }
     let [dev, home, run, tmp, work] = OWN.map(|name| mounts::clone_mount(*own, name));
-    Ok([dev?, home?, run?, tmp?, work?])
+    let dev = dev?;
+    mounts::restrict(*dev, mounts::NOEXEC)?;
+    Ok([dev, home?, run?, tmp?, work?])
 }
 
 /// The image's first layer with places for what is attached to the root. Whatever the image has there, a link that

@@ -14,6 +14,7 @@ use ci_core::{Error, ErrorKind, Result};
 use sha2::{Digest as _, Sha256};
 
 use super::super::files::FILES;
+use super::super::ledger::boot_id;
 use super::store::{Held, Store};
 use super::{OPERATION, OWN, unreadable, unusable_store};
 
@@ -73,7 +74,7 @@ impl Toolchain {
     /// The folder of the store with the copies.
     pub(super) fn copy(&self, store: &Store) -> Result<Held> {
         let name = format!("host-{}", self.digest());
-        store.get_or_make(&name, unusable_store, |new| self.copy_to(&new.root))
+        store.get_or_make(&name, false, unusable_store, |new| self.copy_to(&new.root))
     }
 
     fn add(&mut self, path: &Path, keep_owners: bool) -> io::Result<()> {
@@ -121,6 +122,8 @@ impl Toolchain {
 
     fn digest(&self) -> String {
         let mut hasher = Sha256::new();
+        // Waiting for the disk would take longer than copying again after the next start of the machine.
+        hasher.update(boot_id());
         for (path, Copied { content, mode, owner }) in &self.copies {
             let (kind, content): (u8, &[u8]) = match content {
                 Content::Folder => (b'd', &[]),

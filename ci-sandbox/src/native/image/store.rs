@@ -41,9 +41,12 @@ impl Store {
 
     /// The image `name`, which `make` puts into an empty folder if it is not there yet. Who else makes it at this time
     /// is waited for.
+    ///
+    /// One that is not to last may be found damaged after a power failure; its name must then be another one.
     pub(super) fn get_or_make(
         &self,
         name: &str,
+        lasting: bool,
         unusable: impl Fn(io::Error) -> ci_core::Error,
         make: impl FnOnce(&Workshop) -> Result<()>,
     ) -> Result<Held> {
@@ -60,7 +63,7 @@ impl Store {
                 let new = self.folder.join(format!("{name}.new"));
                 trash::remove(&new).map_err(&unusable)?;
                 let workshop = Workshop::new(&new).map_err(&unusable)?;
-                let made = make(&workshop).and_then(|()| settle(&workshop, &root).map_err(&unusable));
+                let made = make(&workshop).and_then(|()| settle(&workshop, &root, lasting).map_err(&unusable));
                 // What is left if this fails is cleared by the next one.
                 let _ = trash::remove(&new);
                 made?;
@@ -132,10 +135,15 @@ impl Workshop {
     }
 }
 
-/// Gives a whole image its name; after a power failure too, the name means that it is whole.
-fn settle(made: &Workshop, root: &Path) -> io::Result<()> {
-    syncfs(File::open(&made.root)?)?;
+/// Gives a whole image its name.
+fn settle(made: &Workshop, root: &Path, lasting: bool) -> io::Result<()> {
+    if lasting {
+        syncfs(File::open(&made.root)?)?;
+    }
     fs::rename(&made.root, root)?;
+    if !lasting {
+        return Ok(());
+    }
     let parent = root.parent().unwrap_or(root);
     File::open(parent)?.sync_all()
 }
