@@ -90,7 +90,7 @@ impl Walk {
     fn header(&mut self, kind: Kind, link: &CStr, size: u64, stat: &Stat) -> Result<(), Failure> {
         let path = CStr::from_bytes_until_nul(&self.path).unwrap_or(c"");
         let mode = u32::from(stat.mode) & 0o777;
-        let entry = Entry { kind, path, link, size, mode, mtime: stat.mtime_seconds };
+        let entry = Entry { kind, path, link, size, owner: (0, 0), mode, mtime: stat.mtime_seconds };
         let output = &mut self.output;
         tar::write_header(&entry, |block| output.push(block))
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use ci_core::ByteSize;
 use ci_core::id::ImageName;
 
 /// Where sandboxes keep their books, and which images they can show.
@@ -26,6 +27,10 @@ pub struct Config {
     /// Where images lie that have to be unpacked or put together, or nothing for `images` below `state`. Backends that
     /// have the same folder share what is in it.
     pub store: Option<PathBuf>,
+    /// How many bytes the layers of one image may have together when they are decompressed.
+    pub image_bytes: ByteSize,
+    /// How many entries they may have together.
+    pub image_entries: u64,
     /// Images by the name that a job asks for.
     pub images: BTreeMap<ImageName, ImageSource>,
     /// The host name that jobs see.
@@ -42,6 +47,8 @@ impl Config {
         Self {
             state: state.into(),
             store: None,
+            image_bytes: ByteSize::gib(16),
+            image_entries: 1_000_000,
             images: BTreeMap::new(),
             hostname: "sandbox".to_owned(),
             files: 1_000_000,
@@ -58,6 +65,12 @@ impl Config {
     /// Replaces where images lie that have to be unpacked.
     pub fn with_store(mut self, store: impl Into<PathBuf>) -> Self {
         self.store = Some(store.into());
+        self
+    }
+
+    /// Bounds how large an image may be that has to be unpacked: the bytes of its layers, and their entries.
+    pub fn with_image_bounds(mut self, bytes: ByteSize, entries: u64) -> Self {
+        (self.image_bytes, self.image_entries) = (bytes, entries);
         self
     }
 
@@ -109,9 +122,41 @@ pub enum ImageSource {
     /// The top-level entries of an unpacked root file system. Its `dev`, `home`, `proc`, `run`, `sys`, `tmp` and
     /// `work` are not shown: the sandbox has its own.
     Directory(PathBuf),
+    /// An image layout of the OCI (image-spec 1.1), as `skopeo copy docker://... oci:...` makes it.
+    OciLayout {
+        /// The folder with `oci-layout` and `index.json`.
+        path: PathBuf,
+        /// Which of its images: what `org.opencontainers.image.ref.name` says, or a digest. Nothing for the only one.
+        reference: Option<String>,
+    },
+    /// A tarball that `docker save` or `podman save` has written, of either of their formats.
+    Archive {
+        /// The file, as a whole not compressed.
+        path: PathBuf,
+        /// Which of its images: a name with its tag. Nothing for the only one.
+        reference: Option<String>,
+    },
 }
 
 impl ImageSource {
+    /// The only image in the image layout at `path`, or the one that [`with_reference`](Self::with_reference) names.
+    pub fn oci_layout(path: impl Into<PathBuf>) -> Self {
+        Self::OciLayout { path: path.into(), reference: None }
+    }
+
+    /// The only image in the tarball at `path`, or the one that [`with_reference`](Self::with_reference) names.
+    pub fn archive(path: impl Into<PathBuf>) -> Self {
+        Self::Archive { path: path.into(), reference: None }
+    }
+
+    /// Says which image of a layout or tarball is meant. Other sources hold one image, and stay as they are.
+    pub fn with_reference(mut self, name: impl Into<String>) -> Self {
+        if let Self::OciLayout { reference, .. } | Self::Archive { reference, .. } = &mut self {
+            *reference = Some(name.into());
+        }
+        self
+    }
+
     /// The programs and libraries of this machine, and those files below `/etc` that they cannot do without.
     pub fn host_toolchain() -> Self {
         const PATHS: [&str; 14] = [

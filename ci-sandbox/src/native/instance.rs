@@ -22,6 +22,8 @@ use super::{failure, sys, transfer};
 pub(super) struct NativeInstance {
     pub(super) life: Arc<Life>,
     pub(super) isolation: IsolationReport,
+    /// What its image's programs find in their environment unless a command says otherwise.
+    pub(super) environment: BTreeMap<String, Vec<u8>>,
     /// How many files one program may have open.
     pub(super) open_files: u64,
     /// The bound on processes, where no control group holds it.
@@ -93,7 +95,8 @@ impl NativeInstance {
     /// What process 1 passes on unread: limits, folder, arguments, variables.
     fn body(&self, command: &Command, lease: &SecretLease) -> Result<Zeroizing<Vec<u8>>> {
         let variables = command.environment.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
-        let mut environment: BTreeMap<&str, &[u8]> = variables.collect();
+        let image = self.environment.iter().map(|(name, value)| (name.as_str(), value.as_slice()));
+        let mut environment: BTreeMap<&str, &[u8]> = image.chain(variables).collect();
         for name in &command.secrets {
             environment.insert(name.as_str(), lease.value(name)?.expose());
         }

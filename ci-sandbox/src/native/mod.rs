@@ -42,6 +42,9 @@ mod proof;
 mod report;
 mod seccomp;
 mod sys;
+#[allow(dead_code, unused_imports)] // The init's half of it.
+#[path = "../../init/tar/mod.rs"]
+mod tar;
 mod transfer;
 #[allow(dead_code)] // The init's half of it.
 #[path = "../../init/wire.rs"]
@@ -63,7 +66,7 @@ use ci_core::{Error, ErrorKind, Result};
 
 use self::cgroup::{Controller, Hierarchies};
 use self::identity::{Identity, Slots};
-use self::image::{Image, Resolver, Store};
+use self::image::{Bounds, Image, Resolver, Store};
 use self::instance::NativeInstance;
 use self::launch::Plan;
 use self::ledger::Ledger;
@@ -128,7 +131,7 @@ impl Native {
 
     fn with_patience(config: Config, patience: Patience) -> Result<Self> {
         const OPERATION: &str = "prepare native sandboxes";
-        let Config { state, store, images, hostname, files, open_files } = config;
+        let Config { state, store, image_bytes, image_entries, images, hostname, files, open_files } = config;
         let is_hostname = (1..=64).contains(&hostname.len())
             && hostname.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-.".contains(&byte));
         let hostname = CString::new(hostname).ok().filter(|_| is_hostname).ok_or_else(|| {
@@ -148,6 +151,7 @@ impl Native {
         let resolver = Resolver {
             store: &store,
             range: identity == Identity::Range,
+            bounds: Bounds { bytes: image_bytes, entries: image_entries },
             maps_layers: identity == Identity::Range && report::kernel_is_at_least(5, 19),
         };
         let images = images
@@ -173,6 +177,20 @@ impl Native {
     }
 }
 
+impl Native {
+    /// Removes what was unpacked of images that no backend uses any more, of this process or another, and returns how
+    /// many they were.
+    ///
+    /// A backend uses all images that its configuration names, for as long as a clone of it lives.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unavailable`] when the store cannot be read or written; what was removed by then is removed.
+    pub fn remove_unused_images(&self) -> Result<usize> {
+        self.0.store.remove_unused().map(|removed| removed.len()).map_err(image::unusable_store)
+    }
+}
+
 #[async_trait]
 impl Backend for Native {
     async fn create(&self, id: &SandboxId, spec: &Spec) -> Result<Box<dyn Instance>> {
@@ -190,7 +208,8 @@ impl Backend for Native {
                 let is_grouped = shared.hierarchies.missing(Controller::Processes).is_none();
                 let bound = u64::from(spec.limits.processes) + cgroup::PROCESS_ONE;
                 let processes = if is_grouped { u64::MAX } else { bound };
-                Ok(Box::new(NativeInstance { life, isolation, open_files: shared.open_files, processes }))
+                let environment = shared.image(&spec.image)?.environment.clone();
+                Ok(Box::new(NativeInstance { life, isolation, environment, open_files: shared.open_files, processes }))
             }
             Err(error) => {
                 // What remains of it then is found by `leftovers`.

@@ -15,6 +15,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::super::files::FILES;
 use super::super::ledger::boot_id;
+use super::format::Digest;
 use super::store::{Held, Store};
 use super::{OPERATION, OWN, unreadable, unusable_store};
 
@@ -138,7 +139,7 @@ impl Toolchain {
             hasher.update([kind]);
             hasher.update(format!("{mode:o} {owner:?};"));
         }
-        super::hex(&hasher.finalize())
+        Digest::from(hasher).file_name()
     }
 
     fn copy_to(&self, root: &Path) -> Result<()> {

@@ -1,11 +1,15 @@
 //! Images: what has to be attached to a sandbox's root, and where it comes from.
 
+mod blobs;
+mod format;
 mod host;
+mod oci;
 mod store;
+mod stream;
 mod trash;
+mod unpack;
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::fs;
 use std::io;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
@@ -14,6 +18,8 @@ use std::path::{Path, PathBuf};
 use ci_core::{Error, ErrorKind, Result};
 
 use self::host::Toolchain;
+pub(super) use self::oci::Bounds;
+use self::oci::Found;
 use self::store::Held;
 pub(super) use self::store::Store;
 use super::config::ImageSource;
@@ -54,6 +60,7 @@ pub(super) struct Resolver<'a> {
     pub(super) range: bool,
     /// Whether the kernel can show a layer's owners as others (Linux 5.19).
     pub(super) maps_layers: bool,
+    pub(super) bounds: Bounds,
 }
 
 impl Resolver<'_> {
@@ -74,7 +81,19 @@ impl Resolver<'_> {
                 let mounts = self.layers(root, Path::new("/"))?;
                 Ok(Image { mounts, environment: BTreeMap::new(), _held: None })
             }
+            ImageSource::OciLayout { path, reference } => {
+                self.unpacked(Found::in_layout(path, reference.as_deref())?)
+            }
+            ImageSource::Archive { path, reference } => {
+                self.unpacked(Found::in_tarball(path, reference.as_deref())?)
+            }
         }
+    }
+
+    fn unpacked(&self, found: Found) -> Result<Image> {
+        let held = found.unpack(self.store, self.bounds, self.range)?;
+        let mounts = self.layers(&held.root, Path::new("/"))?;
+        Ok(Image { mounts, environment: found.environment, _held: Some(held) })
     }
 
     /// The folder `source` as a layer at `target`, and what is mounted below it as further layers.
@@ -133,25 +152,21 @@ fn unescape(text: &[u8]) -> Vec<u8> {
         let octal = more.get(..3).filter(|_| *first == b'\\').and_then(|digits| {
             digits.iter().try_fold(0_u32, |value, digit| Some(value * 8 + char::from(*digit).to_digit(8)?))
         });
-        match octal.and_then(|value| u8::try_from(value).ok()) {
-            Some(byte) => {
-                out.push(byte);
-                rest = &more[3..];
-            }
-            None => {
-                out.push(*first);
-                rest = more;
-            }
+        if let Some(byte) = octal.and_then(|value| u8::try_from(value).ok()) {
+            out.push(byte);
+            rest = &more[3..];
+        } else {
+            out.push(*first);
+            rest = more;
         }
     }
     out
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+/// What a stranger has written, as it may stand in an error.
+fn shown(text: &str) -> String {
+    const LONGEST: usize = 200;
+    format!("{:?}", text.chars().take(LONGEST).collect::<String>())
 }
 
 fn unreadable(path: &Path, error: io::Error) -> Error {
