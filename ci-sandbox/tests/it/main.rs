@@ -7,6 +7,8 @@ mod books;
 mod crash;
 mod errand;
 mod filter;
+mod hostile;
+mod images;
 mod inherit;
 mod isolation;
 mod life;

@@ -65,7 +65,7 @@ enum Refusal {
 impl From<Errno> for Refusal {
     fn from(error: Errno) -> Self {
         match error {
-            Errno::LOOP | Errno::NOTDIR | Errno::NOENT | Errno::XDEV => {
+            Errno::LOOP | Errno::NOTDIR | Errno::NOENT | Errno::EXIST | Errno::XDEV => {
                 Self::Entry("the way to one of its entries leads through a file or a link to nowhere")
             }
             Errno::NAMETOOLONG => Self::Entry("a name in it is too long"),
