@@ -93,7 +93,10 @@ impl Config {
     }
 }
 
-/// Whose files a sandbox shows, read-only. They are looked up once, when the backend is made.
+/// Whose files a sandbox shows. They are looked up once, when the backend is made; an image that has to be unpacked is
+/// unpacked then, if it is not in the store yet, which takes its time.
+///
+/// What is guaranteed of each kind, and by what, is in [the module's table](super#images).
 ///
 /// # Example
 ///
@@ -107,20 +110,25 @@ impl Config {
 ///
 /// // What `debootstrap` or the export of a container has left in a folder.
 /// let debian = ImageSource::Directory("/var/lib/ci/debian-12".into());
-/// # let _ = (host, debian);
+///
+/// // What `skopeo copy docker://... oci:/var/lib/ci/images:rust-1` or `docker save` has written.
+/// let rust = ImageSource::oci_layout("/var/lib/ci/images").with_reference("rust-1");
+/// let go = ImageSource::archive("/var/lib/ci/go.tar");
+/// # let _ = (host, debian, rust, go);
 /// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum ImageSource {
     /// Files and folders of this machine, each at its own path; what does not exist is left out.
     ///
-    /// Everything in them that everyone may read, a job can read.
+    /// Everything in them that everyone may read, a job can read. Folders of at most 4 MiB and 4,096 entries, files and
+    /// links are copied into the store when the backend is made.
     HostToolchain {
         /// Absolute paths.
         paths: Vec<PathBuf>,
     },
-    /// The top-level entries of an unpacked root file system. Its `dev`, `home`, `proc`, `run`, `sys`, `tmp` and
-    /// `work` are not shown: the sandbox has its own.
+    /// An unpacked root file system. Its `dev`, `home`, `proc`, `run`, `tmp` and `work` are not shown: the sandbox has
+    /// its own.
     Directory(PathBuf),
     /// An image layout of the OCI (image-spec 1.1), as `skopeo copy docker://... oci:...` makes it.
     OciLayout {

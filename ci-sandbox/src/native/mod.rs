@@ -1,14 +1,47 @@
 //! Sandboxes out of this machine's own kernel: namespaces, control groups, and a root file system in memory.
 //!
 //! Nothing has to be installed, and no daemon runs. Every sandbox has user, mount, process, network, IPC, host
-//! name and control group namespaces of its own; its root is a tmpfs on which the image's folders are shown
-//! read-only. Inside, process 1 is a program of this crate (see `init/`); the job's programs run as another
+//! name and control group namespaces of its own; its root is the image with memory over it. Inside, process 1 is a program of this crate (see `init/`); the job's programs run as another
 //! user, without capabilities and without a way to any.
 //!
 //! # What it protects from
 //!
 //! The job cannot see or signal processes of the host, reach a network, write to the host's files, or stay behind. What
 //! it can do all the same stands on the [front page](crate#what-native-sandboxes-do-not-protect-from).
+//!
+//! # Images
+//!
+//! Whatever the kind of image, `/dev`, `/home`, `/proc`, `/run`, `/tmp` and `/work` are the sandbox's own, and what the
+//! image has there, links that lead elsewhere included, is covered before anything is attached. The rest is shown
+//! through overlays (overlayfs) whose upper layer is the sandbox's memory. They are mounted inside of the sandbox's user
+//! namespace, by a root that has no power outside.
+//!
+//! | [`ImageSource`] | What is shown | Owners, as root | Who else sees changes on disk |
+//! |---|---|---|---|
+//! | `HostToolchain` | large folders as they are; small ones, files and links as they were when the backend was made | those of the machine, up to 65,535 | running sandboxes, in large folders |
+//! | `Directory` | the folder as it is | those on disk, up to 65,535 | running sandboxes |
+//! | `OciLayout`, `Archive` | what was unpacked, once, by the digest of the image's configuration | those of the image, up to 65,535 | nobody: the store is this backend's |
+//!
+//! | What holds | By what | Where not |
+//! |---|---|---|
+//! | Nobody's watches and locks meet on a file of the image | inodes of an overlay per sandbox | without `Guarantee::OwnImage`: before Linux 5.11, for a single file below the sandbox's own folders, and for an ordinary user whose image has something mounted below; there files are shown read-only as they are |
+//! | What a job changes stays in memory, and only what owner and mode let it change | the overlay's upper layer; the job is user 1000 and never root | - |
+//! | No file of an image brings privileges | `nosuid` and `nodev` on every mount, no_new_privs; set-user-id, devices and attributes are not unpacked | - |
+//! | What is unpacked is what was published | every digest and size, of documents, layers and their content, before the image has its name | a `Directory` and the machine's own files are believed |
+//! | An image unpacks nothing beside itself | openat2(2) with the image's root as `/`, nothing followed or written in place, bounds in [`Config`] | - |
+//! | Half an image is none | a name by rename(2) after syncfs(2), locks with flock(2) | - |
+//!
+//! **Not** protected: an image is shared page cache. Which pages of it are in memory can be timed, and a bug of the kernel
+//! that writes into the page cache of a file that was opened to read (CVE-2022-0847) changes it for all sandboxes that
+//! show it, until the page is dropped; the calls that are known to lead there are filtered. Where that is too much, run
+//! on a virtual machine, or make a store per tenant with [`Config::with_store`] and the image's files unpacked for each.
+//!
+//! Of an image's configuration its variables (`Env`, `PATH` above all) lie below those of a command. Its user, entry
+//! point, command, working directory, volumes and ports are not used: a job runs as the sandbox's user, and says what
+//! runs where.
+//!
+//! As an ordinary user, files that are unpacked belong to that user, and so to the job, whatever the image says; files
+//! that only their owner may read are then readable for it, and all of the image can be changed, in memory.
 //!
 //! # As root and as an ordinary user
 //!
@@ -209,7 +242,13 @@ impl Backend for Native {
                 let bound = u64::from(spec.limits.processes) + cgroup::PROCESS_ONE;
                 let processes = if is_grouped { u64::MAX } else { bound };
                 let environment = shared.image(&spec.image)?.environment.clone();
-                Ok(Box::new(NativeInstance { life, isolation, environment, open_files: shared.open_files, processes }))
+                Ok(Box::new(NativeInstance {
+                    life,
+                    isolation,
+                    environment,
+                    open_files: shared.open_files,
+                    processes,
+                }))
             }
             Err(error) => {
                 // What remains of it then is found by `leftovers`.

@@ -79,7 +79,8 @@ fn swap_is_on() -> bool {
 /// Whether the kernel has overlays that a sandbox's own root can mount.
 fn has_overlays() -> bool {
     let known = fs::read_to_string("/proc/filesystems").unwrap_or_default();
-    kernel_is_at_least(5, 11) && known.lines().any(|line| line.trim_start_matches("nodev").trim() == "overlay")
+    kernel_is_at_least(5, 11)
+        && known.lines().any(|line| line.trim_start_matches("nodev").trim() == "overlay")
 }
 
 pub(super) fn kernel_is_at_least(major: u32, minor: u32) -> bool {

@@ -108,7 +108,9 @@ async fn a_job_cannot_lease_the_files_that_others_use() {
     let (one, other) = (rig.sandbox().await, rig.sandbox().await);
     // F_SETLEASE: who opens the file to write waits for the holder, 45 seconds if need be. Only its owner may.
     let lease = |file: &str| {
-        format!("exec perl -e '$| = 1; open my $f, \"<\", \"{file}\" or die; print fcntl($f, 1024, 0) ? 1 : 0; sleep 60'")
+        format!(
+            "exec perl -e '$| = 1; open my $f, \"<\", \"{file}\" or die; print fcntl($f, 1024, 0) ? 1 : 0; sleep 60'"
+        )
     };
     let mut holder = one.start(&lease("/usr/bin/factor")).await.unwrap();
     says(&mut *holder, "0").await;

@@ -57,7 +57,10 @@ async fn check_own_folders(rig: &Rig, case: &str) {
     assert_eq!(output("stat -f -c %T /proc /proc/sys /dev/pts").await, expect("proc\nproc\ndevpts"));
     assert_eq!(output("stat -c %F:%t:%T /dev/null").await, expect("character special file:1:3"));
     assert_eq!(output("cat /proc/sys/kernel/hostname").await, expect("sandbox"));
-    assert_eq!(output("ls -A /home/ci /work /tmp /run").await, expect("/home/ci:\n\n/run:\n\n/tmp:\n\n/work:"));
+    assert_eq!(
+        output("ls -A /home/ci /work /tmp /run").await,
+        expect("/home/ci:\n\n/run:\n\n/tmp:\n\n/work:")
+    );
     assert_eq!(output("cat /proc/cmdline /proc/keys 2>&1").await, expect(""));
     assert!(!sandbox.run("echo x > /proc/sys/kernel/core_pattern").await.exit.status.is_success());
     sandbox.destroy().await;
@@ -144,7 +147,8 @@ async fn layers_cannot_reach_out_through_links() {
         .symlink("folder", outside)
         .folder("folder");
     let rig = with_layer(layer);
-    let outside_now: Vec<_> = fs::read_dir(canary.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    let outside_now: Vec<_> =
+        fs::read_dir(canary.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(outside_now, ["here"]);
     assert_eq!(fs::read_to_string(canary.path().join("here")).unwrap(), "untouched");
     let metadata = fs::metadata(canary.path()).unwrap();

@@ -55,8 +55,12 @@ fn zstd(content: &[u8]) -> Vec<u8> {
     // Two frames and one to be skipped between them, as tools that compress in parallel write.
     let (head, tail) = content.split_at(content.len() / 2);
     let skipped = [0x50, 0x2a, 0x4d, 0x18, 3, 0, 0, 0, 1, 2, 3];
-    [compress_to_vec(head, CompressionLevel::Fastest), skipped.to_vec(), compress_to_vec(tail, CompressionLevel::Fastest)]
-        .concat()
+    [
+        compress_to_vec(head, CompressionLevel::Fastest),
+        skipped.to_vec(),
+        compress_to_vec(tail, CompressionLevel::Fastest),
+    ]
+    .concat()
 }
 
 /// An image on its way into a folder or a tarball.
@@ -225,7 +229,10 @@ async fn check_image(rig: &Rig) {
     assert_eq!(sandbox.output("cat /etc/os-release").await, "ID=test");
     assert_eq!(sandbox.output("PATH=/opt/tools; greet; welcome; through").await.lines().count(), 3);
     assert_eq!(sandbox.output("readlink /link; stat -c %h /opt/tools/greet").await, "/opt/tools\n2");
-    assert_eq!(sandbox.output("cat /replaced; ls /opaque /opaque/kept").await, "by a file\n/opaque:\nkept\nupper\n\n/opaque/kept:\nupper");
+    assert_eq!(
+        sandbox.output("cat /replaced; ls /opaque /opaque/kept").await,
+        "by a file\n/opaque:\nkept\nupper\n\n/opaque/kept:\nupper"
+    );
     assert_eq!(sandbox.output("ls -d /gone /device 2>&1 || true").await.lines().count(), 2);
     assert!(!sandbox.output("ls -l /set-user-id").await.starts_with("-rws"));
     assert_eq!(sandbox.output("cat /home-of-the-job").await, "mine");
@@ -448,7 +455,8 @@ fn an_image_for_other_machines_is_refused() {
 
 /// Whether a program of others' is there; says so if not.
 fn has(test: &str, program: &str) -> bool {
-    let is_there = Program::new(program).arg("--version").output().is_ok_and(|output| output.status.success());
+    let is_there =
+        Program::new(program).arg("--version").output().is_ok_and(|output| output.status.success());
     if !is_there {
         skip(test, program, "the program is not installed");
     }
@@ -499,9 +507,13 @@ async fn umoci_unpacks_the_same() {
     let id = digest(image.config.to_string().as_bytes()).replace(':', "-");
     let ours = state.path().join("images").join(id);
     // Ours has besides what programs need and no layer brings.
-    let difference = Program::new("diff").args(["-rq", "--no-dereference"]).arg(&theirs).arg(&ours).output().unwrap();
+    let difference =
+        Program::new("diff").args(["-rq", "--no-dereference"]).arg(&theirs).arg(&ours).output().unwrap();
     let difference = String::from_utf8_lossy(&difference.stdout).into_owned();
-    assert!(difference.lines().all(|line| line.starts_with(&format!("Only in {}", ours.display()))), "{difference}");
+    assert!(
+        difference.lines().all(|line| line.starts_with(&format!("Only in {}", ours.display()))),
+        "{difference}"
+    );
     drop(native);
 }
 
@@ -520,7 +532,15 @@ impl Docker {
         // The daemon is process 1 of a namespace: what it has started ends with it.
         let daemon = Program::new("unshare")
             .args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--propagation", "private"])
-            .args(["dockerd", "--storage-driver", "vfs", "--bridge", "none", "--iptables=false", "--ip6tables=false"])
+            .args([
+                "dockerd",
+                "--storage-driver",
+                "vfs",
+                "--bridge",
+                "none",
+                "--iptables=false",
+                "--ip6tables=false",
+            ])
             .args(["--data-root", &at("data"), "--exec-root", &at("exec"), "--pidfile", &at("pid")])
             .args(["--host", &format!("unix://{}", at("socket"))])
             .stdout(log.try_clone().unwrap())

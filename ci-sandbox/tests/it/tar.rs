@@ -161,7 +161,15 @@ fn large_numbers_have_their_two_forms() {
     assert_eq!(reader.next(), Err(Problem::Malformed), "its content is missing");
 
     let mut written = Vec::new();
-    let entry = Entry { kind: Kind::File, path: c"f", link: c"", size: 1 << 40, owner: (0, 0), mode: 0o600, mtime: 5 };
+    let entry = Entry {
+        kind: Kind::File,
+        path: c"f",
+        link: c"",
+        size: 1 << 40,
+        owner: (0, 0),
+        mode: 0o600,
+        mtime: 5,
+    };
     write_header(&entry, |block| {
         written.extend_from_slice(block);
         Ok::<_, ()>(())

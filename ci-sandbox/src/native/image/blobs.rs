@@ -30,7 +30,10 @@ pub(super) enum Blobs {
 /// Where something is in a tarball.
 #[derive(Debug)]
 pub(super) enum Piece {
-    Content { start: u64, size: u64 },
+    Content {
+        start: u64,
+        size: u64,
+    },
     /// The same as another one.
     Link(String),
 }
@@ -47,7 +50,9 @@ impl Blobs {
     /// Those of an image layout.
     pub(super) fn in_folder(path: &Path) -> Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        openat(CWD, path, flags, Mode::empty()).map(Self::Folder).map_err(|error| unreadable(path, error.into()))
+        openat(CWD, path, flags, Mode::empty())
+            .map(Self::Folder)
+            .map_err(|error| unreadable(path, error.into()))
     }
 
     /// Those of a tarball, which is read from header to header and not in between.

@@ -54,7 +54,11 @@ impl Digest {
 
     /// What finds out whether content has this digest.
     pub(crate) fn hasher(&self) -> Hasher {
-        if self.0.starts_with("sha512:") { Hasher::Sha512(Sha512::new()) } else { Hasher::Sha256(Sha256::new()) }
+        if self.0.starts_with("sha512:") {
+            Hasher::Sha512(Sha512::new())
+        } else {
+            Hasher::Sha256(Sha256::new())
+        }
     }
 }
 
@@ -73,7 +77,8 @@ impl fmt::Display for Digest {
 impl<'de> Deserialize<'de> for Digest {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        Self::parse(&text).ok_or_else(|| serde::de::Error::custom("a digest must be sha256 or sha512 in lower case"))
+        Self::parse(&text)
+            .ok_or_else(|| serde::de::Error::custom("a digest must be sha256 or sha512 in lower case"))
     }
 }
 
@@ -231,8 +236,12 @@ impl ImageConfig {
     pub(crate) fn environment(&self) -> BTreeMap<String, Vec<u8>> {
         let entries = self.config.iter().flat_map(|config| config.env.iter().flatten());
         let variables = entries.filter_map(|entry| entry.split_once('='));
-        let is_variable = |(name, value): &(&str, &str)| !name.is_empty() && !name.contains('\0') && !value.contains('\0');
-        variables.filter(is_variable).map(|(name, value)| (name.to_owned(), value.as_bytes().to_vec())).collect()
+        let is_variable =
+            |(name, value): &(&str, &str)| !name.is_empty() && !name.contains('\0') && !value.contains('\0');
+        variables
+            .filter(is_variable)
+            .map(|(name, value)| (name.to_owned(), value.as_bytes().to_vec()))
+            .collect()
     }
 }
 

@@ -135,7 +135,8 @@ impl Mount {
 
 /// Where something is mounted below `folder`, outermost first (proc(5), `mountinfo`).
 fn mounted_below(table: &[u8], folder: &Path) -> Vec<PathBuf> {
-    let places = table.split(|byte| *byte == b'\n').filter_map(|line| line.split(|byte| *byte == b' ').nth(4));
+    let places =
+        table.split(|byte| *byte == b'\n').filter_map(|line| line.split(|byte| *byte == b' ').nth(4));
     let places = places.map(|place| PathBuf::from(std::ffi::OsString::from_vec(unescape(place))));
     let mut below: Vec<PathBuf> =
         places.filter(|place| place.starts_with(folder) && place != folder).collect();

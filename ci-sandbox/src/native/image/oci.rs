@@ -130,8 +130,9 @@ impl Found {
         }
         let environment = config.environment();
         let layers = layers.into_iter().zip(config.diff_ids());
-        let layers =
-            layers.map(|((blob, stated), content)| Layer { blob, stated, content: content.clone() }).collect();
+        let layers = layers
+            .map(|((blob, stated), content)| Layer { blob, stated, content: content.clone() })
+            .collect();
         Ok(Self { blobs, id, layers, environment })
     }
 
@@ -192,7 +193,10 @@ fn choose(manifests: &[Descriptor], reference: Option<&str>) -> Result<Descripto
 /// The one of several that is for machines like this one.
 fn for_this_machine(manifests: &[Descriptor]) -> Result<Descriptor> {
     let fits = |manifest: &&Descriptor| {
-        manifest.platform.as_ref().is_some_and(|platform| platform.is_this_machines() && !platform.os.is_empty())
+        manifest
+            .platform
+            .as_ref()
+            .is_some_and(|platform| platform.is_this_machines() && !platform.os.is_empty())
     };
     let mut fitting = manifests.iter().filter(fits);
     match (fitting.next(), fitting.next(), manifests) {

@@ -63,7 +63,8 @@ impl Store {
                 let new = self.folder.join(format!("{name}.new"));
                 trash::remove(&new).map_err(&unusable)?;
                 let workshop = Workshop::new(&new).map_err(&unusable)?;
-                let made = make(&workshop).and_then(|()| settle(&workshop, &root, lasting).map_err(&unusable));
+                let made =
+                    make(&workshop).and_then(|()| settle(&workshop, &root, lasting).map_err(&unusable));
                 // What is left if this fails is cleared by the next one.
                 let _ = trash::remove(&new);
                 made?;

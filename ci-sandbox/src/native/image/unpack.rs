@@ -120,7 +120,9 @@ impl Unpacker {
     pub(super) fn complete(&self) -> io::Result<()> {
         for (folder, mode) in [("etc", 0o755), ("var", 0o755), ("var/tmp", 0o777)] {
             match mkdirat(&self.root, folder, Mode::from_raw_mode(mode)) {
-                Ok(()) => fchmod(openat(&self.root, folder, FOLDER, Mode::empty())?, Mode::from_raw_mode(mode))?,
+                Ok(()) => {
+                    fchmod(openat(&self.root, folder, FOLDER, Mode::empty())?, Mode::from_raw_mode(mode))?
+                }
                 Err(Errno::EXIST | Errno::LOOP | Errno::NOTDIR | Errno::NOENT) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -309,11 +311,8 @@ impl Unpacker {
 }
 
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
-const NEW_FILE: OFlags = OFlags::WRONLY
-    .union(OFlags::CREATE)
-    .union(OFlags::EXCL)
-    .union(OFlags::NOFOLLOW)
-    .union(OFlags::CLOEXEC);
+const NEW_FILE: OFlags =
+    OFlags::WRONLY.union(OFlags::CREATE).union(OFlags::EXCL).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 impl Place {
     fn stat(&self) -> Result<Stat, Errno> {
