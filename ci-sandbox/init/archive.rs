@@ -7,6 +7,7 @@
 use core::ffi::CStr;
 
 use crate::failure::{At, Failure};
+use crate::folder;
 use crate::mem::Pages;
 use crate::sys::{self, CWD, Errno, Fd, O_DIRECTORY, O_NOFOLLOW, O_NONBLOCK, O_PATH, Raw, Stat};
 use crate::tar::{self, BLOCK, DEEPEST, Entry, Kind, LONGEST_PATH};
@@ -89,7 +90,7 @@ impl Walk {
     fn header(&mut self, kind: Kind, link: &CStr, size: u64, stat: &Stat) -> Result<(), Failure> {
         let path = CStr::from_bytes_until_nul(&self.path).unwrap_or(c"");
         let mode = u32::from(stat.mode) & 0o777;
-        let entry = Entry { kind, path, link, size, mode, mtime: stat.mtime_seconds };
+        let entry = Entry { kind, path, link, size, owner: (0, 0), mode, mtime: stat.mtime_seconds };
         let output = &mut self.output;
         tar::write_header(&entry, |block| output.push(block))
     }
@@ -103,18 +104,8 @@ impl Walk {
             opened => opened.at(Stage::ReadFile)?,
         };
         self.header(Kind::Directory, c"", 0, stat)?;
-        let mut records = [0; 4096];
-        loop {
-            let filled = sys::read_directory(*folder, &mut records).at(Stage::ReadFile)?;
-            if filled == 0 {
-                return Ok(());
-            }
-            for name in Names(&records[..filled]) {
-                if name != c"." && name != c".." {
-                    self.add(*folder, name, depth + 1)?;
-                }
-            }
-        }
+        let unreadable = |errno| Failure::new(Stage::ReadFile, errno);
+        folder::each_name(*folder, unreadable, |name| self.add(*folder, name, depth + 1))
     }
 
     fn add_file(&mut self, folder: Raw, name: &CStr) -> Result<(), Failure> {
@@ -140,20 +131,6 @@ impl Walk {
         };
         link[length] = 0;
         self.header(Kind::Symlink, CStr::from_bytes_until_nul(&link).unwrap_or(c""), 0, stat)
-    }
-}
-
-/// The names in records of getdents64(2): inode and offset (8 bytes each), length (2), kind (1), name, NUL.
-pub(crate) struct Names<'a>(pub(crate) &'a [u8]);
-
-impl<'a> Iterator for Names<'a> {
-    type Item = &'a CStr;
-
-    fn next(&mut self) -> Option<&'a CStr> {
-        let length = u16::from_ne_bytes(self.0.get(16..18)?.try_into().ok()?) as usize;
-        let (record, rest) = self.0.split_at_checked(length)?;
-        self.0 = rest;
-        CStr::from_bytes_until_nul(record.get(19..)?).ok()
     }
 }
 

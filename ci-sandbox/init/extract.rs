@@ -46,6 +46,7 @@ pub(crate) fn run(stream: Raw, mut request: Reader<'_>) -> Result<(), Failure> {
                     .make(|folder, name| sys::link(*old.folder, old.name, folder, name))
                     .at(Stage::WriteFile)?;
             }
+            Kind::Device => return Err(Failure::new(Stage::SpecialFile, Errno::EINVAL)),
         }
     }
     Ok(())

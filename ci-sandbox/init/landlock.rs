@@ -1,12 +1,11 @@
-//! A second rule against writing outside of the sandbox's own folders, and against reaching processes outside: Landlock
-//! (Linux, `Documentation/userspace-api/landlock.rst`), where the kernel has it.
+//! A second rule against making and steering devices, and against reaching processes outside: Landlock (Linux,
+//! `Documentation/userspace-api/landlock.rst`), where the kernel has it.
 //!
-//! It forbids nothing that the mounts, the owners and the namespaces do not forbid already (under root: an ordinary user
-//! owns its sandbox's empty root too), so no program finds out which kernel it runs on; it holds where one of them
-//! should have a hole. So reading is left alone (all that is shown
-//! may be read), and so is TCP (the network namespace decides, and tests talk over loopback). Programs can still
-//! restrict themselves further, debuggers see their debuggees, and all of a sandbox is one domain, so that the steps of a
-//! job can signal each other.
+//! It forbids nothing that the mounts, the filter and the namespaces do not forbid already, so no program finds out which
+//! kernel it runs on; it holds where one of them should have a hole. Reading and writing are left alone (the mounts and
+//! owners decide, and what is written goes to memory), and so is TCP (the network namespace decides, and tests talk over
+//! loopback). Programs can still restrict themselves further, debuggers see their debuggees, and all of a sandbox is one
+//! domain, so that the steps of a job can signal each other.
 
 use crate::call::raw;
 use crate::nr;

@@ -152,16 +152,18 @@ pub(crate) fn open_binds(configuration: &Configuration<'_>, binds: &mut Binds) -
     let mut records = configuration.mounts.records;
     for (item, place) in (0..configuration.mounts.count).zip(binds) {
         let (kind, source, _) = mount_record(&mut records)?;
-        if kind != mount::SYMLINK {
-            *place = Some(open_bind(source).at_item(Stage::OpenBind, item)?);
-        }
+        // What is mounted below a layer is a layer of its own. To an ordinary user the kernel does not give one
+        // without the other.
+        let is_layer = configuration.range && matches!(kind, mount::LAYER | mount::LAYER_MAPPED);
+        let open = if is_layer { mounts::clone_mount } else { mounts::clone_tree };
+        *place = Some(open_bind(source, open).at_item(Stage::OpenBind, item)?);
     }
     Ok(())
 }
 
 /// A read-only mount of what lies at `source`, attached nowhere yet.
-fn open_bind(source: &CStr) -> sys::Result<Fd> {
-    let bind = mounts::clone_tree(CWD, source)?;
+fn open_bind(source: &CStr, open: impl Fn(Raw, &CStr) -> sys::Result<Fd>) -> sys::Result<Fd> {
+    let bind = open(CWD, source)?;
     mounts::detach_from_peers(*bind)?;
     mounts::restrict(*bind, mounts::RDONLY | mounts::NOSUID | mounts::NODEV)?;
     Ok(bind)
@@ -197,7 +199,7 @@ fn prepare(
         let group = groups.text().ok_or(malformed)?;
         write_file(group, process.digits()).at_item(Stage::JoinGroup, item)?;
     }
-    map_binds(configuration, binds, facts)
+    map_binds(configuration, process, binds, facts)
 }
 
 fn map_ids(configuration: &Configuration<'_>, process: &ProcessPaths) -> sys::Result<()> {
@@ -209,16 +211,24 @@ fn map_ids(configuration: &Configuration<'_>, process: &ProcessPaths) -> sys::Re
     process.write(b"gid_map", configuration.gid_map.to_bytes())
 }
 
-fn map_binds(configuration: &Configuration<'_>, binds: &Binds, facts: &mut u32) -> Result<(), Failure> {
+fn map_binds(
+    configuration: &Configuration<'_>,
+    process: &ProcessPaths,
+    binds: &Binds,
+    facts: &mut u32,
+) -> Result<(), Failure> {
     let mut records = configuration.mounts.records;
     for (item, bind) in (0..configuration.mounts.count).zip(binds) {
         let (kind, ..) = mount_record(&mut records)?;
-        if let (mount::BIND_MAPPED, Some(bind)) = (kind, bind) {
-            let namespace = owner_to_job(bind, configuration.job).at_item(Stage::OpenBind, item)?;
-            // Not every file system can.
-            if mounts::map_owners(**bind, *namespace).is_err() {
-                *facts |= fact::PLAIN_BIND;
-            }
+        let Some(bind) = bind else { continue };
+        let namespace = match kind {
+            mount::LAYER_MAPPED => process.namespace(b"ns/user"),
+            mount::BIND_MAPPED => owner_to_job(bind, configuration.job),
+            _ => continue,
+        };
+        // Not every file system can.
+        if mounts::map_owners(**bind, *namespace.at_item(Stage::OpenBind, item)?).is_err() {
+            *facts |= fact::PLAIN_BIND;
         }
     }
     Ok(())

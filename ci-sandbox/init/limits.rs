@@ -8,7 +8,7 @@ use core::ffi::CStr;
 use crate::call::raw;
 use crate::launch::Digits;
 use crate::nr;
-use crate::sys::{self, CWD, Errno, O_WRONLY};
+use crate::sys::{self, Errno, O_WRONLY, Raw};
 use crate::task;
 
 /// What is bounded.
@@ -42,11 +42,11 @@ const TABLE: [Bound; 9] = [
     // Bytes in POSIX message queues: the kernel's own default, or one queue of the default size.
     Bound(What::Resource(12), 819_200, 102_400),
     // There are 128 instances for a user; each takes kernel memory.
-    Bound(What::Count(c"/proc/sys/user/max_inotify_instances"), AS_IT_IS, 32),
+    Bound(What::Count(c"sys/user/max_inotify_instances"), AS_IT_IS, 32),
     // File watchers ask for up to half a million.
-    Bound(What::Count(c"/proc/sys/user/max_inotify_watches"), AS_IT_IS, 32_768),
+    Bound(What::Count(c"sys/user/max_inotify_watches"), AS_IT_IS, 32_768),
     // Nobody in a sandbox may use it, by the filter; this holds where there is none.
-    Bound(What::Count(c"/proc/sys/user/max_fanotify_groups"), 0, 0),
+    Bound(What::Count(c"sys/user/max_fanotify_groups"), 0, 0),
 ];
 
 /// Holds the bounds on processes, for this one and all that it starts. None can raise them again: that takes
@@ -65,12 +65,12 @@ pub(crate) fn hold(range: bool) -> sys::Result<()> {
 
 /// Holds the bounds on the user namespace, as long as its `/proc` can be written. They are no guarantee of their own:
 /// where the kernel does not know one, the others hold all the same.
-pub(crate) fn hold_counts(range: bool) {
+pub(crate) fn hold_counts(proc: Raw, range: bool) {
     for Bound(what, alone, shared) in &TABLE {
         let value = if range { *alone } else { *shared };
         if let What::Count(path) = what
             && value != AS_IT_IS
-            && let Ok(file) = sys::open(CWD, path, O_WRONLY, 0)
+            && let Ok(file) = sys::open(proc, path, O_WRONLY, 0)
         {
             let _ = sys::write_all(*file, Digits::of(value as u32).get());
         }

@@ -56,9 +56,18 @@ impl Configuring {
 
 /// A mount of its own of what `path` shows, with everything mounted below, attached nowhere yet.
 pub(crate) fn clone_tree(directory: Raw, path: &CStr) -> Result<Fd> {
-    const CLONE: usize = 1;
     const RECURSIVE: usize = 0x8000;
-    let flags = CLONE | RECURSIVE | O_CLOEXEC;
+    open_tree(directory, path, RECURSIVE)
+}
+
+/// The same without what is mounted below.
+pub(crate) fn clone_mount(directory: Raw, path: &CStr) -> Result<Fd> {
+    open_tree(directory, path, 0)
+}
+
+fn open_tree(directory: Raw, path: &CStr, flags: usize) -> Result<Fd> {
+    const CLONE: usize = 1;
+    let flags = flags | CLONE | O_CLOEXEC;
     // SAFETY: open_tree(2) reads a NUL-terminated path.
     unsafe { raw(nr::OPEN_TREE, [word(directory.0), path.as_ptr() as usize, flags, 0, 0, 0]) }
         .map(|file| Fd::owned(file as i32))
@@ -110,7 +119,7 @@ fn change(mount: Raw, attributes: &Attributes) -> Result<()> {
     .map(drop)
 }
 
-/// Attaches a mount at `path`.
+/// Attaches a mount at `path`, of which the last part is not followed if it is a link.
 pub(crate) fn attach(mount: Raw, directory: Raw, path: &CStr) -> Result<()> {
     const FROM_EMPTY_PATH: usize = 0x04;
     // SAFETY: move_mount(2) reads two NUL-terminated paths.
@@ -128,13 +137,6 @@ pub(crate) fn attach(mount: Raw, directory: Raw, path: &CStr) -> Result<()> {
         )
     }
     .map(drop)
-}
-
-/// Mounts a new file system at `path`.
-pub(crate) fn mount(kind: &CStr, path: &CStr, flags: u64, options: &CStr) -> Result<()> {
-    let [kind, path, options] = [kind, path, options].map(|text| text.as_ptr() as usize);
-    // SAFETY: mount(2) reads four NUL-terminated strings; the source's name is the type's.
-    unsafe { raw(nr::MOUNT, [kind, path, kind, flags as usize, options, 0]) }.map(drop)
 }
 
 /// Makes the working directory the root, with the old root on top of it.

@@ -6,8 +6,8 @@
 
 use core::ffi::CStr;
 
-use crate::archive::Names;
 use crate::failure::{At, Failure};
+use crate::folder::Names;
 use crate::launch::Digits;
 use crate::root::JOB;
 use crate::serve::SECRETS;

@@ -19,6 +19,7 @@ impl Errno {
     pub(crate) const E2BIG: Self = Self(7);
     pub(crate) const ENXIO: Self = Self(6);
     pub(crate) const EACCES: Self = Self(13);
+    pub(crate) const EBUSY: Self = Self(16);
     pub(crate) const EEXIST: Self = Self(17);
     pub(crate) const ENOTDIR: Self = Self(20);
     pub(crate) const EINVAL: Self = Self(22);

@@ -12,14 +12,16 @@ pub(crate) const CONFIG_LIMIT: usize = 128 * 1024;
 /// The most bytes of one request's body, which travels in a memory file.
 pub(crate) const BODY_LIMIT: usize = 4 * 1024 * 1024;
 
-/// How to attach one thing to the sandbox's root.
+/// How to attach one thing to the sandbox's root. The first record is a layer whose target is `/`.
 pub(crate) mod mount {
-    /// A read-only view of a file or directory of the host.
-    pub(crate) const BIND: u32 = 0;
-    /// The same, with its owner shown as the job's user.
-    pub(crate) const BIND_MAPPED: u32 = 1;
-    /// A symbolic link.
-    pub(crate) const SYMLINK: u32 = 2;
+    /// A folder of the image: what is changed in it goes to memory.
+    pub(crate) const LAYER: u32 = 0;
+    /// The same, with owners 0 to 65,535 shown as the sandbox's own.
+    pub(crate) const LAYER_MAPPED: u32 = 1;
+    /// A read-only view of a file or folder of the host, with its owner shown as the job's user.
+    pub(crate) const BIND_MAPPED: u32 = 2;
+    /// A read-only view of a file or folder of the host as it is.
+    pub(crate) const BIND: u32 = 3;
 }
 
 /// The most sockets that can be made in one sandbox: they travel in one packet (`SCM_MAX_FD` of Linux is 253).
@@ -47,8 +49,10 @@ pub(crate) mod fact {
     pub(crate) const NO_NESTING: u32 = 1 << 3;
     /// Calls that reach past the namespaces are refused.
     pub(crate) const FILTERED: u32 = 1 << 4;
-    /// A second rule of the kernel's keeps the job from writing outside of its own folders.
+    /// A second rule of the kernel's keeps the job from devices and processes outside.
     pub(crate) const LANDLOCKED: u32 = 1 << 5;
+    /// Every folder of the image is shown through an overlay of the sandbox's own.
+    pub(crate) const OWN_IMAGE: u32 = 1 << 6;
 }
 
 /// What the launcher has to make: one packet on the lifeline.
@@ -392,7 +396,7 @@ stages! {
     Proc = "mount the process file system",
     Network = "bring the loopback interface up",
     Sockets = "open a socket in the sandbox's network",
-    Landlock = "restrict writing to the sandbox's own folders",
+    Landlock = "restrict devices and processes to the sandbox's own",
     Privileges = "drop privileges",
     Request = "read a request",
     Table = "start one more process: too many run at once",

@@ -53,11 +53,13 @@
 //! - **A bug in the kernel.** All sandboxes share the machine's, behind a filter that is as strict as Docker's. Code
 //!   that is hostile *and* precious enough for a kernel exploit belongs in a virtual machine.
 //! - **Side channels.** Processors, their caches and the page cache of an image's files are shared.
+//! - **A bug that writes to the page cache.** It would change an image for all sandboxes that show it, until the kernel
+//!   reads the page from disk again.
 //! - **Knowing the machine.** A job sees the kernel's version, the processors, the machine's load and memory, and which
-//!   host paths its image and folders are shown from.
-//! - **Reading the image.** What everybody may read in the folders that an image shows, every job can read. They are the
-//!   machine's own files: a job can watch (`inotify(7)`) which of them others open, and hold locks (`flock(2)`) on them
-//!   that others wait for. Show jobs a copy where that matters.
+//!   host paths the folders of a helper are shown from.
+//! - **Reading the image.** What everybody may read in the folders that an image shows, every job can read. Nobody else
+//!   sees by watches and locks what it reads, where the report says so
+//!   ([`Guarantee::OwnImage`](ci_core::sandbox::Guarantee::OwnImage)).
 //! - **Using up what cannot be limited.** Bounds on memory and processors need control groups that this program may
 //!   make, and mapped ids need root. What is missing is in the
 //!   [`IsolationReport`](ci_core::sandbox::IsolationReport); ask for what a job needs with

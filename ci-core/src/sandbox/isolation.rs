@@ -37,9 +37,12 @@ pub enum Guarantee {
     DiskLimit,
     /// Reading from disks is shared as [`Limits::weight`](crate::job::Limits) says.
     DiskShare,
-    /// A second layer below the others: writing outside of the sandbox's own folders, and signals and abstract sockets to
-    /// processes outside, are refused by a rule of their own (Linux, Landlock).
+    /// A second layer below the others: making devices, steering those that are not the sandbox's own, and signals and
+    /// abstract sockets to processes outside are refused by a rule of their own (Linux, Landlock).
     Landlock,
+    /// What the job does with the image's files is its own affair: nobody else's work shows in what it can watch, and its
+    /// locks stop nobody.
+    OwnImage,
     /// The job runs on a kernel of its own.
     OwnKernel,
 }

@@ -16,7 +16,7 @@ use crate::network::NetworkPolicy;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Spec {
-    /// Whose files it shows, read-only.
+    /// Whose files it shows. What a job changes of them, as far as it may, is gone with the sandbox.
     pub image: ImageName,
     /// How much it may use.
     pub limits: Limits,

@@ -34,6 +34,8 @@ pub(crate) enum Kind {
     Symlink,
     /// Another name of the entry `link`.
     HardLink,
+    /// A device or a pipe.
+    Device,
 }
 
 /// One entry.
@@ -47,6 +49,8 @@ pub(crate) struct Entry<'a> {
     pub(crate) link: &'a CStr,
     /// The length of the content.
     pub(crate) size: u64,
+    /// The user and the group that it belongs to.
+    pub(crate) owner: (u32, u32),
     /// Permissions; never set-user-id, set-group-id or sticky.
     pub(crate) mode: u32,
     /// When it was changed, in seconds since 1970.

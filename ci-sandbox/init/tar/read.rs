@@ -18,7 +18,7 @@ pub(crate) enum Problem<E> {
     UnsafeName,
     /// A name has too many folders.
     TooDeep,
-    /// A device, a pipe, a sparse file, or something unknown.
+    /// A sparse file, or something unknown.
     Special,
 }
 
@@ -51,6 +51,7 @@ struct Extended {
     link: bool,
     size: Option<u64>,
     mtime: Option<i64>,
+    owner: (Option<u32>, Option<u32>),
 }
 
 impl<S: Source> Reader<S> {
@@ -58,6 +59,12 @@ impl<S: Source> Reader<S> {
     pub(crate) fn new(source: S) -> Self {
         let extension = [0; LONGEST_EXTENSION];
         Self { source, path: Name::EMPTY, link: Name::EMPTY, rest: 0, padding: 0, extension }
+    }
+
+    /// Where the archive comes from, read up to the end of the last header or content.
+    #[allow(dead_code)] // The supervisor's half of it.
+    pub(crate) fn source(&self) -> &S {
+        &self.source
     }
 
     /// The next entry, or nothing at the end. Content of the last one that was not read is skipped.
@@ -163,6 +170,8 @@ impl<S: Source> Reader<S> {
                     extended.link = true;
                 }
                 b"size" => extended.size = Some(decimal(value).ok_or(Problem::Malformed)?),
+                b"uid" => extended.owner.0 = decimal(value).and_then(|id| u32::try_from(id).ok()),
+                b"gid" => extended.owner.1 = decimal(value).and_then(|id| u32::try_from(id).ok()),
                 b"mtime" => extended.mtime = seconds(value),
                 _ if key.starts_with(b"GNU.sparse.") => return Err(Problem::Special),
                 _ => {}
@@ -192,6 +201,7 @@ impl<S: Source> Reader<S> {
             b'1' => Kind::HardLink,
             b'2' => Kind::Symlink,
             b'5' => Kind::Directory,
+            b'3' | b'4' | b'6' => Kind::Device,
             _ => return Err(Problem::Special),
         };
         self.path.tidy()?;
@@ -199,7 +209,7 @@ impl<S: Source> Reader<S> {
             Kind::HardLink => self.link.tidy()?,
             Kind::Symlink if !self.link.get().is_empty() => {}
             Kind::Symlink => return Err(Problem::Malformed),
-            Kind::File | Kind::Directory => self.link.clear(),
+            Kind::File | Kind::Directory | Kind::Device => self.link.clear(),
         }
         if self.path.get().is_empty() && kind != Kind::Directory {
             return Err(Problem::UnsafeName);
@@ -218,10 +228,19 @@ impl<S: Source> Reader<S> {
             path: self.path.as_c_str(),
             link: self.link.as_c_str(),
             size,
+            owner: (
+                extended.owner.0.unwrap_or_else(|| id(&bytes[108..116])),
+                extended.owner.1.unwrap_or_else(|| id(&bytes[116..124])),
+            ),
             mode: (number(&bytes[100..108]).unwrap_or(0) & 0o777) as u32,
             mtime: extended.mtime.or(mtime).unwrap_or(0),
         })
     }
+}
+
+/// The number of a user or group; what is none stands for nobody.
+fn id(field: &[u8]) -> u32 {
+    number(field).and_then(|id| u32::try_from(id).ok()).unwrap_or(u32::MAX)
 }
 
 /// Splits the first record off an extended header: key, value, rest.

@@ -36,6 +36,7 @@ pub(crate) fn write_header<E>(
         Kind::File => b'0',
         Kind::HardLink => b'1',
         Kind::Symlink => b'2',
+        Kind::Device => b'3',
         Kind::Directory => b'5',
     };
     sink(&Block::new(path, link, kind, entry.mode, entry.size.min(LARGEST), entry.mtime).0)

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use ci_core::ByteSize;
 use ci_core::id::ImageName;
 use ci_core::sandbox::Spec;
 
@@ -24,6 +25,13 @@ use ci_core::sandbox::Spec;
 pub struct Config {
     /// A folder of this backend's own. It holds a small file per living sandbox, and nothing of any job.
     pub state: PathBuf,
+    /// Where images lie that have to be unpacked or put together, or nothing for `images` below `state`. Backends that
+    /// have the same folder share what is in it.
+    pub store: Option<PathBuf>,
+    /// How many bytes the layers of one image may have together when they are decompressed.
+    pub image_bytes: ByteSize,
+    /// How many entries they may have together.
+    pub image_entries: u64,
     /// Images by the name that a job asks for.
     pub images: BTreeMap<ImageName, ImageSource>,
     /// The host name that jobs see.
@@ -41,6 +49,9 @@ impl Config {
     pub fn new(state: impl Into<PathBuf>) -> Self {
         Self {
             state: state.into(),
+            store: None,
+            image_bytes: ByteSize::gib(16),
+            image_entries: 1_000_000,
             images: BTreeMap::new(),
             hostname: "sandbox".to_owned(),
             files: 1_000_000,
@@ -52,6 +63,18 @@ impl Config {
     /// Adds an image.
     pub fn with_image(mut self, name: ImageName, source: ImageSource) -> Self {
         self.images.insert(name, source);
+        self
+    }
+
+    /// Replaces where images lie that have to be unpacked.
+    pub fn with_store(mut self, store: impl Into<PathBuf>) -> Self {
+        self.store = Some(store.into());
+        self
+    }
+
+    /// Bounds how large an image may be that has to be unpacked: the bytes of its layers, and their entries.
+    pub fn with_image_bounds(mut self, bytes: ByteSize, entries: u64) -> Self {
+        (self.image_bytes, self.image_entries) = (bytes, entries);
         self
     }
 
@@ -84,7 +107,10 @@ impl Config {
     }
 }
 
-/// Whose files a sandbox shows, read-only. They are looked up once, when the backend is made.
+/// Whose files a sandbox shows. They are looked up once, when the backend is made; an image that has to be unpacked is
+/// unpacked then, if it is not in the store yet, which takes its time.
+///
+/// What is guaranteed of each kind, and by what, is in [the module's table](super#images).
 ///
 /// # Example
 ///
@@ -98,24 +124,61 @@ impl Config {
 ///
 /// // What `debootstrap` or the export of a container has left in a folder.
 /// let debian = ImageSource::Directory("/var/lib/ci/debian-12".into());
-/// # let _ = (host, debian);
+///
+/// // What `skopeo copy docker://... oci:/var/lib/ci/images:rust-1` or `docker save` has written.
+/// let rust = ImageSource::oci_layout("/var/lib/ci/images").with_reference("rust-1");
+/// let go = ImageSource::archive("/var/lib/ci/go.tar");
+/// # let _ = (host, debian, rust, go);
 /// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum ImageSource {
     /// Files and folders of this machine, each at its own path; what does not exist is left out.
     ///
-    /// Everything in them that everyone may read, a job can read.
+    /// Everything in them that everyone may read, a job can read. Folders of at most 4 MiB and 4,096 entries, files and
+    /// links are copied into the store when the backend is made.
     HostToolchain {
         /// Absolute paths.
         paths: Vec<PathBuf>,
     },
-    /// The top-level entries of an unpacked root file system. Its `dev`, `home`, `proc`, `run`, `sys`, `tmp` and
-    /// `work` are not shown: the sandbox has its own.
+    /// An unpacked root file system. Its `dev`, `home`, `proc`, `run`, `tmp` and `work` are not shown: the sandbox has
+    /// its own.
     Directory(PathBuf),
+    /// An image layout of the OCI (image-spec 1.1), as `skopeo copy docker://... oci:...` makes it.
+    OciLayout {
+        /// The folder with `oci-layout` and `index.json`.
+        path: PathBuf,
+        /// Which of its images: what `org.opencontainers.image.ref.name` says, or a digest. Nothing for the only one.
+        reference: Option<String>,
+    },
+    /// A tarball that `docker save` or `podman save` has written, of either of their formats.
+    Archive {
+        /// The file, as a whole not compressed.
+        path: PathBuf,
+        /// Which of its images: a name with its tag. Nothing for the only one.
+        reference: Option<String>,
+    },
 }
 
 impl ImageSource {
+    /// The only image in the image layout at `path`, or the one that [`with_reference`](Self::with_reference) names.
+    pub fn oci_layout(path: impl Into<PathBuf>) -> Self {
+        Self::OciLayout { path: path.into(), reference: None }
+    }
+
+    /// The only image in the tarball at `path`, or the one that [`with_reference`](Self::with_reference) names.
+    pub fn archive(path: impl Into<PathBuf>) -> Self {
+        Self::Archive { path: path.into(), reference: None }
+    }
+
+    /// Says which image of a layout or tarball is meant. Other sources hold one image, and stay as they are.
+    pub fn with_reference(mut self, name: impl Into<String>) -> Self {
+        if let Self::OciLayout { reference, .. } | Self::Archive { reference, .. } = &mut self {
+            *reference = Some(name.into());
+        }
+        self
+    }
+
     /// The programs and libraries of this machine, and those files below `/etc` that they cannot do without.
     pub fn host_toolchain() -> Self {
         const PATHS: [&str; 14] = [

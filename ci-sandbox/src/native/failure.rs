@@ -25,6 +25,7 @@ fn kind_of_creation(stage: Stage, cause: Errno) -> ErrorKind {
             ErrorKind::Unavailable
         }
         (Stage::OpenBind, Errno::NOENT | Errno::NOTDIR) => ErrorKind::NotFound,
+        (Stage::Mount, Errno::NOTDIR | Errno::LOOP) => ErrorKind::Invalid,
         (Stage::Root | Stage::Mount | Stage::Devices, Errno::NOSPC) => ErrorKind::LimitExceeded,
         (_, Errno::PERM | Errno::ACCESS | Errno::NOSPC | Errno::USERS | Errno::NOSYS | Errno::INVAL) => {
             ErrorKind::Unsupported
@@ -51,6 +52,9 @@ fn advice(stage: Stage, cause: Errno) -> Option<&'static str> {
         (Stage::Root | Stage::Mount | Stage::Devices, Errno::NOSPC) => {
             Some("the limit on disk or on files is too low even for the sandbox's own folders")
         }
+        (Stage::Mount, Errno::NOTDIR | Errno::LOOP) => Some(
+            "the image has a file or a link on the way to where a folder is to be shown; choose another path",
+        ),
         (_, Errno::NOSYS) => Some("the kernel is too old; Linux 5.14 is needed"),
         (Stage::OpenBind, _) => Some("a path that the image or the spec names cannot be shown"),
         _ => None,

@@ -32,6 +32,8 @@ const MOST_SECRET_FILES: usize = 1_000;
 pub(super) struct NativeInstance {
     pub(super) life: Arc<Life>,
     pub(super) isolation: IsolationReport,
+    /// What its image's programs find in their environment unless a command says otherwise.
+    pub(super) environment: BTreeMap<String, Vec<u8>>,
     /// How many files one program may have open.
     pub(super) open_files: u64,
     /// The bound on processes, where no control group holds it.
@@ -150,9 +152,10 @@ impl NativeInstance {
 
     /// What process 1 passes on unread: secrets in files, limits, folder, arguments, variables.
     fn body(&self, id: u32, command: &Command, lease: &SecretLease) -> Result<Zeroizing<Vec<u8>>> {
+        let image = self.environment.iter().map(|(name, value)| (name.as_str(), Cow::from(value)));
         let variables =
             command.environment.iter().map(|(name, value)| (name.as_str(), Cow::from(value.as_bytes())));
-        let mut environment: BTreeMap<&str, Cow<'_, [u8]>> = variables.collect();
+        let mut environment: BTreeMap<&str, Cow<'_, [u8]>> = image.chain(variables).collect();
         let mut files = BTreeMap::new();
         for SecretUse { name, form } in &command.secrets {
             let value = lease.value(name)?.expose();

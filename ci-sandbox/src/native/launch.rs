@@ -55,7 +55,7 @@ pub(super) fn plan<'a>(
     sockets: Vec<NetworkSocket>,
     joined: Option<Network>,
 ) -> Result<Plan<'a>> {
-    let mounts: Vec<Mount> = shared.image(&spec.image)?.iter().cloned().chain(binds(spec)).collect();
+    let mounts: Vec<Mount> = shared.image(&spec.image)?.mounts.iter().cloned().chain(binds(spec)).collect();
     let groups = shared.hierarchies.groups(id);
     let packet = configuration(shared, spec, &groups, &mounts, &sockets, joined.is_some())?;
     if packet.len() > CONFIG_LIMIT {

@@ -220,7 +220,7 @@ impl ProcessId {
 }
 
 /// A number that is new with every start of the machine.
-fn boot_id() -> String {
+pub(super) fn boot_id() -> String {
     fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
 }
 

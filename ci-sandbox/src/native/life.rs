@@ -135,6 +135,7 @@ impl Life {
 
     /// Kills process 1 and waits for its death, which comes after that of everything inside (`pid_namespaces(7)`).
     async fn kill(&self) -> Result<()> {
+        self.groups.kill();
         let Some(init) = self.init() else { return self.bury().await };
         // The launcher does the same at the end of its lifeline, unless it is stuck.
         sys::kill(init.process.as_fd());

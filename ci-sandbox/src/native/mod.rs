@@ -1,14 +1,48 @@
 //! Sandboxes out of this machine's own kernel: namespaces, control groups, and a root file system in memory.
 //!
 //! Nothing has to be installed, and no daemon runs. Every sandbox has user, mount, process, network, IPC, host
-//! name and control group namespaces of its own; its root is a tmpfs on which the image's folders are shown
-//! read-only, and where the kernel has Landlock, a second rule refuses writing anywhere but in the sandbox's own folders. Inside, process 1 is a program of this crate (see `init/`); the job's programs run as another
+//! name and control group namespaces of its own; its root is the image with memory over it, and where the kernel has
+//! Landlock, a second rule refuses devices and processes outside. Inside, process 1 is a program of this crate (see `init/`); the job's programs run as another
 //! user, without capabilities and without a way to any.
 //!
 //! # What it protects from
 //!
 //! The job cannot see or signal processes of the host, reach a network, write to the host's files, or stay behind. What
 //! it can do all the same stands on the [front page](crate#what-native-sandboxes-do-not-protect-from).
+//!
+//! # Images
+//!
+//! Whatever the kind of image, `/dev`, `/home`, `/proc`, `/run`, `/tmp` and `/work` are the sandbox's own, and what the
+//! image has there, links that lead elsewhere included, is covered before anything is attached. The rest is shown
+//! through overlays (overlayfs) whose upper layer is the sandbox's memory. They are mounted inside of the sandbox's user
+//! namespace, by a root that has no power outside.
+//!
+//! | [`ImageSource`] | What is shown | Owners, as root | Who else sees changes on disk |
+//! |---|---|---|---|
+//! | `HostToolchain` | large folders as they are; small ones, files and links as they were when the backend was made | those of the machine, up to 65,535 | running sandboxes, in large folders |
+//! | `Directory` | the folder as it is | those on disk, up to 65,535 | running sandboxes |
+//! | `OciLayout`, `Archive` | what was unpacked, once, by the digest of the image's configuration | those of the image, up to 65,535 | nobody: the store is this backend's |
+//!
+//! | What holds | By what | Where not |
+//! |---|---|---|
+//! | Nobody's watches and locks meet on a file of the image | inodes of an overlay per sandbox | without `Guarantee::OwnImage`: before Linux 5.11, for a single file below the sandbox's own folders, and for an ordinary user whose image has something mounted below; there files are shown read-only as they are |
+//! | What a job changes stays in memory, and only what owner and mode let it change | the overlay's upper layer; the job is user 1000 and never root | - |
+//! | No file of an image brings privileges | `nosuid` and `nodev` on every mount, no_new_privs; set-user-id, devices and attributes are not unpacked | - |
+//! | What is unpacked is what was published | every digest and size, of documents, layers and their content, before the image has its name | a `Directory` and the machine's own files are believed |
+//! | An image unpacks nothing beside itself | openat2(2) with the image's root as `/`, nothing followed or written in place, bounds in [`Config`] | - |
+//! | Half an image is none | a name by rename(2) after syncfs(2), locks with flock(2) | - |
+//!
+//! **Not** protected: an image is shared page cache. Which pages of it are in memory can be timed, and a bug of the kernel
+//! that writes into the page cache of a file that was opened to read (CVE-2022-0847) changes it for all sandboxes that
+//! show it, until the page is dropped; the calls that are known to lead there are filtered. Where that is too much, run
+//! on a virtual machine, or make a store per tenant with [`Config::with_store`] and the image's files unpacked for each.
+//!
+//! Of an image's configuration its variables (`Env`, `PATH` above all) lie below those of a command. Its user, entry
+//! point, command, working directory, volumes and ports are not used: a job runs as the sandbox's user, and says what
+//! runs where.
+//!
+//! As an ordinary user, files that are unpacked belong to that user, and so to the job, whatever the image says; files
+//! that only their owner may read are then readable for it, and all of the image can be changed, in memory.
 //!
 //! # As root and as an ordinary user
 //!
@@ -69,6 +103,8 @@ mod cgroup;
 mod channel;
 mod config;
 mod failure;
+#[path = "../../init/files.rs"]
+mod files;
 mod identity;
 mod image;
 mod input;
@@ -86,6 +122,9 @@ mod proof;
 mod report;
 mod seccomp;
 mod sys;
+#[allow(dead_code, unused_imports)] // The init's half of it.
+#[path = "../../init/tar/mod.rs"]
+mod tar;
 mod terminal;
 mod transfer;
 #[allow(dead_code)] // The init's half of it.
@@ -109,7 +148,7 @@ use tokio::runtime::Handle;
 
 use self::cgroup::{Controller, Hierarchies};
 use self::identity::{Identity, Slots};
-use self::image::Mount;
+use self::image::{Bounds, Image, Resolver, Store};
 use self::instance::NativeInstance;
 use self::launch::Plan;
 use self::ledger::Ledger;
@@ -147,7 +186,8 @@ pub struct Native(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     state: PathBuf,
-    images: BTreeMap<ImageName, Vec<Mount>>,
+    images: BTreeMap<ImageName, Image>,
+    store: Store,
     hostname: CString,
     filter: Vec<u8>,
     files: u64,
@@ -178,17 +218,14 @@ impl Native {
 
     fn with_patience(config: Config, patience: Patience) -> Result<Self> {
         const OPERATION: &str = "prepare native sandboxes";
-        let Config { state, images, hostname, files, open_files, warm } = config;
+        let Config { state, store, image_bytes, image_entries, images, hostname, files, open_files, warm } =
+            config;
         let is_hostname = (1..=64).contains(&hostname.len())
             && hostname.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-.".contains(&byte));
         let hostname = CString::new(hostname).ok().filter(|_| is_hostname).ok_or_else(|| {
             Error::new(ErrorKind::Invalid, OPERATION)
                 .because("the host name must be 1 to 64 of A-Z a-z 0-9 - .")
         })?;
-        let images = images
-            .into_iter()
-            .map(|(name, source)| Ok((name, image::resolve(&source)?)))
-            .collect::<Result<_>>()?;
         let identity = Identity::detect()?;
         let ledger = Ledger::open(&state).map_err(|error| {
             Error::new(ErrorKind::Unavailable, OPERATION)
@@ -197,8 +234,21 @@ impl Native {
                 .caused_by(error)
                 .permanent()
         })?;
+        let store = store.unwrap_or_else(|| state.join("images"));
+        let store = Store::open(&store).map_err(image::unusable_store)?;
+        let resolver = Resolver {
+            store: &store,
+            range: identity == Identity::Range,
+            bounds: Bounds { bytes: image_bytes, entries: image_entries },
+            maps_layers: identity == Identity::Range && report::kernel_is_at_least(5, 19),
+        };
+        let images = images
+            .into_iter()
+            .map(|(name, source)| Ok((name, resolver.resolve(&source)?)))
+            .collect::<Result<_>>()?;
         let shared = Arc::new(Shared {
             images,
+            store,
             hostname,
             filter: seccomp::filter(),
             files,
@@ -216,7 +266,7 @@ impl Native {
         });
         for spec in shared.pool.specs() {
             shared.image(&spec.image)?;
-            report::expected(&shared.identity, &shared.hierarchies).require(&spec.minimum)?;
+            shared.expected().require(&spec.minimum)?;
         }
         if let Ok(runtime) = Handle::try_current() {
             shared.pool.keep_filled(&shared, &runtime);
@@ -237,6 +287,20 @@ impl Native {
             let _ = self.0.destroy(&id).await;
         }
         self.0.pool.settled().await;
+    }
+}
+
+impl Native {
+    /// Removes what was unpacked of images that no backend uses any more, of this process or another, and returns how
+    /// many they were.
+    ///
+    /// A backend uses all images that its configuration names, for as long as a clone of it lives.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unavailable`] when the store cannot be read or written; what was removed by then is removed.
+    pub fn remove_unused_images(&self) -> Result<usize> {
+        self.0.store.remove_unused().map(|removed| removed.len()).map_err(image::unusable_store)
     }
 }
 
@@ -292,20 +356,24 @@ impl Backend for Native {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities::new(report::expected(&self.0.identity, &self.0.hierarchies))
-            .with_host_folders()
-            .with_services()
+        Capabilities::new(self.0.expected()).with_host_folders().with_services()
     }
 }
 
 impl Shared {
+    /// What every sandbox will be like.
+    fn expected(&self) -> IsolationReport {
+        let layered = self.images.values().all(Image::is_all_layers);
+        report::expected(&self.identity, &self.hierarchies, layered)
+    }
+
     fn living(&self) -> MutexGuard<'_, HashMap<SandboxId, Arc<Life>>> {
         // The map is whole after every statement that holds the lock.
         self.living.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn image(&self, name: &ImageName) -> Result<&[Mount]> {
-        self.images.get(name).map(Vec::as_slice).ok_or_else(|| {
+    fn image(&self, name: &ImageName) -> Result<&Image> {
+        self.images.get(name).ok_or_else(|| {
             Error::new(ErrorKind::NotFound, "create a sandbox")
                 .because("the configuration names no such image")
                 .with("image", name)
@@ -318,7 +386,9 @@ impl Shared {
         let is_grouped = self.hierarchies.missing(Controller::Processes).is_none();
         let bound = u64::from(spec.limits.processes) + u64::from(cgroup::PROCESS_ONE);
         let processes = if is_grouped { u64::MAX } else { bound };
-        Ok(Box::new(NativeInstance { life, isolation, open_files: self.open_files, processes }))
+        let environment = self.image(&spec.image)?.environment.clone();
+        let open_files = self.open_files;
+        Ok(Box::new(NativeInstance { life, isolation, environment, open_files, processes }))
     }
 
     /// Makes a sandbox, in a network of its own or in another's. It is then among the living, or taken down again where
@@ -435,6 +505,7 @@ impl Shared {
             }
             return Ok(residue);
         };
+        remains.groups.kill();
         for process in remains.living() {
             sys::kill(process.as_fd());
             residue.processes += usize::from(!life::dies(&process, self.patience.kernel).await);

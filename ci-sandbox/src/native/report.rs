@@ -10,14 +10,15 @@ use super::sys;
 use super::wire::fact;
 
 /// What sandboxes will be like.
-pub(super) fn expected(identity: &Identity, hierarchies: &Hierarchies) -> IsolationReport {
+pub(super) fn expected(identity: &Identity, hierarchies: &Hierarchies, layered: bool) -> IsolationReport {
     let facts = match identity {
         Identity::Range if kernel_is_at_least(6, 4) => fact::ID_RANGE | fact::NOSWAP,
         Identity::Range => fact::ID_RANGE,
         Identity::Own { .. } => 0,
     };
     let landlocked = if sys::landlock_version() >= 2 { fact::LANDLOCKED } else { 0 };
-    of(facts | fact::FILTERED | landlocked, hierarchies)
+    let own_image = if layered && has_overlays() { fact::OWN_IMAGE } else { 0 };
+    of(facts | fact::FILTERED | landlocked | own_image, hierarchies)
 }
 
 /// What one sandbox is like.
@@ -39,6 +40,15 @@ pub(super) fn of(facts: u32, hierarchies: &Hierarchies) -> IsolationReport {
             G::Landlock,
             "the kernel has no Landlock, or too old a one; Linux 5.19 is needed, and `landlock` among its boot \
              parameter `lsm`",
+        );
+    }
+    if facts & fact::OWN_IMAGE != 0 {
+        report.held.insert(G::OwnImage);
+    } else {
+        report = report.with_missing(
+            G::OwnImage,
+            "a part of the image is a single file, has something mounted below, or lies where the kernel makes no \
+             overlays; this takes Linux 5.11 with overlayfs",
         );
     }
     if facts & fact::ID_RANGE != 0 {
@@ -80,6 +90,13 @@ pub(super) fn of(facts: u32, hierarchies: &Hierarchies) -> IsolationReport {
 fn swap_is_on() -> bool {
     // The first line is the table's head.
     fs::read_to_string("/proc/swaps").is_ok_and(|swaps| swaps.lines().count() > 1)
+}
+
+/// Whether the kernel has overlays that a sandbox's own root can mount.
+fn has_overlays() -> bool {
+    let known = fs::read_to_string("/proc/filesystems").unwrap_or_default();
+    kernel_is_at_least(5, 11)
+        && known.lines().any(|line| line.trim_start_matches("nodev").trim() == "overlay")
 }
 
 pub(super) fn kernel_is_at_least(major: u32, minor: u32) -> bool {

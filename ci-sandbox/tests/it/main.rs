@@ -2,12 +2,15 @@
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod apart;
 mod bombs;
 mod books;
 mod crash;
 mod errand;
 mod fairness;
 mod filter;
+mod hostile;
+mod images;
 mod inherit;
 mod isolation;
 mod landlock;

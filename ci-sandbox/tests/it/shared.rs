@@ -106,7 +106,8 @@ async fn on_shared_mounts() {
     let config = Config::new(state.path()).with_image(image(), ImageSource::HostToolchain { paths });
     let shown = host.path().join("shown");
     let spec = spec().with_host_folder_read_only(path(shown.to_str().unwrap()), below.path());
-    let sandbox = Rig::of(Native::new(config).unwrap(), state).sandbox_of(&spec).await;
+    let rig = Rig::of(Native::new(config).unwrap(), state);
+    let sandbox = rig.sandbox_of(&spec).await;
 
     let later = host.path().join("later");
     let mount = ["-t", "tmpfs", "-o", "mode=0777", "none"];

@@ -29,15 +29,21 @@ impl Source for Slice<'_> {
 pub(crate) struct Made {
     bytes: Vec<u8>,
     mode: u32,
+    owner: (u32, u32),
 }
 
 impl Made {
     pub(crate) fn new() -> Self {
-        Self { bytes: Vec::new(), mode: 0o644 }
+        Self { bytes: Vec::new(), mode: 0o644, owner: (0, 0) }
     }
 
     pub(crate) fn mode(mut self, mode: u32) -> Self {
         self.mode = mode;
+        self
+    }
+
+    pub(crate) fn owner(mut self, uid: u32, gid: u32) -> Self {
+        self.owner = (uid, gid);
         self
     }
 
@@ -70,6 +76,8 @@ impl Made {
         let mut header = [0; 512];
         header[..name.len()].copy_from_slice(name.as_bytes());
         header[100..107].copy_from_slice(format!("{:07o}", self.mode).as_bytes());
+        header[108..115].copy_from_slice(format!("{:07o}", self.owner.0).as_bytes());
+        header[116..123].copy_from_slice(format!("{:07o}", self.owner.1).as_bytes());
         header[124..135].copy_from_slice(format!("{:011o}", content.len()).as_bytes());
         header[156] = kind;
         header[157..157 + link.len()].copy_from_slice(link.as_bytes());
@@ -128,7 +136,7 @@ fn what_is_refused_is_refused_for_its_reason() {
         ("no name", Made::new().file("", b"").end(), Err(Problem::UnsafeName)),
         ("hard link climbs", Made::new().hard_link("a", "../b").end(), Err(Problem::UnsafeName)),
         ("empty symlink", Made::new().symlink("a", "").end(), Err(Problem::Malformed)),
-        ("block device", Made::new().special("a", b'4').end(), Err(Problem::Special)),
+        ("block device", Made::new().special("a", b'4').end(), Ok(1)),
         ("sparse", Made::new().special("a", b'S').end(), Err(Problem::Special)),
         ("pax sparse", pax("22 GNU.sparse.major=1\n"), Err(Problem::Special)),
         ("pax climbs", pax("13 path=../a\n"), Err(Problem::UnsafeName)),
@@ -153,7 +161,15 @@ fn large_numbers_have_their_two_forms() {
     assert_eq!(reader.next(), Err(Problem::Malformed), "its content is missing");
 
     let mut written = Vec::new();
-    let entry = Entry { kind: Kind::File, path: c"f", link: c"", size: 1 << 40, mode: 0o600, mtime: 5 };
+    let entry = Entry {
+        kind: Kind::File,
+        path: c"f",
+        link: c"",
+        size: 1 << 40,
+        owner: (0, 0),
+        mode: 0o600,
+        mtime: 5,
+    };
     write_header(&entry, |block| {
         written.extend_from_slice(block);
         Ok::<_, ()>(())
@@ -183,12 +199,12 @@ proptest! {
             let kind = [Kind::File, Kind::Directory, Kind::Symlink, Kind::HardLink][*kind];
             let (content, link) = match kind {
                 Kind::File => (content.as_slice(), c"".to_owned()),
-                Kind::Directory => (&[][..], c"".to_owned()),
+                Kind::Directory | Kind::Device => (&[][..], c"".to_owned()),
                 Kind::Symlink | Kind::HardLink => (&[][..], CString::new(link.clone()).unwrap()),
             };
             let path = CString::new(path.clone()).unwrap();
             let (size, mode, mtime) = (content.len() as u64, *mode, *mtime);
-            let entry = Entry { kind, path: &path, link: &link, size, mode, mtime };
+            let entry = Entry { kind, path: &path, link: &link, size, owner: (0, 0), mode, mtime };
             write_header(&entry, |block| { tar.extend_from_slice(block); Ok::<_, ()>(()) }).unwrap();
             tar.extend_from_slice(content);
             tar.resize(tar.len().next_multiple_of(512), 0);
@@ -199,7 +215,7 @@ proptest! {
         for (kind, path, link, content, mode, mtime) in expected {
             let entry = reader.next().unwrap().unwrap();
             let size = content.len() as u64;
-            prop_assert_eq!(entry, Entry { kind, path: &path, link: &link, size, mode, mtime });
+            prop_assert_eq!(entry, Entry { kind, path: &path, link: &link, size, owner: (0, 0), mode, mtime });
             let mut read = std::vec![0; content.len()];
             prop_assert_eq!(reader.read(&mut read), Ok(content.len()));
             prop_assert_eq!(read, content);

@@ -48,15 +48,8 @@ impl Groups {
 
     /// Kills every process in them in one step, so that none can start another in between. False where the kernel has
     /// no such step: on version 1 alone, and before Linux 5.14.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the end of a life, which does without so far"))]
     pub(in super::super) fn kill(&self) -> bool {
         self.0.iter().any(|group| write(&group.join("cgroup.kill"), "1").is_ok())
-    }
-
-    /// Whether a process is in one of them. Version 2 also sees one that has died and whose parent has not reaped it.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the proof of an end, which does without so far"))]
-    pub(in super::super) fn is_populated(&self) -> bool {
-        self.value_of("cgroup.events", "populated").map_or_else(|| self.processes() > 0, |count| count > 0)
     }
 
     /// How many processes are in them.
@@ -161,7 +154,7 @@ mod tests {
             groups.remove();
             return skip("groups", "cgroups", "no control group can be made");
         }
-        assert!(!groups.is_populated());
+        assert_eq!(groups.processes(), 0);
         let script = "for entrance; do echo $$ > $entrance || exit; done; sleep 1000 & exec sleep 1000";
         let entrances = groups.0.iter().map(|group| group.join("cgroup.procs"));
         let mut child = Command::new("sh").args(["-c", script, "sh"]).args(entrances).spawn().unwrap();
@@ -172,15 +165,14 @@ mod tests {
             })
         };
         let both_are_in = within(Box::new(|| groups.processes() == 2));
-        let is_populated = groups.is_populated();
         let is_killed = groups.kill();
         if !is_killed {
             child.kill().unwrap();
         }
         child.wait().unwrap();
-        let is_empty = within(Box::new(|| !groups.is_populated()));
+        let is_empty = within(Box::new(|| groups.processes() == 0));
         let left = groups.remove();
-        assert!(both_are_in && is_populated);
+        assert!(both_are_in);
         if !is_killed {
             return skip("groups", "cgroup2", "version 1 alone cannot kill all of a group");
         }
