@@ -27,7 +27,7 @@
 //! |---|---|---|
 //! | Nobody's watches and locks meet on a file of the image | inodes of an overlay per sandbox | without `Guarantee::OwnImage`: before Linux 5.11, for a single file below the sandbox's own folders, and for an ordinary user whose image has something mounted below; there files are shown read-only as they are |
 //! | What a job changes stays in memory, and only what owner and mode let it change | the overlay's upper layer; the job is user 1000 and never root | - |
-//! | No file of an image brings privileges | `nosuid` and `nodev` on every mount, no_new_privs; set-user-id, devices and attributes are not unpacked | - |
+//! | No file of an image brings privileges | `nosuid` and `nodev` on every mount, `no_new_privs`; set-user-id, devices and attributes are not unpacked | - |
 //! | What is unpacked is what was published | every digest and size, of documents, layers and their content, before the image has its name | a `Directory` and the machine's own files are believed |
 //! | An image unpacks nothing beside itself | openat2(2) with the image's root as `/`, nothing followed or written in place, bounds in [`Config`] | - |
 //! | Half an image is none | a name by rename(2) after syncfs(2), locks with flock(2) | - |

@@ -94,6 +94,11 @@ async fn a_job_cannot_lock_the_files_that_others_use() {
     let host = Program::new("flock").args(["-n", "-x", "/usr/bin/factor", "true"]).status().unwrap();
     assert!(host.success());
     drop(holder);
+    // Nor those that were put together for all of them.
+    let mut holder = one.start("exec flock -x /etc/passwd sh -c 'echo locked; exec sleep 60'").await.unwrap();
+    says(&mut *holder, "locked\n").await;
+    other.output("flock -n -x /etc/passwd true").await;
+    drop(holder);
     one.destroy().await;
     other.destroy().await;
 }

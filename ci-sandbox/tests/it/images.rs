@@ -411,6 +411,26 @@ fn what_is_not_what_its_digest_says_is_refused() {
             );
         }
     }
+    // What is as good, and not what was published.
+    let replace = |blob: &str, from: &[u8], to: &[u8]| {
+        let mut files = files.clone();
+        let content = files.get_mut(blob).unwrap();
+        let place = content.windows(from.len()).position(|window| window == from).unwrap();
+        content[place..place + from.len()].copy_from_slice(to);
+        let folder = tempfile::tempdir().unwrap();
+        write_folder(&files, folder.path());
+        refused(ImageSource::oci_layout(folder.path())).kind()
+    };
+    let blob = |digest: &str| format!("blobs/{}", digest.replace(':', "/"));
+    // The time in the head of a gzip stream.
+    let layer = blob(&digest(&image.layers[0].0));
+    assert_eq!(replace(&layer, &[0x1f, 0x8b, 8, 0, 0], &[0x1f, 0x8b, 8, 0, 1]), ErrorKind::Tampered);
+    assert_eq!(replace(&blob(&config_digest), b"LANG=C", b"LANG=D"), ErrorKind::Tampered);
+    let index: Value = serde_json::from_slice(&files["index.json"]).unwrap();
+    let size = index["manifests"][0]["size"].to_string();
+    let other = size.replace(|digit: char| digit != '9', "9");
+    let [size, other] = [size, other].map(|size| format!("\"size\":{size}"));
+    assert_eq!(replace("index.json", size.as_bytes(), other.as_bytes()), ErrorKind::Tampered);
     // A layer whose own digest is right, and which is not what the configuration says.
     let mut other = image;
     other.layers[1].0 = Made::new().file("bin/sh", b"other").end();

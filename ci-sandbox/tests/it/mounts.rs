@@ -1,11 +1,14 @@
 //! What is mounted in a sandbox, and how.
 
+use std::path::Path;
 use std::process::Command;
 
 use ci_core::ErrorKind;
 use ci_core::id::SandboxId;
-use ci_core::sandbox::Backend as _;
+use ci_core::sandbox::{Backend as _, Guarantee, Spec};
+use ci_sandbox::native::ImageSource;
 
+use crate::images::{name, programs, rig};
 use crate::support::{Rig, Sandbox, is_root, itself, path, refusal, spec};
 
 /// Where a thing is mounted, and with which options (proc(5), `mountinfo`).
@@ -83,6 +86,77 @@ async fn over_the_devices() {
         run(&["umount", "/dev/full"]);
     }
     rig.sandbox().await.destroy().await;
+}
+
+#[test]
+fn folders_of_an_image_are_shown_wherever_they_are_mounted() {
+    if !is_root() {
+        return println!("skipped: an ordinary user mounts nothing");
+    }
+    for test in ["mounts::below_an_image", "mounts::where_the_kernel_makes_no_overlay"] {
+        assert!(itself(&["unshare", "--mount"], test).status().unwrap().success(), "{test}");
+    }
+}
+
+/// Not a test of its own: it mounts and must have a mount namespace for itself.
+#[tokio::test]
+#[ignore = "run by another test"]
+async fn below_an_image() {
+    let root = tempfile::tempdir().unwrap();
+    unpack_programs(root.path());
+    let below = root.path().join("opt/a folder");
+    std::fs::create_dir_all(&below).unwrap();
+    std::fs::write(below.join("covered"), "").unwrap();
+    run(&["mount", "-t", "tmpfs", "-o", "mode=0755", "none", below.to_str().unwrap()]);
+    std::fs::write(below.join("file"), "from below").unwrap();
+    let rig = rig(ImageSource::Directory(root.path().into()));
+    assert!(rig.holds(Guarantee::OwnImage));
+    let sandbox = rig.sandbox_of(&Spec::new(name())).await;
+    assert!(sandbox.instance.isolation().held.contains(&Guarantee::OwnImage));
+    assert_eq!(sandbox.output("ls '/opt/a folder'; cat '/opt/a folder/file'").await, "file\nfrom below");
+    sandbox.destroy().await;
+}
+
+/// Not a test of its own: it mounts and must have a mount namespace for itself.
+#[tokio::test]
+#[ignore = "run by another test"]
+async fn where_the_kernel_makes_no_overlay() {
+    // It makes none of one that is made of one.
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    run(&["mount", "-t", "tmpfs", "none", folder.path().to_str().unwrap()]);
+    for name in ["lower", "upper", "work", "one", "upper2", "work2", "two"] {
+        std::fs::create_dir(at(name)).unwrap();
+    }
+    unpack_programs(Path::new(&at("lower")));
+    std::os::unix::fs::symlink("/bin", at("lower/programs")).unwrap();
+    std::os::unix::fs::symlink("/etc", at("lower/dev")).unwrap();
+    std::fs::write(at("lower/file"), "of the image").unwrap();
+    for (lower, upper, work, target) in [("lower", "upper", "work", "one"), ("one", "upper2", "work2", "two")]
+    {
+        let options = format!("lowerdir={},upperdir={},workdir={}", at(lower), at(upper), at(work));
+        run(&["mount", "-t", "overlay", "-o", &options, "none", &at(target)]);
+    }
+    let rig = rig(ImageSource::Directory(at("two").into()));
+    let sandbox = rig.sandbox_of(&Spec::new(name())).await;
+    assert!(sandbox.instance.isolation().missing.contains_key(&Guarantee::OwnImage));
+    assert_eq!(sandbox.output("cat /file; echo; /programs/id -u").await, "of the image\n1000");
+    assert_eq!(sandbox.output("stat -c %F:%t:%T /dev/null").await, "character special file:1:3");
+    assert!(!sandbox.run("echo x > /file").await.exit.status.is_success());
+    sandbox.output("echo x > /work/file && echo x > /tmp/file").await;
+    sandbox.destroy().await;
+    let spec = Spec::new(name()).with_minimum([Guarantee::OwnImage]);
+    let error = refusal(rig.native.create(&SandboxId::random(), &spec).await);
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error:?}");
+}
+
+/// A shell and what it needs, as a folder.
+fn unpack_programs(folder: &Path) {
+    let archive = folder.join("programs.tar");
+    std::fs::write(&archive, programs().end()).unwrap();
+    run(&["tar", "-xf", archive.to_str().unwrap(), "-C", folder.to_str().unwrap()]);
+    std::fs::remove_file(archive).unwrap();
+    run(&["chmod", "0755", folder.to_str().unwrap()]);
 }
 
 fn run(words: &[&str]) {

@@ -3,7 +3,8 @@
 //! ```text
 //! <store>/<name>        the root of an image; whatever stands under this name is whole
 //! <store>/<name>.new/   where one is being made, in `root`, or was when its maker died
-//! <store>/<name>.lock   held with flock(2): shared by those who use it, alone by the one who makes or removes it
+//! <store>/<name>.lock   held with flock(2): shared by those who use or make it, alone by the one who removes it
+//! <store>/<name>.making held with flock(2) by the one who makes it
 //! ```
 
 use std::fs::{self, File};
@@ -11,7 +12,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
-use ci_core::Result;
+use ci_core::{Error, Result};
 use rustix::fs::{FlockOperation, flock, syncfs};
 use rustix::io::Errno;
 
@@ -47,33 +48,37 @@ impl Store {
         &self,
         name: &str,
         lasting: bool,
-        unusable: impl Fn(io::Error) -> ci_core::Error,
+        unusable: impl Fn(io::Error) -> Error,
         make: impl FnOnce(&Workshop) -> Result<()>,
     ) -> Result<Held> {
         let root = self.folder.join(name);
-        let mut make = Some(make);
-        loop {
-            let lock = self.lock(name, FlockOperation::LockShared).map_err(&unusable)?;
-            if root.is_dir() {
-                return Ok(Held { root, _lock: lock });
-            }
-            drop(lock);
-            // Whoever has just made it uses it from then on, and is not to be waited for.
-            let _lock = match self.lock(name, FlockOperation::NonBlockingLockExclusive) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
-                lock => lock.map_err(&unusable)?,
-            };
-            if let (false, Some(make)) = (root.is_dir(), make.take()) {
-                let new = self.folder.join(format!("{name}.new"));
-                trash::remove(&new).map_err(&unusable)?;
-                let workshop = Workshop::new(&new).map_err(&unusable)?;
-                let made =
-                    make(&workshop).and_then(|()| settle(&workshop, &root, lasting).map_err(&unusable));
-                // What is left if this fails is cleared by the next one.
-                let _ = trash::remove(&new);
-                made?;
-            }
+        // Held from here on, so that nobody removes what is about to be made.
+        let lock = self.lock(name, "lock", FlockOperation::LockShared).map_err(&unusable)?;
+        if !root.is_dir() {
+            let _making = self.lock(name, "making", FlockOperation::LockExclusive).map_err(&unusable)?;
+            // Whoever was waited for may have made it.
+            let made = if root.is_dir() { Ok(()) } else { self.make(name, &root, lasting, &unusable, make) };
+            let _ = fs::remove_file(self.beside(name, "making"));
+            made?;
         }
+        Ok(Held { root, _lock: lock })
+    }
+
+    fn make(
+        &self,
+        name: &str,
+        root: &Path,
+        lasting: bool,
+        unusable: impl Fn(io::Error) -> Error,
+        make: impl FnOnce(&Workshop) -> Result<()>,
+    ) -> Result<()> {
+        let new = self.beside(name, "new");
+        trash::remove(&new).map_err(&unusable)?;
+        let workshop = Workshop::new(&new).map_err(&unusable)?;
+        let made = make(&workshop).and_then(|()| settle(&workshop, root, lasting).map_err(&unusable));
+        // What is left if this fails is cleared by the next one.
+        let _ = trash::remove(&new);
+        made
     }
 
     /// Removes every image that nobody holds, and returns their names.
@@ -82,31 +87,30 @@ impl Store {
         for entry in fs::read_dir(&self.folder)? {
             let entry = entry?.file_name();
             let Some(name) = entry.to_str().and_then(|name| name.strip_suffix(".lock")) else { continue };
-            let lock = match self.lock(name, FlockOperation::NonBlockingLockExclusive) {
+            let lock = match self.lock(name, "lock", FlockOperation::NonBlockingLockExclusive) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
                 lock => lock?,
             };
-            let (root, new) = (self.folder.join(name), self.folder.join(format!("{name}.new")));
-            let was_there = root.exists();
+            let (root, new) = (self.folder.join(name), self.beside(name, "new"));
             trash::remove(&new)?;
-            if was_there {
+            if root.exists() {
                 // Half an image must not stand under its name.
                 fs::rename(&root, &new)?;
                 trash::remove(&new)?;
                 removed.push(name.to_owned());
             }
-            fs::remove_file(self.lock_path(name))?;
+            fs::remove_file(self.beside(name, "lock"))?;
             drop(lock);
         }
         Ok(removed)
     }
 
-    fn lock_path(&self, name: &str) -> PathBuf {
-        self.folder.join(format!("{name}.lock"))
+    fn beside(&self, name: &str, what: &str) -> PathBuf {
+        self.folder.join(format!("{name}.{what}"))
     }
 
-    fn lock(&self, name: &str, how: FlockOperation) -> io::Result<File> {
-        let path = self.lock_path(name);
+    fn lock(&self, name: &str, what: &str, how: FlockOperation) -> io::Result<File> {
+        let path = self.beside(name, what);
         loop {
             let lock = File::options().create(true).append(true).open(&path)?;
             match flock(&lock, how) {

@@ -121,7 +121,7 @@ impl Unpacker {
         for (folder, mode) in [("etc", 0o755), ("var", 0o755), ("var/tmp", 0o777)] {
             match mkdirat(&self.root, folder, Mode::from_raw_mode(mode)) {
                 Ok(()) => {
-                    fchmod(openat(&self.root, folder, FOLDER, Mode::empty())?, Mode::from_raw_mode(mode))?
+                    fchmod(openat(&self.root, folder, FOLDER, Mode::empty())?, Mode::from_raw_mode(mode))?;
                 }
                 Err(Errno::EXIST | Errno::LOOP | Errno::NOTDIR | Errno::NOENT) => {}
                 Err(error) => return Err(error.into()),
