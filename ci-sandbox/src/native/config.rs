@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use ci_core::id::ImageName;
 
+use super::RoutedNetwork;
+
 /// Where sandboxes keep their books, and which images they can show.
 ///
 /// # Example
@@ -27,6 +29,8 @@ pub struct Config {
     pub images: BTreeMap<ImageName, ImageSource>,
     /// The host name that jobs see.
     pub hostname: String,
+    /// How sandboxes reach networks without a proxy; not at all where there is nothing.
+    pub routed: Option<RoutedNetwork>,
     /// How many files and folders one sandbox may hold.
     pub files: u64,
     /// How many files one program may have open.
@@ -40,6 +44,7 @@ impl Config {
             state: state.into(),
             images: BTreeMap::new(),
             hostname: "sandbox".to_owned(),
+            routed: None,
             files: 1_000_000,
             open_files: 65_536,
         }
@@ -54,6 +59,12 @@ impl Config {
     /// Replaces the host name that jobs see.
     pub fn with_hostname(mut self, hostname: impl Into<String>) -> Self {
         self.hostname = hostname.into();
+        self
+    }
+
+    /// Lets sandboxes reach the networks of their rules without a proxy. It takes root.
+    pub fn with_routed(mut self, routed: RoutedNetwork) -> Self {
+        self.routed = Some(routed);
         self
     }
 

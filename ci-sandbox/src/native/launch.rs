@@ -21,8 +21,9 @@ use super::channel::Channel;
 use super::failure;
 use super::identity::Identity;
 use super::image::Mount;
+use super::ledger::Entry;
 use super::life::{Ending, Init, Life};
-use super::network::NetworkSocket;
+use super::network::{Allowed, Link, NetworkSocket};
 use super::wire::{CONFIG_LIMIT, Configuration, List, Reader, Report, Stage, mount};
 use super::{Shared, sys};
 
@@ -39,6 +40,8 @@ pub(super) struct Plan<'a> {
     groups: Groups,
     /// What the supervisor wants to hold of the sandbox's network.
     sockets: Vec<NetworkSocket>,
+    /// What it reaches over a network card of its own.
+    routes: Vec<Allowed>,
     /// The launcher's configuration.
     packet: Vec<u8>,
 }
@@ -57,7 +60,9 @@ pub(super) fn plan<'a>(
         return Err(Error::new(ErrorKind::LimitExceeded, OPERATION)
             .because("its image and folders consist of too many paths"));
     }
-    Ok(Plan { limits: &spec.limits, mounts, groups, sockets, packet })
+    let routes =
+        shared.routed.as_ref().map(|routed| routed.rules(&spec.network)).transpose()?.unwrap_or_default();
+    Ok(Plan { limits: &spec.limits, mounts, groups, sockets, routes, packet })
 }
 
 /// Starts the launcher. There is no await in here: either everything that must be undone is in the value that is
@@ -70,9 +75,13 @@ pub(super) fn start(shared: &Shared, id: &SandboxId, plan: &Plan<'_>) -> Result<
     // It finds its configuration when it starts, and need not wait for us.
     lifeline.try_send(&plan.packet).map_err(failure::host(OPERATION))?;
     let entry = shared.ledger.enter(id, &plan.groups).map_err(failure::host(OPERATION))?;
+    let link = reserve(shared, &entry, plan).inspect_err(|_| {
+        entry.strike();
+    })?;
     let made = shared.hierarchies.make(&plan.groups, plan.limits);
     let spawned = made.and_then(|()| sys::spawn(&shared.program, lifeline_end, control_end));
     let (launcher, pid) = spawned.map_err(|error| {
+        link.iter().for_each(Link::undo);
         if plan.groups.remove() == 0 {
             entry.strike();
         }
@@ -86,6 +95,7 @@ pub(super) fn start(shared: &Shared, id: &SandboxId, plan: &Plan<'_>) -> Result<
         control,
         groups: plan.groups.clone(),
         entry,
+        link,
         launcher,
         init: OnceLock::new(),
         requests: AtomicU32::new(0),
@@ -93,6 +103,15 @@ pub(super) fn start(shared: &Shared, id: &SandboxId, plan: &Plan<'_>) -> Result<
         patience: shared.patience,
         ending: Mutex::new(Ending::Alive),
     })
+}
+
+/// Addresses and rules of the sandbox's network card, if it has one.
+fn reserve(shared: &Shared, entry: &Entry, plan: &Plan<'_>) -> Result<Option<Link>> {
+    let Some(routed) = shared.routed.as_ref().filter(|_| !plan.routes.is_empty()) else { return Ok(None) };
+    let link = routed.reserve(plan.routes.clone())?;
+    // Before there is a device that somebody would have to wait for.
+    entry.add_link(link.device()).inspect_err(|_| link.undo()).map_err(failure::host(OPERATION))?;
+    Ok(Some(link))
 }
 
 /// What the init says when it takes requests.
@@ -113,6 +132,7 @@ pub(super) async fn finish(life: &Life, plan: &Plan<'_>) -> Result<Ready> {
         }
         Ok(Ok(ready)) => Ok(ready),
         Ok(Err(Refusal::Failed(report))) => Err(explain(report, plan)),
+        Ok(Err(Refusal::Unlinked(error))) => Err(error),
         Ok(Err(Refusal::Gone)) => Err(failure::gone(OPERATION)),
         Err(_) => Err(Error::new(ErrorKind::Unavailable, OPERATION)
             .because("the machine has not made it in ten seconds")),
@@ -122,6 +142,7 @@ pub(super) async fn finish(life: &Life, plan: &Plan<'_>) -> Result<Ready> {
 /// Why there is no sandbox.
 enum Refusal {
     Failed(Report),
+    Unlinked(Error),
     Gone,
 }
 
@@ -132,6 +153,10 @@ async fn handshake(life: &Life) -> Result<Ready, Refusal> {
     if let (Some(process), Some(user_namespace)) = (files.next(), files.next()) {
         let _ = life.entry.add_process(pid.cast_signed());
         let _ = life.init.set(Init { process, user_namespace });
+    }
+    // Process 1 builds the root meanwhile.
+    if let (Some(link), Some(init)) = (&life.link, life.init.get()) {
+        link.attach(&init.process).await.map_err(Refusal::Unlinked)?;
     }
     match life.control.report().await {
         Ok((Report::Ready { facts: more }, sockets)) => Ok(Ready { facts: facts | more, sockets }),

@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::cgroup::Groups;
 use super::channel::Channel;
 use super::ledger::Entry;
+use super::network::Link;
 use super::patience::Patience;
 use super::{proof, sys};
 
@@ -32,6 +33,8 @@ pub(super) struct Life {
     pub(super) control: Channel,
     pub(super) groups: Groups,
     pub(super) entry: Entry,
+    /// Its network card, if it has one.
+    pub(super) link: Option<Link>,
     pub(super) launcher: OwnedFd,
     /// Set when the launcher has told.
     pub(super) init: OnceLock<Init>,
@@ -75,6 +78,9 @@ impl Life {
             return Ok(Residue::default());
         }
         self.cut();
+        if let Some(link) = &self.link {
+            link.close();
+        }
         self.bury().await?;
         let residue = self.count().await;
         if residue.is_empty() {
@@ -120,6 +126,9 @@ impl Life {
             residue.processes = users.processes;
             residue.namespaces = users.namespaces;
             residue.mounts = users.mounts;
+        }
+        if let Some(link) = &self.link {
+            residue.links = usize::from(!link.is_gone(self.patience.launcher).await);
         }
         residue.cgroups = clear(&self.groups, self.patience).await;
         if residue.cgroups > 0 {

@@ -47,6 +47,7 @@ mod transfer;
 mod wire;
 
 pub use config::{Config, ImageSource};
+pub use network::RoutedNetwork;
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::CString;
@@ -67,6 +68,7 @@ use self::instance::NativeInstance;
 use self::launch::Plan;
 use self::ledger::Ledger;
 use self::life::Life;
+use self::network::Routed;
 use self::patience::Patience;
 
 /// Makes sandboxes out of this machine's kernel.
@@ -105,6 +107,7 @@ struct Shared {
     open_files: u64,
     identity: Identity,
     slots: Slots,
+    routed: Option<Arc<Routed>>,
     hierarchies: Hierarchies,
     ledger: Ledger,
     patience: Patience,
@@ -126,7 +129,7 @@ impl Native {
 
     fn with_patience(config: Config, patience: Patience) -> Result<Self> {
         const OPERATION: &str = "prepare native sandboxes";
-        let Config { state, images, hostname, files, open_files } = config;
+        let Config { state, images, hostname, routed, files, open_files } = config;
         let is_hostname = (1..=64).contains(&hostname.len())
             && hostname.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-.".contains(&byte));
         let hostname = CString::new(hostname).ok().filter(|_| is_hostname).ok_or_else(|| {
@@ -138,6 +141,8 @@ impl Native {
             .map(|(name, source)| Ok((name, image::resolve(&source)?)))
             .collect::<Result<_>>()?;
         let identity = Identity::detect()?;
+        let is_root = identity == Identity::Range;
+        let routed = routed.map(|routed| Routed::new(&routed, is_root)).transpose()?.map(Arc::new);
         let ledger = Ledger::open(&state).map_err(|error| {
             Error::new(ErrorKind::Unavailable, OPERATION)
                 .because("the state folder cannot be written")
@@ -153,6 +158,7 @@ impl Native {
             open_files,
             identity,
             slots: Slots::new(),
+            routed,
             hierarchies: Hierarchies::detect(),
             ledger,
             patience,
@@ -228,7 +234,9 @@ impl Backend for Native {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities::new(report::expected(&self.0.identity, &self.0.hierarchies)).with_host_folders()
+        let capabilities =
+            Capabilities::new(report::expected(&self.0.identity, &self.0.hierarchies)).with_host_folders();
+        if self.0.routed.is_some() { capabilities.with_egress_to_networks() } else { capabilities }
     }
 }
 
@@ -288,6 +296,9 @@ impl Shared {
             residue.processes += usize::from(!life::dies(&process, self.patience.kernel).await);
             // One that a dropped backend of this process has left is this process's child.
             sys::reap(process.as_fd());
+        }
+        for device in &remains.links {
+            residue.links += usize::from(!network::clear(device, self.patience.launcher).await);
         }
         residue.cgroups = life::clear(&remains.groups, self.patience).await;
         residue.processes += if residue.cgroups > 0 { remains.groups.processes() } else { 0 };
