@@ -194,3 +194,17 @@ pub(crate) async fn ask(sandbox: &Sandbox, address: &str, port: u16) -> Option<S
     let ran = sandbox.run(&script).await;
     ran.exit.status.is_success().then(|| ran.stdout.trim_end().to_owned())
 }
+
+/// The machine's own server.
+pub(crate) fn serve_here(port: u16) {
+    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap();
+    thread::spawn(move || {
+        listener.incoming().flatten().for_each(|connection| drop(thread::spawn(|| answer(connection))))
+    });
+}
+
+/// Whether the machine itself reaches a server.
+pub(crate) fn reaches(address: &str, port: u16) -> bool {
+    let address = std::net::SocketAddr::new(address.parse().unwrap(), port);
+    TcpStream::connect_timeout(&address, Duration::from_secs(2)).is_ok()
+}
