@@ -47,7 +47,7 @@ pub struct Outcome {
     /// How the job was isolated, when it got as far as a sandbox.
     pub isolation: Option<IsolationReport>,
     /// What went through its network, when it got as far as a sandbox, with secrets hidden.
-    pub network: Option<NetworkReport>,
+    pub network: Option<Box<NetworkReport>>,
     /// How long it ran.
     pub duration: Duration,
 }

@@ -1,7 +1,7 @@
 //! One destination, as a program asks for it.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
 
 use super::HostName;
@@ -79,16 +79,13 @@ impl From<IpAddr> for Host {
 }
 
 fn parse(text: &str, default: Option<u16>) -> Option<Endpoint> {
-    let (host, port) = match text.strip_prefix('[') {
-        Some(rest) => {
-            let (address, port) = rest.split_once(']')?;
-            (Host::from(IpAddr::from(address.parse::<Ipv6Addr>().ok()?)), port)
-        }
-        None => {
-            let (host, port) = text.split_at(text.find(':').unwrap_or(text.len()));
-            let address = host.parse::<Ipv4Addr>().ok();
-            (address.map_or_else(|| Host::parse(host).ok(), |v4| Some(IpAddr::from(v4).into()))?, port)
-        }
+    let (host, port) = if let Some(rest) = text.strip_prefix('[') {
+        let (address, port) = rest.split_once(']')?;
+        (Host::from(IpAddr::from(address.parse::<Ipv6Addr>().ok()?)), port)
+    } else {
+        // With a second colon, what is left is no port.
+        let (host, port) = text.split_at(text.find(':').unwrap_or(text.len()));
+        (Host::parse(host).ok()?, port)
     };
     let port = match port.strip_prefix(':') {
         // `u16::from_str` would take a sign, too.

@@ -72,7 +72,7 @@ pub enum Destination {
 }
 
 /// The name of a host: labels of letters, digits and hyphens (RFC 1123, section 2.1), in lower case.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct HostName(String);
 

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use ci_core::id::ImageName;
 
+use super::network::Egress;
+
 /// Where sandboxes keep their books, and which images they can show.
 ///
 /// # Example
@@ -31,6 +33,8 @@ pub struct Config {
     pub files: u64,
     /// How many files one program may have open.
     pub open_files: u64,
+    /// What jobs may reach at most.
+    pub egress: Egress,
 }
 
 impl Config {
@@ -42,6 +46,7 @@ impl Config {
             hostname: "sandbox".to_owned(),
             files: 1_000_000,
             open_files: 65_536,
+            egress: Egress::default(),
         }
     }
 
@@ -66,6 +71,12 @@ impl Config {
     /// Bounds how many files one program may have open.
     pub fn with_open_files(mut self, open_files: u64) -> Self {
         self.open_files = open_files;
+        self
+    }
+
+    /// Replaces what jobs may reach at most, and from which address.
+    pub fn with_egress(mut self, egress: Egress) -> Self {
+        self.egress = egress;
         self
     }
 }

@@ -47,6 +47,7 @@ mod transfer;
 mod wire;
 
 pub use config::{Config, ImageSource};
+pub use network::{Egress, Resolver, SystemResolver};
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::CString;
@@ -67,6 +68,7 @@ use self::instance::NativeInstance;
 use self::launch::Plan;
 use self::ledger::Ledger;
 use self::life::Life;
+use self::network::Network;
 use self::patience::Patience;
 
 /// Makes sandboxes out of this machine's kernel.
@@ -103,6 +105,7 @@ struct Shared {
     filter: Vec<u8>,
     files: u64,
     open_files: u64,
+    egress: Egress,
     identity: Identity,
     slots: Slots,
     hierarchies: Hierarchies,
@@ -126,7 +129,7 @@ impl Native {
 
     fn with_patience(config: Config, patience: Patience) -> Result<Self> {
         const OPERATION: &str = "prepare native sandboxes";
-        let Config { state, images, hostname, files, open_files } = config;
+        let Config { state, images, hostname, files, open_files, egress } = config;
         let is_hostname = (1..=64).contains(&hostname.len())
             && hostname.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-.".contains(&byte));
         let hostname = CString::new(hostname).ok().filter(|_| is_hostname).ok_or_else(|| {
@@ -151,6 +154,7 @@ impl Native {
             filter: seccomp::filter(),
             files,
             open_files,
+            egress,
             identity,
             slots: Slots::new(),
             hierarchies: Hierarchies::detect(),
@@ -168,11 +172,17 @@ impl Backend for Native {
     async fn create(&self, id: &SandboxId, spec: &Spec) -> Result<Box<dyn Instance>> {
         let shared = &self.0;
         self.capabilities().require(spec)?;
-        let plan = launch::plan(shared, id, spec, Vec::new())?;
+        let network = network::Plan::of(&spec.network, &shared.egress)?;
+        let sockets = network.as_ref().map(network::Plan::sockets).unwrap_or_default();
+        let plan = launch::plan(shared, id, spec, sockets)?;
         let life = shared.begin(id, &plan)?;
         let made = launch::finish(&life, &plan).await.and_then(|ready| {
             let isolation = report::of(ready.facts, &shared.hierarchies);
             isolation.require(&spec.minimum)?;
+            if let Some(network) = network {
+                let network = Network::start(network, ready.sockets, &life.runtime);
+                let _ = life.network.set(network.map_err(failure::host("create a sandbox"))?);
+            }
             Ok(isolation)
         });
         match made {
@@ -228,7 +238,10 @@ impl Backend for Native {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities::new(report::expected(&self.0.identity, &self.0.hierarchies)).with_host_folders()
+        Capabilities::new(report::expected(&self.0.identity, &self.0.hierarchies))
+            .with_host_folders()
+            .with_egress_to_hosts()
+            .with_egress_to_networks()
     }
 }
 
