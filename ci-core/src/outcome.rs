@@ -9,6 +9,7 @@ use crate::artifact::Artifact;
 use crate::error::Error;
 use crate::id::StepName;
 use crate::log::Cursor;
+use crate::network::NetworkReport;
 use crate::sandbox::{ExitStatus, IsolationReport, Usage};
 
 /// How a job ended, and what it did until then.
@@ -45,6 +46,8 @@ pub struct Outcome {
     pub artifacts: Vec<Artifact>,
     /// How the job was isolated, when it got as far as a sandbox.
     pub isolation: Option<IsolationReport>,
+    /// What went through its network, when it got as far as a sandbox, with secrets hidden.
+    pub network: Option<Box<NetworkReport>>,
     /// How long it ran.
     pub duration: Duration,
 }
@@ -57,6 +60,7 @@ impl Outcome {
             steps: Vec::new(),
             artifacts: Vec::new(),
             isolation: None,
+            network: None,
             duration: Duration::ZERO,
         }
     }

@@ -14,6 +14,7 @@ use super::script::{Call, Reply};
 use super::tar::Archive;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::SandboxId;
+use crate::network::NetworkReport;
 use crate::sandbox::{
     Backend, Capabilities, Command, Exit, ExitStatus, Instance, IsolationReport, Process, ProcessEvent,
     Residue, SandboxPath, Signal, Spec, Usage,
@@ -65,6 +66,7 @@ struct Shared {
     capabilities: Capabilities,
     next_create: Option<Fault>,
     next_destroy: Option<Residue>,
+    network: NetworkReport,
 }
 
 type Program = Arc<dyn Fn(&mut Call<'_>) -> Reply + Send + Sync>;
@@ -112,6 +114,11 @@ impl Scripted {
     /// Lets the next sandbox that is taken down leave `residue`. Taking it down once more clears it.
     pub fn leave_residue(&self, residue: Residue) {
         lock(&self.shared).next_destroy = Some(residue);
+    }
+
+    /// Replaces what its sandboxes say that went through their network.
+    pub fn set_network(&self, report: NetworkReport) {
+        lock(&self.shared).network = report;
     }
 
     /// Forgets who owns the living sandboxes, as if the process had been killed and started again.
@@ -276,6 +283,10 @@ impl Instance for Fake {
 
     fn isolation(&self) -> &IsolationReport {
         &self.isolation
+    }
+
+    fn network(&self) -> NetworkReport {
+        lock(&self.shared).network.clone()
     }
 }
 

@@ -8,6 +8,7 @@ use super::{Backend, Capabilities, Command, Instance, IsolationReport, Process, 
 use crate::access::Scope;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::SandboxId;
+use crate::network::NetworkReport;
 use crate::queue::{Claim, Tenure};
 use crate::secret::SecretLease;
 use crate::stream::ByteStream;
@@ -221,6 +222,11 @@ impl Sandbox {
     /// Which guarantees hold, and why the others do not.
     pub fn isolation(&self) -> &IsolationReport {
         self.instance.isolation()
+    }
+
+    /// What went through its network so far. The texts in it are the job's, and may hold secrets.
+    pub fn network(&self) -> NetworkReport {
+        self.instance.network()
     }
 
     /// Starts a program; see [`Instance::exec`].

@@ -23,6 +23,7 @@ pub use self::spec::{Command, SandboxPath, Spec};
 use crate::error::ErrorKind;
 use crate::error::Result;
 use crate::id::SandboxId;
+use crate::network::NetworkReport;
 use crate::secret::SecretLease;
 use crate::stream::ByteStream;
 
@@ -165,6 +166,9 @@ pub trait Instance: fmt::Debug + Send + Sync + 'static {
 
     /// Which guarantees hold for this sandbox, and why the others do not.
     fn isolation(&self) -> &IsolationReport;
+
+    /// What went through its network so far. A backend that cannot tell returns the default: nothing.
+    fn network(&self) -> NetworkReport;
 }
 
 /// A program that runs in a sandbox. Dropping it stops it. The example of [`Sandboxes`] reads one to its end.

@@ -11,6 +11,7 @@ use ci_core::id::{JobId, SandboxId, SecretName, StepName};
 use ci_core::job::{JobSpec, Script, Step};
 use ci_core::log::{Cursor, LogStore as _};
 use ci_core::memory::{Logs, Rig, Scripted};
+use ci_core::network::NetworkReport;
 use ci_core::queue::Claim;
 use ci_core::sandbox::{
     Backend, Capabilities, Command, Instance, IsolationReport, OutputStream, Process, ProcessEvent, Residue,
@@ -73,6 +74,10 @@ impl Instance for Printing {
 
     fn isolation(&self) -> &IsolationReport {
         self.0.isolation()
+    }
+
+    fn network(&self) -> NetworkReport {
+        self.0.network()
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use ci_core::id::ImageName;
 
-use super::RoutedNetwork;
+use super::network::{Egress, RoutedNetwork};
 
 /// Where sandboxes keep their books, and which images they can show.
 ///
@@ -35,6 +35,8 @@ pub struct Config {
     pub files: u64,
     /// How many files one program may have open.
     pub open_files: u64,
+    /// What jobs may reach at most.
+    pub egress: Egress,
 }
 
 impl Config {
@@ -47,6 +49,7 @@ impl Config {
             routed: None,
             files: 1_000_000,
             open_files: 65_536,
+            egress: Egress::default(),
         }
     }
 
@@ -77,6 +80,12 @@ impl Config {
     /// Bounds how many files one program may have open.
     pub fn with_open_files(mut self, open_files: u64) -> Self {
         self.open_files = open_files;
+        self
+    }
+
+    /// Replaces what jobs may reach at most, and from which address.
+    pub fn with_egress(mut self, egress: Egress) -> Self {
+        self.egress = egress;
         self
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use ci_core::job::Arg;
+use ci_core::network::NetworkReport;
 use ci_core::sandbox::{Command, Instance, IsolationReport, Process, SandboxPath};
 use ci_core::secret::SecretLease;
 use ci_core::stream::ByteStream;
@@ -13,6 +14,7 @@ use ci_core::{Error, ErrorKind, Result};
 use zeroize::Zeroizing;
 
 use super::life::Life;
+use super::network::Network;
 use super::process::{Answers, NativeProcess};
 use super::wire::{BODY_LIMIT, Request, Writer};
 use super::{failure, sys, transfer};
@@ -72,6 +74,15 @@ impl Instance for NativeInstance {
     fn isolation(&self) -> &IsolationReport {
         &self.isolation
     }
+
+    fn network(&self) -> NetworkReport {
+        let mut report =
+            self.life.network.get().map(|network| network.transcript().report()).unwrap_or_default();
+        if let Some(link) = &self.life.link {
+            link.add_to(&mut report);
+        }
+        report
+    }
 }
 
 impl NativeInstance {
@@ -92,8 +103,13 @@ impl NativeInstance {
 
     /// What process 1 passes on unread: limits, folder, arguments, variables.
     fn body(&self, command: &Command, lease: &SecretLease) -> Result<Zeroizing<Vec<u8>>> {
-        let variables = command.environment.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
-        let mut environment: BTreeMap<&str, &[u8]> = variables.collect();
+        let mut environment: BTreeMap<&str, &[u8]> = BTreeMap::new();
+        if self.life.network.get().is_some() {
+            for (name, value) in Network::variables() {
+                environment.insert(name, value.as_bytes());
+            }
+        }
+        environment.extend(command.environment.iter().map(|(name, value)| (name.as_str(), value.as_bytes())));
         for name in &command.secrets {
             environment.insert(name.as_str(), lease.value(name)?.expose());
         }

@@ -102,6 +102,7 @@ pub(super) fn start(shared: &Shared, id: &SandboxId, plan: &Plan<'_>) -> Result<
         runtime: Handle::current(),
         patience: shared.patience,
         ending: Mutex::new(Ending::Alive),
+        network: OnceLock::new(),
     })
 }
 

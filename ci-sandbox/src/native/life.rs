@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::cgroup::Groups;
 use super::channel::Channel;
 use super::ledger::Entry;
-use super::network::Link;
+use super::network::{Link, Network};
 use super::patience::Patience;
 use super::{proof, sys};
 
@@ -43,6 +43,8 @@ pub(super) struct Life {
     pub(super) runtime: Handle,
     pub(super) patience: Patience,
     pub(super) ending: Mutex<Ending>,
+    /// Its way out, when it has one and stands.
+    pub(super) network: OnceLock<Network>,
 }
 
 /// What the supervisor holds of process 1.
@@ -69,6 +71,9 @@ impl Life {
     /// Has the launcher kill the sandbox, without waiting for it.
     pub(super) fn cut(&self) {
         self.lifeline.shut_down();
+        if let Some(network) = self.network.get() {
+            network.cut();
+        }
     }
 
     /// Ends the sandbox and counts what is left. Once nothing was left, it is not counted again.
@@ -127,12 +132,16 @@ impl Life {
             residue.namespaces = users.namespaces;
             residue.mounts = users.mounts;
         }
-        if let Some(link) = &self.link {
-            residue.links = usize::from(!link.is_gone(self.patience.launcher).await);
-        }
         residue.cgroups = clear(&self.groups, self.patience).await;
         if residue.cgroups > 0 {
             residue.processes = residue.processes.max(self.groups.processes());
+        }
+        // A socket that is held from here holds the sandbox's network.
+        if let Some(network) = self.network.get() {
+            residue.namespaces += usize::from(!network.end(self.patience.kernel).await);
+        }
+        if let Some(link) = &self.link {
+            residue.links = usize::from(!link.is_gone(self.patience.launcher).await);
         }
         if residue.is_empty() && !self.entry.strike() {
             residue.files = 1;

@@ -47,7 +47,7 @@ mod transfer;
 mod wire;
 
 pub use config::{Config, ImageSource};
-pub use network::RoutedNetwork;
+pub use network::{Egress, Resolver, RoutedNetwork, SystemResolver};
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::CString;
@@ -68,7 +68,7 @@ use self::instance::NativeInstance;
 use self::launch::Plan;
 use self::ledger::Ledger;
 use self::life::Life;
-use self::network::Routed;
+use self::network::{Network, Routed};
 use self::patience::Patience;
 
 /// Makes sandboxes out of this machine's kernel.
@@ -105,6 +105,7 @@ struct Shared {
     filter: Vec<u8>,
     files: u64,
     open_files: u64,
+    egress: Egress,
     identity: Identity,
     slots: Slots,
     routed: Option<Arc<Routed>>,
@@ -129,7 +130,7 @@ impl Native {
 
     fn with_patience(config: Config, patience: Patience) -> Result<Self> {
         const OPERATION: &str = "prepare native sandboxes";
-        let Config { state, images, hostname, routed, files, open_files } = config;
+        let Config { state, images, hostname, routed, files, open_files, egress } = config;
         let is_hostname = (1..=64).contains(&hostname.len())
             && hostname.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-.".contains(&byte));
         let hostname = CString::new(hostname).ok().filter(|_| is_hostname).ok_or_else(|| {
@@ -142,7 +143,8 @@ impl Native {
             .collect::<Result<_>>()?;
         let identity = Identity::detect()?;
         let is_root = identity == Identity::Range;
-        let routed = routed.map(|routed| Routed::new(&routed, is_root)).transpose()?.map(Arc::new);
+        let routed =
+            routed.map(|routed| Routed::new(&routed, &egress.denied, is_root)).transpose()?.map(Arc::new);
         let ledger = Ledger::open(&state).map_err(|error| {
             Error::new(ErrorKind::Unavailable, OPERATION)
                 .because("the state folder cannot be written")
@@ -156,6 +158,7 @@ impl Native {
             filter: seccomp::filter(),
             files,
             open_files,
+            egress,
             identity,
             slots: Slots::new(),
             routed,
@@ -174,11 +177,17 @@ impl Backend for Native {
     async fn create(&self, id: &SandboxId, spec: &Spec) -> Result<Box<dyn Instance>> {
         let shared = &self.0;
         self.capabilities().require(spec)?;
-        let plan = launch::plan(shared, id, spec, Vec::new())?;
+        let network = network::Plan::of(&spec.network, &shared.egress)?;
+        let sockets = network.as_ref().map(network::Plan::sockets).unwrap_or_default();
+        let plan = launch::plan(shared, id, spec, sockets)?;
         let life = shared.begin(id, &plan)?;
         let made = launch::finish(&life, &plan).await.and_then(|ready| {
             let isolation = report::of(ready.facts, &shared.hierarchies);
             isolation.require(&spec.minimum)?;
+            if let Some(network) = network {
+                let network = Network::start(network, ready.sockets, &life.runtime);
+                let _ = life.network.set(network.map_err(failure::host("create a sandbox"))?);
+            }
             Ok(isolation)
         });
         match made {
@@ -234,9 +243,10 @@ impl Backend for Native {
     }
 
     fn capabilities(&self) -> Capabilities {
-        let capabilities =
-            Capabilities::new(report::expected(&self.0.identity, &self.0.hierarchies)).with_host_folders();
-        if self.0.routed.is_some() { capabilities.with_egress_to_networks() } else { capabilities }
+        Capabilities::new(report::expected(&self.0.identity, &self.0.hierarchies))
+            .with_host_folders()
+            .with_egress_to_hosts()
+            .with_egress_to_networks()
     }
 }
 

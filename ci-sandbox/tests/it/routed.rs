@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use ci_core::ErrorKind;
 use ci_core::id::SandboxId;
-use ci_core::sandbox::{Backend as _, ExitStatus};
+use ci_core::sandbox::{Backend as _, Signal};
 use ci_sandbox::native::{Native, RoutedNetwork};
 
 use crate::support::{Rig, Sandbox, eventually, finish, refusal};
@@ -61,10 +61,11 @@ fn tables() -> BTreeSet<String> {
 
 /// Sends frames of these bytes, in hexadecimal, out of the sandbox's device, as only a broken kernel would let a job.
 fn send_frames(pid: u32, frames: &[String]) {
-    const SCRIPT: &str = "socket(my $s, 17, 3, 0) or die $!; \
-        my ($index) = `ip -o link show eth0` =~ /^(\\d+)/; \
-        my $to = pack('S n i S C C a8', 17, 3, $index, 1, 0, 6, \"\\xff\" x 6); \
-        for (@ARGV) { defined send($s, pack('H*', $_), 0, $to) or die $! }";
+    const SCRIPT: &str = r#"
+        socket(my $s, 17, 3, 0) or die $!;
+        my ($index) = `ip -o link show eth0` =~ /^(\d+)/;
+        my $to = pack("S n i S C C a8", 17, 3, $index, 1, 0, 6, chr(255) x 6);
+        for (@ARGV) { defined send($s, pack("H*", $_), 0, $to) or die $! }"#;
     shell_in(pid, &format!("perl -e '{SCRIPT}' {}", frames.join(" ")));
 }
 
@@ -165,8 +166,8 @@ worlds! {
             let victim = rig_of_victim.sandbox_of(&spec(&[EVERYWHERE])).await;
             let (pid, attacking) = (process_one(rig_of_victim, &victim), process_one(&rig, &attacker));
             let address = address_of(rig_of_victim, &victim);
-            let server = format!("perl -MIO::Socket -e '$s=IO::Socket::INET->new(Listen=>5,LocalPort=>80); print qq(up\\n); $|=1; sleep 100'");
-            let mut listening = victim.start(&server).await.unwrap();
+            let server = "perl -MIO::Socket -e '$s=IO::Socket::INET->new(Listen=>5,LocalPort=>80); print qq(up\\n); $|=1; sleep 100'";
+            let mut listening = victim.start(server).await.unwrap();
             let before = packets(pid, "eth0").0;
             assert_eq!(ask(&attacker, &address, 80).await, None);
             let own = address_of(&rig, &attacker);
@@ -188,7 +189,7 @@ worlds! {
             send_frames(attacking, &frames);
             settled(&attacker).await;
             assert_eq!(packets(pid, "eth0").0, before, "something came through");
-            listening.signal(ci_core::sandbox::Signal::Kill).await.unwrap();
+            listening.signal(Signal::Kill).await.unwrap();
             finish(&mut *listening).await;
             drop(listening);
             victim.destroy().await;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use ci_core::id::SandboxId;
+use ci_core::network::NetworkReport;
 use ci_core::sandbox::{
     Backend, Capabilities, Command, Exit, ExitStatus, Instance, IsolationReport, OutputStream, Process,
     ProcessEvent, Residue, SandboxPath, Signal, Spec, Usage,
@@ -160,6 +161,10 @@ impl Instance for Place {
 
     fn isolation(&self) -> &IsolationReport {
         &self.report
+    }
+
+    fn network(&self) -> NetworkReport {
+        NetworkReport::default()
     }
 }
 

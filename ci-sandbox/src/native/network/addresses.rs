@@ -77,14 +77,6 @@ impl Tag {
     }
 }
 
-/// The first address of a network; of one of IPv6, which is no pool, none.
-pub(super) fn first(network: IpNetwork) -> Ipv4Addr {
-    match network.address() {
-        IpAddr::V4(first) => first,
-        IpAddr::V6(_) => Ipv4Addr::UNSPECIFIED,
-    }
-}
-
 /// The two addresses of a link, by the first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Pair(u32);

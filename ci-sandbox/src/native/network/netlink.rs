@@ -198,6 +198,11 @@ impl Socket {
         Self::open(Some(netlink::NETFILTER))
     }
 
+    /// To the sockets of this namespace.
+    pub(super) fn sockets() -> io::Result<Self> {
+        Self::open(Some(netlink::SOCK_DIAG))
+    }
+
     fn open(protocol: Option<rustix::net::Protocol>) -> io::Result<Self> {
         let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol)?;
         set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE))?;
@@ -324,6 +329,11 @@ impl<'a> Reply<'a> {
         let reply = Self { kind, sequence: word(8)?, content: bytes.get(HEAD..length)? };
         Some((reply, bytes.get(length.next_multiple_of(4)..).unwrap_or_default()))
     }
+}
+
+/// Whether the kernel has said this.
+pub(super) fn is(error: &io::Error, errno: Errno) -> bool {
+    error.raw_os_error() == Some(errno.raw_os_error())
 }
 
 /// What a message of kind `NLMSG_ERROR` says.

@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 
 use rustix::io::Errno;
 
-use super::netlink::{Attributes, Message, Socket};
+use super::netlink::{Attributes, Message, Socket, is};
 use super::nft::IPV4;
 
 const GET: u16 = 1;
@@ -49,7 +49,7 @@ pub(super) fn forget(socket: &mut Socket, source: Ipv4Addr) -> io::Result<usize>
     let count = found.len();
     for each in found {
         match socket.request(each) {
-            Err(error) if error.raw_os_error() == Some(Errno::NOENT.raw_os_error()) => {}
+            Err(error) if is(&error, Errno::NOENT) => {}
             forgotten => forgotten?,
         }
     }

@@ -7,9 +7,10 @@ use std::os::fd::{AsRawFd as _, BorrowedFd};
 use rustix::io::Errno;
 use rustix::net::netdevice::name_to_index;
 
-use super::netlink::{Attributes, CREATE, EXCLUSIVE, Message, Socket};
+use super::netlink::{Attributes, CREATE, EXCLUSIVE, Message, Socket, is};
 
 const NEW_LINK: u16 = 16;
+const REMOVE_LINK: u16 = 17;
 const GET_LINK: u16 = 18;
 const NEW_ADDRESS: u16 = 20;
 const GET_ADDRESS: u16 = 22;
@@ -65,6 +66,15 @@ pub(super) fn make_pair(
             })
         });
     socket.request(message)
+}
+
+/// Removes a device, and the one it is joined to, at once. One that is gone is no error.
+pub(super) fn remove(socket: &mut Socket, name: &str) -> io::Result<()> {
+    let Some(index) = device(socket, name)? else { return Ok(()) };
+    match socket.request(Message::new(REMOVE_LINK, 0, &link(index, 0))) {
+        Err(error) if is(&error, Errno::NODEV) => Ok(()),
+        removed => removed,
+    }
 }
 
 /// Brings a device up.

@@ -4,7 +4,8 @@
 //! ```text
 //! from a sandbox --+-- to this machine ------------------------------------------> refuse
 //!                  +-- forward --> leaving: is it who it says? options? where to?
-//!                                    allowed --> permitted: room for one more? ---> accept, perhaps another source
+//!                                    allowed, or in a private range and allowed there
+//!                                      --> permitted: room for one more? ----------> accept, perhaps another source
 //!                                    anything else -------------------------------> refuse
 //! to a sandbox ----+-- forward --> arriving: an answer? --------------------------> accept, else drop
 //!                  +-- from this machine: about what it has sent? ----------------> accept, else drop
@@ -15,28 +16,18 @@ use std::net::Ipv4Addr;
 use super::addresses::Tag;
 use super::netlink::Message;
 use super::nft::{self, Each, Element, Field, Hook, Lasting, Meta, Register, Rule, Set, Verdict};
-use super::routed_rules::Allowed;
+use super::reach::{NEVER_V4, PRIVATE_V4};
+use super::routed_rules::{Allowed, Network};
 
 /// The most elements that one sandbox's rules may come to: they travel in one attribute, which has 64 KiB.
 pub(super) const MOST_ELEMENTS: usize = 512;
-
-/// What no sandbox reaches, whatever its rules say: itself and this network (RFC 1122), link-local addresses (RFC 3927)
-/// with the metadata services of most clouds, those of Alibaba, Azure and Oracle, multicast and reserved ones.
-pub(super) const NEVER: [(Ipv4Addr, u8); 8] = [
-    (Ipv4Addr::UNSPECIFIED, 8),
-    (Ipv4Addr::new(100, 100, 100, 200), 32),
-    (Ipv4Addr::new(127, 0, 0, 0), 8),
-    (Ipv4Addr::new(168, 63, 129, 16), 32),
-    (Ipv4Addr::new(169, 254, 0, 0), 16),
-    (Ipv4Addr::new(192, 0, 0, 0), 24),
-    (Ipv4Addr::new(224, 0, 0, 0), 4),
-    (Ipv4Addr::new(240, 0, 0, 0), 4),
-];
 
 /// Which device has which address.
 pub(super) const SOURCES: &str = "sources";
 /// Where each address may connect to, and what it has sent there.
 pub(super) const ALLOWED: &str = "allowed";
+/// The same for addresses of private ranges: only rules that name nothing else reach into them.
+pub(super) const PRIVATE: &str = "private";
 /// Answers that have reached a device.
 pub(super) const RECEIVED: &str = "received";
 /// Connections of a device that were answered.
@@ -59,10 +50,8 @@ pub(super) const TCP: u8 = 6;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Design<'a> {
     pub(super) tag: &'a Tag,
-    /// Whose addresses all sandboxes have.
-    pub(super) pool: (Ipv4Addr, u8),
-    /// What else no sandbox reaches.
-    pub(super) never: &'a [(Ipv4Addr, u8)],
+    /// What else no sandbox reaches: the addresses of sandboxes, and what the operator denies.
+    pub(super) never: &'a [Network],
     /// The address that they leave with; their own where there is none.
     pub(super) source: Option<Ipv4Addr>,
     /// How many connections one may have at once.
@@ -81,16 +70,17 @@ impl Design<'_> {
         messages
     }
 
-    fn sets(&self, table: &str) -> [Message; 6] {
+    fn sets(&self, table: &str) -> [Message; 7] {
         use Field as F;
         let set = |name, key, each| Set { table, name, key, ranges: false, timeouts: false, each };
-        let allowed = Set {
-            ranges: true,
-            ..set(ALLOWED, &[F::Address, F::Address, F::Protocol, F::Port], Each::Counts)
+        let destinations = |name| {
+            let key = &[F::Address, F::Address, F::Protocol, F::Port];
+            Set { ranges: true, ..set(name, key, Each::Counts) }.ensure()
         };
         [
             set(SOURCES, &[F::Device, F::Address], Each::Nothing).ensure(),
-            allowed.ensure(),
+            destinations(ALLOWED),
+            destinations(PRIVATE),
             set(RECEIVED, &[F::Device], Each::Counts).ensure(),
             set(CONNECTED, &[F::Device], Each::Counts).ensure(),
             set(REFUSED, &[F::Device], Each::Counts).ensure(),
@@ -103,7 +93,7 @@ impl Design<'_> {
         let (from, to) = (|chain| from_device(table, chain, &own), |chain| to_device(table, chain, &own));
         // Where rules go to must be there before they are.
         let mut messages: Vec<Message> =
-            ["refuse", "discard", "permitted", "leaving", "arriving", "answering"]
+            ["refuse", "discard", "permitted", "private", "leaving", "arriving", "answering"]
                 .iter()
                 .map(|name| nft::chain(table, name))
                 .collect();
@@ -144,24 +134,27 @@ impl Design<'_> {
             leaving().load_network(0, 1, Register::FIRST).mask(&[0x0f]).differs(&[5]).verdict(refuse),
             to_device(table, "leaving", Tag::ALL_DEVICES).verdict(refuse),
         ];
-        for (address, prefix) in NEVER.iter().chain(self.never).chain([&self.pool]) {
-            messages.push(
-                leaving()
-                    .load_network(16, 4, Register::FIRST)
-                    .mask(&mask(*prefix).octets())
-                    .equals(&address.octets())
-                    .verdict(refuse),
-            );
-        }
-        messages.extend([
-            leaving()
+        let to = |(address, prefix): &Network, verdict| {
+            let there = leaving().load_network(16, 4, Register::FIRST).mask(&mask(*prefix).octets());
+            there.equals(&address.octets()).verdict(verdict)
+        };
+        let never = NEVER_V4.iter().chain(self.never);
+        messages.extend(never.map(|network| to(network, refuse)));
+        messages.extend(PRIVATE_V4.iter().map(|network| to(network, Verdict::Goto("private"))));
+        let destination_among = |chain, set| {
+            Rule::of(table, chain)
                 .load_network(12, 4, Register::FIRST)
                 .load_network(16, 4, Register::FIRST.after(4))
                 .load(Meta::Protocol, Register::FIRST.after(8))
                 .load_transport(2, 2, Register::FIRST.after(12))
-                .among(ALLOWED)
-                .verdict(Verdict::Goto("permitted")),
+                .among(set)
+                .verdict(Verdict::Goto("permitted"))
+        };
+        messages.extend([
+            destination_among("leaving", ALLOWED),
             leaving().verdict(refuse),
+            destination_among("private", PRIVATE),
+            Rule::of(table, "private").verdict(refuse),
             Rule::of(table, "permitted")
                 .state_in(NEW)
                 .load(Meta::InputDevice, Register::FIRST)
@@ -219,8 +212,8 @@ fn not_ipv4(table: &str, chain: &str) -> Message {
 }
 
 /// The mask of a prefix.
-pub(super) fn mask(prefix: u8) -> Ipv4Addr {
-    Ipv4Addr::from_bits(u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0))
+pub(super) fn mask(prefix: u32) -> Ipv4Addr {
+    Ipv4Addr::from_bits(u32::MAX.checked_shl(32 - prefix).unwrap_or(0))
 }
 
 /// One sandbox in the sets of its backend's table.
@@ -228,8 +221,8 @@ pub(super) fn mask(prefix: u8) -> Ipv4Addr {
 pub(super) struct Entries {
     device: Element,
     source: Element,
-    /// One for each of the sandbox's rules, in their order.
-    pub(super) allowed: Vec<Element>,
+    allowed: Vec<Element>,
+    private: Vec<Element>,
 }
 
 impl Entries {
@@ -250,10 +243,13 @@ impl Entries {
             first: end(rule.first(), *rule.ports.start()),
             last: Some(end(rule.last(), *rule.ports.end())),
         };
+        let ranges =
+            |private| allowed.iter().filter(|rule| rule.is_private() == private).map(range).collect();
         Self {
             device: Element::of(&key[..16]),
             source: Element::of(key),
-            allowed: allowed.iter().map(range).collect(),
+            allowed: ranges(false),
+            private: ranges(true),
         }
     }
 
@@ -268,16 +264,31 @@ impl Entries {
     }
 
     fn each(&self, message: impl Fn(&str, &[Element]) -> Message) -> Vec<Message> {
-        let counted = [RECEIVED, CONNECTED, REFUSED, CROWDED];
-        let mut messages: Vec<Message> =
-            counted.iter().map(|set| message(set, std::slice::from_ref(&self.device))).collect();
-        messages.push(message(ALLOWED, &self.allowed));
-        messages.push(message(SOURCES, std::slice::from_ref(&self.source)));
-        messages
+        let device = std::slice::from_ref(&self.device);
+        let sets = [
+            (RECEIVED, device),
+            (CONNECTED, device),
+            (REFUSED, device),
+            (CROWDED, device),
+            (ALLOWED, &self.allowed),
+            (PRIVATE, &self.private),
+            (SOURCES, std::slice::from_ref(&self.source)),
+        ];
+        sets.iter()
+            .filter(|(_, elements)| !elements.is_empty())
+            .map(|(set, elements)| message(set, elements))
+            .collect()
     }
 
     /// Asks what one of the sets that count devices has counted.
     pub(super) fn count(&self, table: &str, set: &str) -> Message {
         nft::get(table, set, std::slice::from_ref(&self.device))
+    }
+
+    /// Asks what has been sent where.
+    pub(super) fn count_sent(&self, table: &str) -> Vec<Message> {
+        let sets = [(ALLOWED, &self.allowed), (PRIVATE, &self.private)];
+        let asked = sets.iter().filter(|(_, elements)| !elements.is_empty());
+        asked.map(|(set, elements)| nft::get(table, set, elements)).collect()
     }
 }

@@ -1,9 +1,17 @@
 //! What an operator decides about routed networks.
 
+use std::fs;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use ci_core::network::IpNetwork;
+use ci_core::{Error, ErrorKind, Result};
+
+use super::addresses::{Pool, Tag};
+use super::netlink::Socket;
+use super::netlink_route as route;
+use super::reach::NEVER_V4;
+use super::routed_rules::{contains, of_ipv4, overlap};
 
 /// How sandboxes reach the networks of their rules themselves, without a proxy: each over a network card of its own
 /// and through the machine's firewall.
@@ -69,6 +77,9 @@ pub struct RoutedNetwork {
 }
 
 impl RoutedNetwork {
+    /// What it is for, in errors.
+    pub(super) const PREPARE: &str = "prepare routed networks";
+    pub(super) const CREATE: &str = "create a sandbox";
     /// How long an address rests unless told otherwise.
     pub(super) const REST: Duration = Duration::from_secs(30);
 
@@ -99,5 +110,66 @@ impl RoutedNetwork {
     pub fn with_forwarding_switched_on(mut self) -> Self {
         self.switch_forwarding_on = true;
         self
+    }
+
+    /// The addresses, when they and the source can be used.
+    pub(super) fn pool(&self) -> Result<Pool> {
+        let pool = Pool::new(self.addresses).zip(of_ipv4(self.addresses));
+        let (pool, network) = pool.ok_or_else(|| {
+            self.invalid("the sandboxes' addresses must be a network of IPv4 with a prefix of 1 to 31")
+        })?;
+        if NEVER_V4.iter().any(|never| overlap(*never, network)) {
+            return Err(self.invalid("the sandboxes' addresses are reserved for something else"));
+        }
+        let is_usable = |source: Ipv4Addr| {
+            let mut others = NEVER_V4.iter().chain([&network]);
+            !others.any(|other| contains(*other, (source, 32)))
+        };
+        if self.source.is_none_or(is_usable) {
+            return Ok(pool);
+        }
+        Err(self
+            .invalid("the source address must be one that others can answer to, outside of the sandboxes'"))
+    }
+
+    /// Nothing but sandboxes may have addresses of the pool.
+    pub(super) fn refuse_used_addresses(&self) -> Result<()> {
+        let own = Socket::route().and_then(|mut socket| route::addresses(&mut socket)).map_err(|error| {
+            Error::new(ErrorKind::Unavailable, Self::PREPARE)
+                .because("the machine's addresses cannot be listed")
+                .caused_by(error)
+        })?;
+        let is_other = |(address, device): &&(Ipv4Addr, String)| {
+            self.addresses.contains((*address).into()) && Tag::of_device(device).is_none()
+        };
+        match own.iter().find(is_other) {
+            None => Ok(()),
+            Some((address, _)) => Err(self
+                .invalid("this machine has an address out of those for sandboxes; give them a network of their own")
+                .with("address", address)),
+        }
+    }
+
+    /// Sees to it that the machine is a router.
+    pub(super) fn forward(&self) -> Result<()> {
+        const FORWARDING: &str = "/proc/sys/net/ipv4/ip_forward";
+        let refuse = || {
+            Error::new(ErrorKind::Unsupported, Self::PREPARE).because(
+                "the machine forwards nothing; set net.ipv4.ip_forward=1, or have it set with \
+                 RoutedNetwork::with_forwarding_switched_on",
+            )
+        };
+        match fs::read_to_string(FORWARDING) {
+            Ok(text) if text.trim() != "0" => Ok(()),
+            Ok(_) if self.switch_forwarding_on => {
+                fs::write(FORWARDING, "1").map_err(|error| refuse().caused_by(error))
+            }
+            Ok(_) => Err(refuse()),
+            Err(error) => Err(refuse().caused_by(error)),
+        }
+    }
+
+    fn invalid(&self, why: &'static str) -> Error {
+        Error::new(ErrorKind::Invalid, Self::PREPARE).because(why).with("addresses", self.addresses)
     }
 }

@@ -1,120 +1,217 @@
-//! A sandbox's network card: two joined devices, one end here and one inside.
+//! The link of one sandbox, from its addresses to the proof that it is gone.
 
-use std::fs::{self, File};
 use std::io;
-use std::net::Ipv4Addr;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
 
+use ci_core::network::NetworkReport;
 use ci_core::{Error, ErrorKind, Result};
-use rustix::thread::{
-    LinkNameSpaceType, ThreadNameSpaceType, move_into_link_name_space, move_into_thread_name_spaces,
-};
+use rustix::io::Errno;
+use tokio::sync::{Mutex as AsyncMutex, oneshot};
 
-use super::addresses::{Pair, Tag};
-use super::netlink::Socket;
-use super::netlink_route as route;
-use super::routed_rules::{Allowed, unreachable};
+use super::netlink::{Attributes, is};
+use super::nft;
+use super::nft_table::{CONNECTED, Entries, RECEIVED, REFUSED};
+use super::routed::{Routed, lock};
+use super::routed_config::RoutedNetwork;
+use super::routed_pair::{Plan, end_connections};
+use super::routed_sweep::{forget, vanishes};
 
-/// The name of the end inside.
-const INSIDE: &str = "eth0";
-
-/// A link that is to be made.
-#[derive(Clone, Debug)]
-pub(super) struct Plan {
-    pub(super) device: String,
-    pub(super) pair: Pair,
-    pub(super) allowed: Vec<Allowed>,
+/// The link of one sandbox.
+#[derive(Debug)]
+pub(in crate::native) struct Link {
+    routed: Arc<Routed>,
+    plan: Plan,
+    entries: Entries,
+    /// Held while the link is being made.
+    attaching: Arc<AsyncMutex<()>>,
+    /// The sandbox's network, once the link is in it and until its processes are gone.
+    inside: Arc<Mutex<Option<OwnedFd>>>,
+    progress: Mutex<Progress>,
+    /// As it was when it was counted last.
+    traffic: Mutex<Traffic>,
 }
 
-impl Plan {
-    /// Makes it, up and with its addresses, into the network of `process`. What was made when it fails goes with that
-    /// network.
+/// How far its end has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Progress {
+    #[default]
+    Open,
+    Closed,
+    Gone,
+}
+
+/// What has gone over a link.
+#[derive(Clone, Copy, Debug, Default)]
+struct Traffic {
+    connections: u64,
+    refused: u64,
+    sent: u64,
+    received: u64,
+}
+
+impl Link {
+    /// A link that is not made yet; the firewall has its entries.
+    pub(super) fn new(routed: Arc<Routed>, plan: Plan, entries: Entries) -> Self {
+        Self {
+            routed,
+            plan,
+            entries,
+            attaching: Arc::default(),
+            inside: Arc::default(),
+            progress: Mutex::default(),
+            traffic: Mutex::default(),
+        }
+    }
+
+    /// The name of its device: for the books.
+    pub(in crate::native) fn device(&self) -> &str {
+        &self.plan.device
+    }
+
+    /// Makes the link into the network of `process`.
     ///
-    /// It blocks, and takes the calling thread into that network and back: a thread of its own.
-    pub(super) fn make(&self, process: &OwnedFd) -> Result<()> {
-        let Self { device, pair, allowed } = self;
-        let mut here = Socket::route().map_err(doing("reach the machine's network"))?;
-        let own = route::addresses(&mut here).map_err(doing("list the machine's addresses"))?;
-        refuse_own(allowed, &own)?;
-
-        let Inside { namespace, mut socket } =
-            Inside::of(process).map_err(doing("enter the sandbox's network"))?;
-        let [a, b, c, d] = pair.inside().octets();
-        // A local, administered address that nobody else on this machine has.
-        route::make_pair(&mut here, device, INSIDE, namespace.as_fd(), [2, 0, a, b, c, d])
-            .map_err(doing("make the pair of devices"))?;
-        set(&format!("ipv6/conf/{device}/disable_ipv6"), "1").map_err(doing("switch IPv6 off"))?;
-        set(&format!("ipv4/conf/{device}/forwarding"), "1").map_err(doing("let the device forward"))?;
-        let outside = index(&here, device).map_err(doing("find the device"))?;
-        route::add_address(&mut here, outside, pair.outside(), false)
-            .map_err(doing("give the device its address"))?;
-        route::bring_up(&mut here, outside).map_err(doing("bring the device up"))?;
-        route::add_route(&mut here, outside, pair.inside())
-            .map_err(doing("add the route; nothing else may use the addresses of routed sandboxes"))?;
-
-        let inside = index(&socket, INSIDE).map_err(doing("find the device inside"))?;
-        route::add_address(&mut socket, inside, pair.inside(), true)
-            .and_then(|()| route::bring_up(&mut socket, inside))
-            .and_then(|()| route::add_default_route(&mut socket, inside, pair.outside()))
-            .map_err(doing("set the device inside up"))
-    }
-}
-
-/// The network of a sandbox, seen from here.
-struct Inside {
-    namespace: OwnedFd,
-    socket: Socket,
-}
-
-impl Inside {
-    /// Goes there and back. No device that comes into it will speak IPv6.
-    fn of(process: &OwnedFd) -> io::Result<Self> {
-        const NETWORK: &str = "/proc/thread-self/ns/net";
-        let here = File::open(NETWORK)?;
-        move_into_thread_name_spaces(process.as_fd(), ThreadNameSpaceType::NETWORK)?;
-        let look = || {
-            set("ipv6/conf/default/disable_ipv6", "1")?;
-            Ok(Self { namespace: File::open(NETWORK)?.into(), socket: Socket::route()? })
+    /// # Errors
+    ///
+    /// [`ErrorKind::Denied`] when a rule names an address of this machine; [`ErrorKind::Unavailable`] when the kernel
+    /// does not do it.
+    ///
+    /// # Cancel safety
+    ///
+    /// When the future is dropped, the link may be made all the same; [`is_gone`](Self::is_gone) waits for it.
+    pub(in crate::native) async fn attach(&self, process: &OwnedFd) -> Result<()> {
+        let failed = |error| {
+            Error::new(ErrorKind::Unavailable, RoutedNetwork::CREATE)
+                .because("a thread cannot be started")
+                .caused_by(error)
         };
-        let seen = look();
-        move_into_link_name_space(here.as_fd(), Some(LinkNameSpaceType::Network))?;
-        seen
+        let attaching = self.attaching.clone().lock_owned().await;
+        let (plan, inside) = (self.plan.clone(), self.inside.clone());
+        let process = process.try_clone().map_err(failed)?;
+        let make = move || {
+            let _attaching = attaching;
+            *lock(&inside) = Some(plan.make(&process)?);
+            Ok(())
+        };
+        on_a_thread(make).await.map_err(failed)?
+    }
+
+    /// Lets nothing through any more, at once.
+    pub(in crate::native) fn close(&self) {
+        let mut progress = lock(&self.progress);
+        if *progress != Progress::Open {
+            return;
+        }
+        self.count();
+        let messages = self.entries.delete(&self.routed.table());
+        match self.routed.netfilter().transaction(messages) {
+            // Somebody has removed the whole firewall.
+            Err(error) if !is(&error, Errno::NOENT) => {}
+            _ => *progress = Progress::Closed,
+        }
+    }
+
+    /// Waits until the device is gone, which it is some milliseconds after everything of its sandbox, and gives its
+    /// address back. False when that takes longer than `patience`, or the firewall still names it.
+    ///
+    /// It is for when the sandbox's processes are dead and nothing of this program is in its network.
+    pub(in crate::native) async fn is_gone(&self, patience: Duration) -> bool {
+        self.close();
+        let _attached = self.attaching.lock().await;
+        let inside = lock(&self.inside).take();
+        if let Some(inside) = inside {
+            let _ = on_a_thread(move || end_connections(&inside)).await;
+        }
+        if !vanishes(self.device(), patience).await {
+            return false;
+        }
+        let closed = *lock(&self.progress) == Progress::Closed;
+        if closed && self.give_back().await.is_ok() {
+            *lock(&self.progress) = Progress::Gone;
+        }
+        *lock(&self.progress) == Progress::Gone
+    }
+
+    async fn give_back(&self) -> io::Result<()> {
+        forget(self.plan.pair.inside()).await?;
+        self.routed.give_back(self.plan.pair, true)
+    }
+
+    /// Takes everything back, for a sandbox of which nothing has been made.
+    pub(in crate::native) fn undo(&self) {
+        self.close();
+        if self.routed.give_back(self.plan.pair, false).is_ok() {
+            *lock(&self.progress) = Progress::Gone;
+        }
+    }
+
+    /// Adds what has gone over it to a report: sums only, of bytes with the headers of IP and TCP. A connection counts
+    /// when it was answered, a refusal by packets.
+    pub(in crate::native) fn add_to(&self, report: &mut NetworkReport) {
+        if *lock(&self.progress) == Progress::Open {
+            self.count();
+        }
+        let Traffic { connections, refused, sent, received } = *lock(&self.traffic);
+        report.connections += connections;
+        report.refused += refused;
+        report.sent += sent;
+        report.received += received;
+        report.unlisted += connections + refused;
+    }
+
+    /// Counts; what cannot be counted now stays as it was.
+    fn count(&self) {
+        if let Ok(now) = self.traffic_now() {
+            *lock(&self.traffic) = now;
+        }
+    }
+
+    fn traffic_now(&self) -> io::Result<Traffic> {
+        let table = self.routed.table();
+        let mut netfilter = self.routed.netfilter();
+        let mut sum = |message| {
+            let mut sum = Counted::default();
+            netfilter.look_up(message, |reply| sum.add_elements(reply)).map(|()| sum)
+        };
+        let mut sent = 0;
+        for message in self.entries.count_sent(&table) {
+            sent += sum(message)?.bytes;
+        }
+        Ok(Traffic {
+            connections: sum(self.entries.count(&table, CONNECTED))?.packets,
+            refused: sum(self.entries.count(&table, REFUSED))?.packets,
+            sent,
+            received: sum(self.entries.count(&table, RECEIVED))?.bytes,
+        })
     }
 }
 
-/// Sets something below `/proc/sys/net`; a kernel without IPv6 has nothing to be set for it.
-fn set(name: &str, value: &str) -> io::Result<()> {
-    match fs::write(format!("/proc/sys/net/{name}"), value) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound && !fs::exists("/proc/sys/net/ipv6")? => Ok(()),
-        set => set,
-    }
+/// What counters have counted.
+#[derive(Clone, Copy, Debug, Default)]
+struct Counted {
+    bytes: u64,
+    packets: u64,
 }
 
-fn index(socket: &Socket, device: &str) -> io::Result<u32> {
-    route::device(socket, device)?.ok_or(io::ErrorKind::NotFound.into())
-}
-
-/// Refuses rules that name an address of this machine. In a larger network it is just not reached.
-fn refuse_own(allowed: &[Allowed], own: &[(Ipv4Addr, String)]) -> Result<()> {
-    let is_own = |allowed: &&Allowed| own.iter().any(|(address, _)| allowed.network == (*address, 32));
-    match allowed.iter().find(is_own) {
-        None => Ok(()),
-        Some(Allowed { network: (address, prefix), .. }) => {
-            Err(unreachable(format!("{address}/{prefix}").parse()?))
+impl Counted {
+    /// Adds the counters of the elements in an answer.
+    fn add_elements(&mut self, message: &[u8]) {
+        for (_, element) in Attributes::after(message, nft::HEAD).within(3).iter() {
+            // `NFTA_SET_ELEM_EXPR`, in it `NFTA_EXPR_DATA`, in it `NFTA_COUNTER_BYTES` and `NFTA_COUNTER_PACKETS`.
+            let counter = Attributes::new(element).within(7).within(2);
+            let number = |kind| counter.get(kind)?.try_into().ok().map(u64::from_be_bytes);
+            self.bytes += number(1).unwrap_or(0);
+            self.packets += number(2).unwrap_or(0);
         }
     }
 }
 
-/// Whether a device is one of a sandbox's, whoever made it.
-pub(super) fn is_of_a_sandbox(device: &str) -> bool {
-    Tag::of_device(device).is_some()
-}
-
-fn doing(what: &'static str) -> impl FnOnce(io::Error) -> Error {
-    move |error| {
-        Error::new(ErrorKind::Unavailable, "create a sandbox")
-            .because("its routed network cannot be made")
-            .detail(format!("could not {what}"))
-            .caused_by(error)
-    }
+/// Does something on a thread of its own: it waits for locks of the kernel, and visits a sandbox's network.
+async fn on_a_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+    let (told, done) = oneshot::channel();
+    let work = move || drop(told.send(work()));
+    thread::Builder::new().name("ci-sandbox-link".to_owned()).spawn(work)?;
+    done.await.map_err(|_| io::ErrorKind::BrokenPipe.into())
 }

@@ -7,10 +7,13 @@ use std::ops::RangeInclusive;
 use ci_core::network::{Destination, IpNetwork, NetworkPolicy};
 use ci_core::{Error, ErrorKind, Result};
 
-use super::nft_table::{MOST_ELEMENTS, NEVER, mask};
+use super::nft_table::{MOST_ELEMENTS, mask};
+use super::reach::{NEVER_V4, PRIVATE_V4, V4};
 
 /// A network of IPv4 by its first address and its prefix.
-pub(super) type Network = (Ipv4Addr, u8);
+pub(super) type Network = V4;
+
+type ByPort = BTreeMap<u16, BTreeSet<Network>>;
 
 /// What a sandbox may connect to: these TCP ports of all addresses of a network.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +26,11 @@ impl Allowed {
     /// The network's first address.
     pub(super) fn first(&self) -> Ipv4Addr {
         self.network.0
+    }
+
+    /// Whether it reaches into a private range; others do not, even where they hold one.
+    pub(super) fn is_private(&self) -> bool {
+        PRIVATE_V4.iter().any(|private| contains(*private, self.network))
     }
 
     /// The network's last address.
@@ -40,19 +48,20 @@ impl Allowed {
 /// too many.
 pub(super) fn rules(policy: &NetworkPolicy, never: &[Network]) -> Result<Vec<Allowed>> {
     let NetworkPolicy::Allow(rules) = policy else { return Ok(Vec::new()) };
-    let mut by_port: BTreeMap<u16, BTreeSet<Network>> = BTreeMap::new();
+    let (mut private, mut others) = (ByPort::new(), ByPort::new());
     for rule in rules {
         let Destination::Network(network) = &rule.destination else { continue };
-        let IpAddr::V4(address) = network.address() else { continue };
-        let named = (address, network.prefix());
-        if NEVER.iter().chain(never).any(|never| contains(*never, named)) {
+        let Some(named) = of_ipv4(*network) else { continue };
+        if NEVER_V4.iter().chain(never).any(|never| contains(*never, named)) {
             return Err(unreachable(*network));
         }
+        let is_private = PRIVATE_V4.iter().any(|private| contains(*private, named));
+        let by_port = if is_private { &mut private } else { &mut others };
         for port in &rule.ports {
             by_port.entry(*port).or_default().insert(named);
         }
     }
-    let allowed = join_ports(by_port);
+    let allowed: Vec<Allowed> = join_ports(private).into_iter().chain(join_ports(others)).collect();
     if allowed.len() > MOST_ELEMENTS {
         return Err(Error::new(ErrorKind::LimitExceeded, "create a sandbox")
             .because(
@@ -71,6 +80,14 @@ pub(super) fn unreachable(network: IpNetwork) -> Error {
         .with("network", network)
 }
 
+/// A network, unless it is one of IPv6.
+pub(super) fn of_ipv4(network: IpNetwork) -> Option<Network> {
+    match network.address() {
+        IpAddr::V4(first) => Some((first, network.prefix().into())),
+        IpAddr::V6(_) => None,
+    }
+}
+
 /// Whether all of `inner` lies in `outer`.
 pub(super) fn contains(outer: Network, inner: Network) -> bool {
     outer.1 <= inner.1 && inner.0 & mask(outer.1) == outer.0
@@ -83,7 +100,7 @@ pub(super) fn overlap(one: Network, other: Network) -> bool {
 
 /// Of each port only the networks that lie in no other one, and of each network its ports in as few ranges as
 /// possible. Two networks that overlap are one within the other, so at any port none do.
-fn join_ports(by_port: BTreeMap<u16, BTreeSet<Network>>) -> Vec<Allowed> {
+fn join_ports(by_port: ByPort) -> Vec<Allowed> {
     let mut by_network: BTreeMap<Network, Vec<RangeInclusive<u16>>> = BTreeMap::new();
     for (port, networks) in by_port {
         let is_outermost = |network: &&Network| {
@@ -138,6 +155,9 @@ mod tests {
             ("192.0.2.7/32", &[]),
         ]);
         assert_eq!(shown(&policy), ["10.0.0.0/8 80-82", "10.0.0.0/8 443-443", "10.1.0.0/16 22-22"]);
+        // In 0.0.0.0/0 there is no private network.
+        let both = self::policy(&[("0.0.0.0/0", &[443]), ("10.0.0.0/8", &[443]), ("8.0.0.0/8", &[443])]);
+        assert_eq!(shown(&both), ["10.0.0.0/8 443-443", "0.0.0.0/0 443-443"]);
         let everywhere: Vec<u16> = (0..=u16::MAX).collect();
         assert_eq!(shown(&self::policy(&[("0.0.0.0/0", &everywhere)])), ["0.0.0.0/0 0-65535"]);
         assert!(shown(&NetworkPolicy::None).is_empty());
@@ -166,8 +186,8 @@ mod tests {
     proptest! {
         /// The same is allowed after as before, and no two overlap: the kernel would refuse them.
         #[test]
-        fn joining_changes_nothing(rules in proptest::collection::vec((0u8..4, 28u8..=32, 0u16..4), 1..12)) {
-            let network = |low: u8, prefix: u8| {
+        fn joining_changes_nothing(rules in proptest::collection::vec((0u8..4, 28u32..=32, 0u16..4), 1..12)) {
+            let network = |low: u8, prefix: u32| {
                 (Ipv4Addr::new(10, 0, 0, low * 5) & mask(prefix), prefix)
             };
             let mut by_port: BTreeMap<u16, BTreeSet<Network>> = BTreeMap::new();
