@@ -3,12 +3,16 @@
 //! Every test runs again in a network namespace of its own, so that nothing of it leaves this machine.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
 use ci_core::ErrorKind;
 use ci_core::id::SandboxId;
+use ci_core::network::{Destination, EgressRule, HostName, NetworkPolicy};
 use ci_core::sandbox::{Backend as _, Signal};
-use ci_sandbox::native::{Native, RoutedNetwork};
+use ci_sandbox::native::{Egress, Native, Resolver, RoutedNetwork};
 
 use crate::support::{Rig, Sandbox, eventually, finish, refusal};
 use crate::world::{
@@ -33,7 +37,18 @@ macro_rules! worlds {
 }
 
 /// Everywhere that can be named.
-const EVERYWHERE: (&str, &[u16]) = ("0.0.0.0/0", &[22, 80, 443]);
+const EVERYWHERE: (&str, &[u16]) = ("0.0.0.0/0", &[22, 80, 443, 8080]);
+
+/// Knows one address for every host.
+#[derive(Debug)]
+struct Everything;
+
+#[async_trait]
+impl Resolver for Everything {
+    async fn resolve(&self, _: &HostName) -> ci_core::Result<Vec<IpAddr>> {
+        Ok(vec![OTHER.parse().unwrap()])
+    }
+}
 
 /// Process 1 of a sandbox, in whose network one then has the powers that the job has not.
 fn process_one(rig: &Rig, sandbox: &Sandbox) -> u32 {
@@ -166,13 +181,14 @@ worlds! {
             let victim = rig_of_victim.sandbox_of(&spec(&[EVERYWHERE])).await;
             let (pid, attacking) = (process_one(rig_of_victim, &victim), process_one(&rig, &attacker));
             let address = address_of(rig_of_victim, &victim);
-            let server = "perl -MIO::Socket -e '$s=IO::Socket::INET->new(Listen=>5,LocalPort=>80); print qq(up\\n); $|=1; sleep 100'";
+            let server = "exec perl -MIO::Socket -e '$s=IO::Socket::INET->new(Listen=>5,LocalPort=>8080); print qq(up\\n); $|=1; sleep 100'";
             let mut listening = victim.start(server).await.unwrap();
+            let _ = listening.next().await.unwrap();
             let before = packets(pid, "eth0").0;
-            assert_eq!(ask(&attacker, &address, 80).await, None);
+            assert_eq!(ask(&attacker, &address, 8080).await, None);
             let own = address_of(&rig, &attacker);
             let mut frames = vec![
-                frame(&own, &address, 6, 0, &[], &syn(80)),
+                frame(&own, &address, 6, 0, &[], &syn(8080)),
                 frame(&own, &address, 17, 0, &[], &[0, 53, 0, 53, 0, 8, 0, 0]),
                 frame(&own, &address, 1, 0, &[], &[8, 0, 0xf7, 0xff, 0, 0, 0, 0]),
                 frame(&own, "255.255.255.255", 17, 0, &[], &[0, 67, 0, 68, 0, 8, 0, 0]),
@@ -244,6 +260,59 @@ worlds! {
         }
         assert!(eventually(Duration::from_secs(1), || devices().is_empty()));
         assert_eq!(rig.entries(), 0);
+    }
+
+    /// A rule for everywhere does not mean the operator's own networks.
+    async fn private_networks_are_reached_by_rules_that_name_them(world) {
+        world.outside.serve(80);
+        world.outside.shell("ip address add 10.5.5.5/32 dev lo; ip address add 192.168.5.5/32 dev lo");
+        let rig = world.rig();
+        let sandbox = rig.sandbox_of(&spec(&[EVERYWHERE, ("192.168.5.0/24", &[80])])).await;
+        assert_eq!(ask(&sandbox, "10.5.5.5", 80).await, None);
+        assert!(ask(&sandbox, "192.168.5.5", 80).await.is_some());
+        settled(&sandbox).await;
+        sandbox.destroy().await;
+    }
+
+    /// What was sent, received and refused stands in the report, also when the link is closed.
+    async fn traffic_is_counted(world) {
+        world.outside.serve(80);
+        let rig = world.rig();
+        let (sandbox, other) = (rig.sandbox_of(&spec(&[EVERYWHERE])).await, rig.sandbox_of(&spec(&[EVERYWHERE])).await);
+        let sums = |sandbox: &Sandbox| {
+            let report = sandbox.instance.network();
+            (report.connections, report.refused, report.sent, report.received)
+        };
+        assert_eq!(sums(&sandbox), (0, 0, 0, 0));
+        let echo = "bash -c 'exec 3<>/dev/tcp/203.0.113.10/80; head -c 100000 /dev/zero >&3 & exec 3<&3; head -c 100000 <&3 | wc -c'";
+        assert_eq!(sandbox.output(echo).await, "100000");
+        assert_eq!(ask(&sandbox, METADATA[0], 80).await, None);
+        let (connections, refused, sent, received) = sums(&sandbox);
+        assert_eq!((connections, refused), (1, 1));
+        assert!((100_000..200_000).contains(&sent) && (100_000..200_000).contains(&received), "{sent} {received}");
+        assert_eq!(sums(&other), (0, 0, 0, 0), "it is another's");
+        other.destroy().await;
+        sandbox.destroy().await;
+    }
+
+    /// Hosts by the proxy and networks by the card, in one sandbox.
+    async fn hosts_and_networks_go_together(world) {
+        world.outside.serve(80);
+        let state = tempfile::tempdir().unwrap();
+        let egress = Egress::default().with_resolver(Arc::new(Everything));
+        let native = Native::new(world::config(&state, routed()).with_egress(egress)).unwrap();
+        let rig = Rig::of(native, state);
+        let mut both = spec(&[("203.0.113.10/32", &[80])]);
+        let NetworkPolicy::Allow(rules) = &mut both.network else { unreachable!() };
+        let host = Destination::Host(HostName::parse("other.example").unwrap());
+        rules.push(EgressRule { destination: host, ports: vec![80] });
+        let sandbox = rig.sandbox_of(&both).await;
+        assert_eq!(ask(&sandbox, SERVER, 80).await, Some(address_of(&rig, &sandbox)), "by the card");
+        assert_eq!(ask(&sandbox, OTHER, 80).await, None, "by the card");
+        let connect = "exec 3<>/dev/tcp/127.0.0.1/808; printf \"CONNECT other.example:80 HTTP/1.1\\r\\nHost: other.example:80\\r\\n\\r\\n\" >&3; while read -r line && [ ${#line} -gt 1 ]; do :; done <&3; head -n 1 <&3";
+        let seen = sandbox.output(&format!("timeout 5 bash -c '{connect}'")).await;
+        assert_eq!(seen, MACHINE, "by the proxy");
+        sandbox.destroy().await;
     }
 
     async fn n4_metadata_and_special_addresses_are_never_reached(world) {
@@ -321,6 +390,21 @@ worlds! {
         sandbox.destroy().await;
     }
 
+    /// What a peer leaves unanswered would keep a dead job's network alive for minutes.
+    async fn n7_a_silent_peer_delays_no_end(world) {
+        world.outside.serve(80);
+        let rig = world.rig();
+        let sandbox = rig.sandbox_of(&spec(&[EVERYWHERE])).await;
+        let held = "bash -c 'exec 3<>/dev/tcp/203.0.113.10/80; head -n 1 <&3; echo up; head -c 100000 /dev/zero >&3; sleep 100'";
+        let mut holding = sandbox.start(held).await.unwrap();
+        let _ = holding.next().await.unwrap();
+        world.outside.shell("ip link set wan0 down");
+        drop(holding);
+        let began = Instant::now();
+        sandbox.destroy().await;
+        assert!(began.elapsed() < Duration::from_millis(450), "{:?}: it had to be removed", began.elapsed());
+    }
+
     /// A connection does not outlive its sandbox, here or in the kernel's memory.
     async fn n7_connections_end_with_the_sandbox(world) {
         world.outside.serve(80);
@@ -342,12 +426,12 @@ worlds! {
         let rig = world.rig();
         let sandbox = rig.sandbox_of(&spec(&[EVERYWHERE])).await;
         let address = address_of(&rig, &sandbox);
-        let server = "perl -MIO::Socket -e '$s=IO::Socket::INET->new(Listen=>5,LocalPort=>80); $|=1; print qq(up\\n); while ($c=$s->accept) { print $c qq(in\\n) }'";
+        let server = "exec perl -MIO::Socket -e '$s=IO::Socket::INET->new(Listen=>5,LocalPort=>8080); $|=1; print qq(up\\n); while ($c=$s->accept) { print $c qq(in\\n) }'";
         let mut listening = sandbox.start(server).await.unwrap();
         let _ = listening.next().await.unwrap();
-        assert_eq!(ask(&sandbox, "127.0.0.1", 80).await, Some("in".to_owned()), "it is there");
+        assert_eq!(ask(&sandbox, "127.0.0.1", 8080).await, Some("in".to_owned()), "it is there");
         let before = packets(process_one(&rig, &sandbox), "eth0").0;
-        let knock = format!("timeout 2 bash -c 'exec 3<>/dev/tcp/{address}/80 && head -n 1 <&3' || echo closed");
+        let knock = format!("timeout 2 bash -c 'exec 3<>/dev/tcp/{address}/8080 && head -n 1 <&3' || echo closed");
         assert_eq!(world.outside.shell(&knock), "closed\n");
         assert_eq!(shell(&knock), "closed\n", "the machine itself");
         shell(&format!("ping -c 1 -W 1 {address} > /dev/null && exit 1 || true"));

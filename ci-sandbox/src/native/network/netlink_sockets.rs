@@ -1,4 +1,4 @@
-//! Sockets of a network namespace (sock_diag(7)). Numbers are those of `linux/sock_diag.h` and `linux/inet_diag.h`.
+//! Sockets of a network namespace (`sock_diag(7)`). Numbers are those of `linux/sock_diag.h` and `linux/inet_diag.h`.
 
 use std::io;
 
