@@ -177,7 +177,7 @@ impl Backend for Native {
     async fn create(&self, id: &SandboxId, spec: &Spec) -> Result<Box<dyn Instance>> {
         let shared = &self.0;
         self.capabilities().require(spec)?;
-        let network = network::Plan::of(&spec.network, &shared.egress)?;
+        let network = network::Plan::of(&spec.network, &shared.egress, &shared.hostname)?;
         let sockets = network.as_ref().map(network::Plan::sockets).unwrap_or_default();
         let plan = launch::plan(shared, id, spec, sockets)?;
         let life = shared.begin(id, &plan)?;

@@ -11,6 +11,7 @@ mod isolation;
 mod life;
 mod limits;
 mod mounts;
+mod network;
 mod ordinary;
 mod port;
 mod routed;

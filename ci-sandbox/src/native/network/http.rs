@@ -128,13 +128,8 @@ async fn forward(mut request: Request<Incoming>, dialer: &Dialer) -> Result<Answ
     if request.uri().scheme_str() != Some("http") {
         return Err(Refusal::Bad("ask a proxy for a whole http: URL, or use CONNECT"));
     }
-    // With both, one reader may take for a second request what another takes for the first one's body.
-    let headers = request.headers();
-    if headers.contains_key(header::CONTENT_LENGTH) && headers.contains_key(header::TRANSFER_ENCODING) {
-        return Err(Refusal::Bad("a request has a length or a transfer encoding"));
-    }
     let (asked, endpoint) = destination(&request, Some(HTTP), dialer)?;
-    let mut hosts = headers.get_all(header::HOST).iter();
+    let mut hosts = request.headers().get_all(header::HOST).iter();
     let host = hosts.next().map(|host| Endpoint::parse(host.to_str().unwrap_or_default(), Some(HTTP)));
     let agrees = host.is_none_or(|host| host.is_ok_and(|host| host == endpoint));
     if !agrees || hosts.next().is_some() {

@@ -39,13 +39,14 @@ mod socket;
 mod socks;
 mod transcript;
 
+use std::ffi::CStr;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ci_core::network::NetworkPolicy;
+use ci_core::network::{HostName, NetworkPolicy};
 use ci_core::{Error, ErrorKind, Result};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -92,8 +93,8 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// Plans what `policy` asks for; nothing where it asks for no network.
-    pub(super) fn of(policy: &NetworkPolicy, egress: &Egress) -> Result<Option<Self>> {
+    /// Plans what `policy` asks for in a sandbox that is called `hostname`; nothing where it asks for no network.
+    pub(super) fn of(policy: &NetworkPolicy, egress: &Egress, hostname: &CStr) -> Result<Option<Self>> {
         const OTHERS: usize = 3;
         let rules = match policy {
             NetworkPolicy::None => return Ok(None),
@@ -104,7 +105,7 @@ impl Plan {
             }
         };
         let policy = Policy::new(rules, egress)?;
-        let names = Names::of(&policy);
+        let names = Names::of(&policy, hostname.to_str().ok().and_then(|name| HostName::parse(name).ok()));
         let most = MOST_SOCKETS - OTHERS;
         if names.doors(&policy).len() > most {
             return Err(Error::new(ErrorKind::LimitExceeded, "create a sandbox")

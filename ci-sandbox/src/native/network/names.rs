@@ -12,26 +12,33 @@ use super::policy::Policy;
 
 /// The hosts of a policy and their addresses inside.
 #[derive(Debug, Default)]
-pub(super) struct Names(BTreeMap<HostName, Ipv4Addr>);
+pub(super) struct Names {
+    hosts: BTreeMap<HostName, Ipv4Addr>,
+    /// The sandbox's own name.
+    own: Option<HostName>,
+}
 
 impl Names {
-    pub(super) fn of(policy: &Policy) -> Self {
+    pub(super) fn of(policy: &Policy, own: Option<HostName>) -> Self {
         // 127.64.0.1 and on: who listens on 127.0.0.1 is in nobody's way.
         const FIRST: u32 = Ipv4Addr::new(127, 64, 0, 1).to_bits();
         let addresses = (FIRST..).map(Ipv4Addr::from_bits);
-        Self(policy.hosts().into_keys().cloned().zip(addresses).collect())
+        Self { hosts: policy.hosts().into_keys().cloned().zip(addresses).collect(), own }
     }
 
-    /// The address that stands for a host; none when no rule names it.
+    /// The address that stands for a host; none when no rule names it and it is not the sandbox itself.
     pub(super) fn address(&self, host: &HostName) -> Option<Ipv4Addr> {
-        self.0.get(host).copied()
+        // RFC 6761, section 6.3.
+        let is_this =
+            self.own.as_ref() == Some(host) || host.as_str().rsplit('.').next() == Some("localhost");
+        if is_this { Some(Ipv4Addr::LOCALHOST) } else { self.hosts.get(host).copied() }
     }
 
     /// Where to listen in the sandbox, and what for.
     pub(super) fn doors(&self, policy: &Policy) -> Vec<(SocketAddr, Endpoint)> {
         let mut doors = Vec::new();
         for (name, ports) in policy.hosts() {
-            let Some(address) = self.address(name) else { continue };
+            let Some(address) = self.hosts.get(name).copied() else { continue };
             for port in ports {
                 let endpoint = Endpoint { host: Host::Name(name.clone()), port };
                 doors.push((SocketAddr::new(IpAddr::V4(address), port), endpoint));
@@ -54,7 +61,7 @@ mod tests {
         let rules =
             rules(&["b.example:443", "a.example:22", "a.example:443", "10.0.0.0/8:80", "a.example:22"]);
         let policy = Policy::new(&rules, &Egress::default()).unwrap();
-        let names = Names::of(&policy);
+        let names = Names::of(&policy, HostName::parse("sandbox").ok());
         let doors = names.doors(&policy);
         let shown: Vec<_> = doors.iter().map(|(at, to)| format!("{at} is {to}")).collect();
         assert_eq!(
@@ -65,6 +72,11 @@ mod tests {
                 "127.64.0.2:443 is b.example:443"
             ]
         );
-        assert_eq!(names.address(&HostName::parse("c.example").unwrap()), None);
+        let address = |name: &str| names.address(&HostName::parse(name).unwrap());
+        assert_eq!((address("a.example"), address("c.example")), (Some(Ipv4Addr::new(127, 64, 0, 1)), None));
+        assert_eq!(
+            (address("sandbox"), address("localhost")),
+            (Some(Ipv4Addr::LOCALHOST), Some(Ipv4Addr::LOCALHOST))
+        );
     }
 }
