@@ -3,7 +3,9 @@
 //! Every test runs again in a network namespace of its own, so that nothing of it leaves this machine.
 
 use std::collections::BTreeSet;
+use std::io::{BufRead as _, BufReader};
 use std::net::IpAddr;
+use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -35,6 +37,8 @@ macro_rules! worlds {
         }
     };
 }
+
+const STATE: &str = "CI_SANDBOX_TEST_ROUTED_STATE";
 
 /// Everywhere that can be named.
 const EVERYWHERE: (&str, &[u16]) = ("0.0.0.0/0", &[22, 80, 443, 8080]);
@@ -534,6 +538,45 @@ worlds! {
         assert!(tables().is_empty());
     }
 
+    /// Killed with SIGKILL, in the middle of a connection.
+    async fn a_killed_programs_link_is_closed_and_cleared(world) {
+        world.outside.serve(80);
+        let state = tempfile::tempdir().unwrap();
+        let mut command = crate::support::itself(&[], "routed::victim");
+        let mut victim = command.env(STATE, state.path()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut said = BufReader::new(victim.stdout.take().unwrap()).lines();
+        let id = said.find_map(|line| Some(SandboxId::parse(line.unwrap().rsplit_once("victim ")?.1).unwrap())).unwrap();
+        let (table, device) = (tables().pop_first().unwrap(), devices().pop_first().unwrap());
+        let next = Native::new(world::config(&state, routed())).unwrap();
+        assert!(tables().contains(&table), "its owner lives");
+        victim.kill().unwrap();
+        victim.wait().unwrap();
+        assert_eq!(next.leftovers().await.unwrap(), std::slice::from_ref(&id));
+        assert!(tables().contains(&table), "it guards what may still live");
+        assert!(next.destroy(&id).await.unwrap().is_empty());
+        assert!(!devices().contains(&device) && !tables().contains(&table));
+        let taken = shell("nft list set inet ci_sandbox_addresses taken");
+        assert!(taken.contains("expires") && !taken.contains("comment"), "{taken}");
+        assert_eq!(shell("conntrack -L 2> /dev/null"), "");
+    }
+
+    /// Nothing that could be found later: no sandbox lived.
+    async fn a_killed_programs_idle_firewall_is_swept(world) {
+        let _outside = world;
+        let state = tempfile::tempdir().unwrap();
+        let mut command = crate::support::itself(&[], "routed::idle_victim");
+        let mut victim = command.env(STATE, state.path()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut said = BufReader::new(victim.stdout.take().unwrap()).lines();
+        assert!(said.any(|line| line.unwrap().ends_with("victim")));
+        let table = tables().pop_first().unwrap();
+        victim.kill().unwrap();
+        victim.wait().unwrap();
+        assert!(tables().contains(&table));
+        let _next = Native::new(world::config(&state, routed())).unwrap();
+        assert!(!tables().contains(&table));
+        assert_eq!(tables().len(), 1);
+    }
+
     /// Dropped at many points of its making, with its link half made.
     async fn a_cancelled_create_leaves_nothing(world) {
         let rig = world.rig();
@@ -586,6 +629,35 @@ worlds! {
         drop(world.rig_of(routed().with_forwarding_switched_on()));
         assert_eq!(shell("sysctl -n net.ipv4.ip_forward"), "1\n");
         assert!(tables().is_empty());
+    }
+}
+
+/// Not a test of its own: the program that a test kills.
+#[tokio::test]
+#[ignore = "run by another test"]
+async fn victim() {
+    let Ok(state) = std::env::var(STATE) else { return };
+    let native = Native::new(world::config_at(state.as_ref(), routed())).unwrap();
+    let id = SandboxId::random();
+    let instance = native.create(&id, &spec(&[EVERYWHERE])).await.unwrap();
+    let script = "exec 3<>/dev/tcp/203.0.113.10/80; head -n 1 <&3; sleep 1000";
+    let script = format!("exec bash -c '{script}'");
+    let mut process =
+        instance.exec(&crate::support::shell(&script), &crate::support::no_secrets()).await.unwrap();
+    process.next().await.unwrap();
+    println!("victim {id}");
+    std::future::pending::<()>().await;
+}
+
+/// Not a test of its own: the same, without a sandbox.
+#[test]
+#[ignore = "run by another test"]
+fn idle_victim() {
+    let Ok(state) = std::env::var(STATE) else { return };
+    let _native = Native::new(world::config_at(state.as_ref(), routed())).unwrap();
+    println!("victim");
+    loop {
+        std::thread::park();
     }
 }
 

@@ -80,7 +80,11 @@ impl World {
 }
 
 pub(crate) fn config(state: &tempfile::TempDir, routed: RoutedNetwork) -> Config {
-    Config::new(state.path()).with_image(image(), ImageSource::host_toolchain()).with_routed(routed)
+    config_at(state.path(), routed)
+}
+
+pub(crate) fn config_at(state: &std::path::Path, routed: RoutedNetwork) -> Config {
+    Config::new(state).with_image(image(), ImageSource::host_toolchain()).with_routed(routed)
 }
 
 pub(crate) fn routed() -> RoutedNetwork {

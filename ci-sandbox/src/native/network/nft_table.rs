@@ -165,11 +165,13 @@ impl Design<'_> {
         messages
     }
 
-    fn arriving(table: &str) -> [Message; 7] {
+    fn arriving(table: &str) -> [Message; 8] {
         const SYN_ACK: u8 = 0x12;
         let answer = || Rule::of(table, "arriving").state_in(ESTABLISHED).answers();
         [
             not_ipv4(table, "arriving"),
+            // From a sandbox of somebody else's, whose firewall refuses it too, but perhaps later.
+            from_device(table, "arriving", Tag::ALL_DEVICES).verdict(Verdict::Goto("refuse")),
             answer()
                 .load(Meta::Protocol, Register::FIRST)
                 .equals(&[TCP])
