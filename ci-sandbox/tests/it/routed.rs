@@ -108,8 +108,8 @@ fn frame(from: &str, to: &str, protocol: u8, fragment: u16, options: &[u8], payl
 }
 
 fn ethernet(kind: &str, payload: &[u8]) -> String {
-    let hex: String = payload.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("ffffffffffff020000000001{kind}{hex}")
+    let head = format!("ffffffffffff020000000001{kind}");
+    payload.iter().fold(head, |frame, byte| frame + &format!("{byte:02x}"))
 }
 
 /// The head of a TCP segment that opens a connection to a port.

@@ -73,6 +73,7 @@ impl World {
         self.rig_of(routed())
     }
 
+    #[expect(clippy::unused_self, reason = "it routes in this world")]
     pub(crate) fn rig_of(&self, routed: RoutedNetwork) -> Rig {
         let state = tempfile::tempdir().unwrap();
         Rig::of(Native::new(config(&state, routed)).unwrap(), state)
@@ -203,7 +204,7 @@ pub(crate) async fn ask(sandbox: &Sandbox, address: &str, port: u16) -> Option<S
 pub(crate) fn serve_here(port: u16) {
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap();
     thread::spawn(move || {
-        listener.incoming().flatten().for_each(|connection| drop(thread::spawn(|| answer(connection))))
+        listener.incoming().flatten().for_each(|connection| drop(thread::spawn(|| answer(connection))));
     });
 }
 

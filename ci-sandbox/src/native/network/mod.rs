@@ -10,6 +10,10 @@
 //! | `127.0.0.1:808` | programs that know proxies, by HTTP ([`http`]) or SOCKS 5 ([`socks`]); variables say so ([`variables`]) |
 //! | `127.0.0.1:53` | look-ups of names ([`dns`]); nobody outside is asked |
 //! | `127.64.x.y` | one for every host of the rules ([`names`]), for programs that know no proxies |
+//!
+//! Where the operator wants it, a sandbox whose rules name networks of IPv4 has a network card all the same, for programs
+//! that know no proxies: [`routed`] claims its addresses ([`addresses`]) and tells the firewall what it may reach
+//! ([`nft_table`]), then the card is made ([`routed_pair`]). Both ways can be open at once.
 
 mod addresses;
 mod dial;

@@ -34,12 +34,17 @@ use super::routed_rules::{contains, of_ipv4, overlap};
 /// | Never the machine | what comes from a sandbox to an address of the machine is refused in the `input` hook, also at addresses that it gets later |
 /// | Never a sibling | one pair of devices with a /31 for each sandbox, no bridge, no ARP; nothing is forwarded between sandboxes, of other programs neither |
 /// | Never link-local, metadata, multicast or reserved addresses | refused before the rules are looked at |
+/// | Private networks by name only | a rule for `0.0.0.0/0` does not reach into `10.0.0.0/8` and its like; one that lies in it does. [`Egress::denied`](super::super::Egress) and [`Egress::private_networks`](super::super::Egress) hold here too |
 /// | Nobody else's address | each device has one source; packets with another, or with IP options, are dropped |
 /// | No way in | only answers, and errors about what was sent, are forwarded to a sandbox; the machine itself cannot connect to it either |
 /// | No IPv6 | off on both ends before they are up, and dropped by the firewall |
 /// | No time without rules | they are there before the device is, and go before the sandbox does; connections are forgotten |
+/// | No end that waits for others | what is left of connections when the processes are dead is ended (`sock_diag(7)`), so that no silent peer keeps the sandbox's network |
 /// | No mix-up | an address is claimed in a set of the kernel's that all programs share, and rests before it is used again |
 /// | Not undone by others | from Linux 6.9 on the firewall is owned by this program: `nft flush ruleset` leaves it, and it stays when the program is killed. On older kernels do not flush all rules while jobs run |
+///
+/// In the report of a job's network, a routed connection counts when it was answered, a refusal by packets, and bytes
+/// with the headers of IP and TCP; it has sums, and no list.
 ///
 /// # What it does not protect from
 ///
