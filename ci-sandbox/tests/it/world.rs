@@ -34,6 +34,13 @@ pub(crate) fn alone(test: &str) {
     if !is_root() {
         return skip(test, "root", "an ordinary user has no network namespace to route from");
     }
+    const TOOLS: [&str; 6] = ["ip", "nft", "conntrack", "ping", "nsenter", "sysctl"];
+    let is_missing = |tool: &&str| {
+        Command::new(tool).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_err()
+    };
+    if let Some(tool) = TOOLS.iter().find(is_missing) {
+        return skip(test, "network-tools", &format!("there is no program {tool}"));
+    }
     let output = itself(&["unshare", "--net"], test).output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");
