@@ -35,10 +35,10 @@ pub(crate) fn alone(test: &str) {
         return skip(test, "root", "an ordinary user has no network namespace to route from");
     }
     const TOOLS: [&str; 6] = ["ip", "nft", "conntrack", "ping", "nsenter", "sysctl"];
-    let is_missing = |tool: &&str| {
+    let is_missing = |tool: &str| {
         Command::new(tool).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_err()
     };
-    if let Some(tool) = TOOLS.iter().find(is_missing) {
+    if let Some(tool) = TOOLS.into_iter().find(|tool| is_missing(tool)) {
         return skip(test, "network-tools", &format!("there is no program {tool}"));
     }
     let output = itself(&["unshare", "--net"], test).output().unwrap();
