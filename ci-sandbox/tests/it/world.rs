@@ -31,10 +31,10 @@ pub(crate) const POOL: &str = "10.200.0.0/24";
 
 /// Runs an ignored test of this program in a network namespace of its own, which becomes the machine's.
 pub(crate) fn alone(test: &str) {
+    const TOOLS: [&str; 6] = ["ip", "nft", "conntrack", "ping", "nsenter", "sysctl"];
     if !is_root() {
         return skip(test, "root", "an ordinary user has no network namespace to route from");
     }
-    const TOOLS: [&str; 6] = ["ip", "nft", "conntrack", "ping", "nsenter", "sysctl"];
     let is_missing = |tool: &str| {
         Command::new(tool).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_err()
     };
