@@ -9,6 +9,7 @@ use crate::artifact::Artifact;
 use crate::error::Error;
 use crate::id::StepName;
 use crate::log::Cursor;
+use crate::network::NetworkReport;
 use crate::sandbox::{ExitStatus, IsolationReport, SandboxUsage, Usage};
 
 /// How a job ended, and what it did until then.
@@ -48,6 +49,9 @@ pub struct Outcome {
     /// What its sandbox used, when it got as far as one: measured just before the sandbox was taken down.
     #[serde(default)]
     pub usage: Option<SandboxUsage>,
+    /// What went through its network, when it got as far as a sandbox, with secrets hidden.
+    #[serde(default)]
+    pub network: Option<Box<NetworkReport>>,
     /// How long it ran.
     pub duration: Duration,
 }
@@ -61,6 +65,7 @@ impl Outcome {
             artifacts: Vec::new(),
             isolation: None,
             usage: None,
+            network: None,
             duration: Duration::ZERO,
         }
     }

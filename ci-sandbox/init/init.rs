@@ -66,6 +66,12 @@ fn settle(configuration: &Configuration<'_>, facts: &mut u32) -> Result<Sockets,
     if !configuration.joins {
         bring_loopback_up().at(Stage::Network)?;
     }
+    if configuration.sockets.count > 0 {
+        widen_loopback().at(Stage::Network)?;
+    }
+    if configuration.sockets.count > 0 || configuration.joins {
+        root::resolve_here().at(Stage::Mount)?;
+    }
     let sockets = Sockets::open(configuration.sockets)?;
     task::new_keyring();
     limits::hold(configuration.range).at(Stage::Limits)?;
@@ -97,4 +103,17 @@ fn bring_loopback_up() -> sys::Result<()> {
     request[16] = UP_AND_RUNNING;
     let socket = sys::socket(sys::AF_INET, sys::SOCK_DGRAM)?;
     sys::ioctl(*socket, SET_FLAGS, &mut request)
+}
+
+/// Gives `lo` a second address. With 127.0.0.1 alone, glibc takes a machine for one without IPv4 and looks up no
+/// addresses for programs that ask for those of use only (`AI_ADDRCONFIG` of getaddrinfo(3)).
+fn widen_loopback() -> sys::Result<()> {
+    const SET_ADDRESS: usize = 0x8916;
+    // `struct ifreq`: sixteen bytes of name, then a `struct sockaddr_in`.
+    let mut request = [0; 40];
+    request[..4].copy_from_slice(b"lo:1");
+    request[16..18].copy_from_slice(&sys::AF_INET.to_ne_bytes());
+    request[20..24].copy_from_slice(&[127, 0, 0, 2]);
+    let socket = sys::socket(sys::AF_INET, sys::SOCK_DGRAM)?;
+    sys::ioctl(*socket, SET_ADDRESS, &mut request)
 }

@@ -121,6 +121,16 @@ fn change(mount: Raw, attributes: &Attributes) -> Result<()> {
 
 /// Attaches a mount at `path`, of which the last part is not followed if it is a link.
 pub(crate) fn attach(mount: Raw, directory: Raw, path: &CStr) -> Result<()> {
+    move_to(mount, directory, path, 0)
+}
+
+/// Attaches a mount on what `place` is open on.
+pub(crate) fn attach_on(mount: Raw, place: Raw) -> Result<()> {
+    const TO_EMPTY_PATH: usize = 0x40;
+    move_to(mount, place, c"", TO_EMPTY_PATH)
+}
+
+fn move_to(mount: Raw, directory: Raw, path: &CStr, flags: usize) -> Result<()> {
     const FROM_EMPTY_PATH: usize = 0x04;
     // SAFETY: move_mount(2) reads two NUL-terminated paths.
     unsafe {
@@ -131,7 +141,7 @@ pub(crate) fn attach(mount: Raw, directory: Raw, path: &CStr) -> Result<()> {
                 c"".as_ptr() as usize,
                 word(directory.0),
                 path.as_ptr() as usize,
-                FROM_EMPTY_PATH,
+                FROM_EMPTY_PATH | flags,
                 0,
             ],
         )

@@ -16,6 +16,7 @@ use super::script::{Call, Reply};
 use super::tar::Archive;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::SandboxId;
+use crate::network::NetworkReport;
 use crate::sandbox::{
     Backend, Capabilities, Command, Instance, IsolationReport, Process, Residue, SandboxPath, SandboxUsage,
     SecretForm, SecretUse, Spec,
@@ -68,6 +69,7 @@ struct Shared {
     next_create: Option<Fault>,
     next_destroy: Option<Residue>,
     usage: SandboxUsage,
+    network: NetworkReport,
 }
 
 /// What is registered under a name.
@@ -136,6 +138,11 @@ impl Scripted {
     /// Replaces what its sandboxes say that they use. The size of their files they know themselves.
     pub fn set_usage(&self, usage: SandboxUsage) {
         lock(&self.shared).usage = usage;
+    }
+
+    /// Replaces what its sandboxes say that went through their network.
+    pub fn set_network(&self, report: NetworkReport) {
+        lock(&self.shared).network = report;
     }
 
     /// Forgets who owns the living sandboxes, as if the process had been killed and started again.
@@ -327,6 +334,10 @@ impl Instance for Fake {
         self.check()?;
         let files = lock(&self.files).size();
         Ok(lock(&self.shared).usage.with_files(files))
+    }
+
+    fn network(&self) -> NetworkReport {
+        lock(&self.shared).network.clone()
     }
 }
 

@@ -295,6 +295,7 @@ impl Runner {
         let mut console = Console::new(claim, &self.parts, &lease);
         let ran = until(stop.as_mut(), self.run_in(claim, &sandbox, &mut console, outcome)).await;
         outcome.usage = self.measure(claim, &sandbox).await;
+        outcome.network = Some(Box::new(sandbox.network().masked(|text| lease.mask_text(text))));
         // First of all: a log that cannot be reached must not keep the sandbox alive past its lease.
         let torn_down =
             until(pin!(self.late(LAST_PATIENCE, "destroy a sandbox")), sandbox.destroy()).await.map(drop);

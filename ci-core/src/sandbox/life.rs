@@ -10,7 +10,7 @@ use super::{
 use crate::access::Scope;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::SandboxId;
-use crate::network::NetworkPolicy;
+use crate::network::{NetworkPolicy, NetworkReport};
 use crate::queue::{Claim, Tenure};
 use crate::secret::SecretLease;
 use crate::stream::ByteStream;
@@ -254,6 +254,11 @@ impl Sandbox {
         let instance = backend.create_beside(&guard.id, spec, self.id()).await?;
         instance.isolation().require(&spec.minimum)?;
         Ok(Sandbox { instance, guard, of: self.of.clone() })
+    }
+
+    /// What went through its network so far. The texts in it are the job's, and may hold secrets.
+    pub fn network(&self) -> NetworkReport {
+        self.instance.network()
     }
 
     /// Starts a program; see [`Instance::exec`].

@@ -29,6 +29,7 @@ pub use self::usage::SandboxUsage;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::SandboxId;
+use crate::network::NetworkReport;
 use crate::secret::SecretLease;
 use crate::stream::ByteStream;
 
@@ -212,6 +213,9 @@ pub trait Instance: fmt::Debug + Send + Sync + 'static {
     ///
     /// Dropping the future has no effect.
     async fn usage(&self) -> Result<SandboxUsage>;
+
+    /// What went through its network so far. A backend that cannot tell returns the default: nothing.
+    fn network(&self) -> NetworkReport;
 }
 
 /// A program that runs in a sandbox. Dropping it stops it. The example of [`Sandboxes`] reads one to its end.

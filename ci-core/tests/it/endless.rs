@@ -11,6 +11,7 @@ use ci_core::id::{JobId, SandboxId, SecretName, StepName};
 use ci_core::job::{JobSpec, Script, Step};
 use ci_core::log::{Cursor, LogStore as _};
 use ci_core::memory::{Logs, Rig, Scripted};
+use ci_core::network::NetworkReport;
 use ci_core::queue::Claim;
 use ci_core::sandbox::{
     Backend, Capabilities, Command, Input, Instance, IsolationReport, OutputStream, Process, ProcessEvent,
@@ -77,6 +78,10 @@ impl Instance for Printing {
 
     async fn usage(&self) -> Result<SandboxUsage> {
         self.0.usage().await
+    }
+
+    fn network(&self) -> NetworkReport {
+        self.0.network()
     }
 }
 

@@ -11,6 +11,7 @@ use ci_core::access::Scope;
 use ci_core::forge::{CheckState, Checks, Revision, RevisionName, Source, SourcePath};
 use ci_core::id::{CommitId, JobId, KeyId, Label, RepositoryId, SandboxId};
 use ci_core::memory::{Database, Forge, Scripted};
+use ci_core::network::NetworkReport;
 use ci_core::queue::{Claim, End, Extended, Leased, NewRow, Queue, Released, Row};
 use ci_core::records::{Batch, Fence, Key, Record, Records, Version};
 use ci_core::sandbox::{
@@ -252,6 +253,10 @@ impl<H: Hook> Instance for Hooked<Box<dyn Instance>, H> {
 
     async fn usage(&self) -> Result<SandboxUsage> {
         self.hook.around(Call::Usage, self.inner.usage()).await
+    }
+
+    fn network(&self) -> NetworkReport {
+        self.inner.network()
     }
 }
 

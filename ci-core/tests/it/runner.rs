@@ -6,19 +6,20 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use ci_core::access::Read;
-use ci_core::clock::{Clock as _, ManualClock};
+use ci_core::clock::{Clock as _, ManualClock, Timestamp};
 use ci_core::forge::{CheckState, Revision, RevisionName};
 use ci_core::id::{ArtifactName, CommitId, JobId, SecretName, StepName};
 use ci_core::job::{JobSpec, Script, Step, Timeouts};
 use ci_core::log::{Cursor, LogStore};
 use ci_core::memory::{Database, Logs, Recorder, Reply, Rig, Secrets};
+use ci_core::network::{Flow, NetworkReport, Verdict};
 use ci_core::outcome::Conclusion;
 use ci_core::queue::{Claim, NewJob, Released, State};
 use ci_core::runner::{Parts, Runner, Stop};
 use ci_core::sandbox::{ExitStatus, Residue, SandboxPath, SandboxUsage};
 use ci_core::secret::{SecretStore as _, SecretValue};
 use ci_core::trust::Origin;
-use ci_core::{ByteSize, ErrorKind, Result};
+use ci_core::{ByteSize, ErrorKind, External, Result};
 use futures_util::poll;
 
 use crate::hooked::Hooked;
@@ -418,6 +419,27 @@ async fn a_secret_split_over_two_streams_is_hidden() -> Result<()> {
     let secret = format!("{first}{second}");
     let log = log_of(&secret, &["one"], move || Reply::exit(0).stdout(first).stderr(second)).await?;
     assert!(!log.contains(&secret), "{log:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn where_a_job_connected_to_is_in_its_outcome_without_secrets() -> Result<()> {
+    let service = Service::new()?;
+    let token = SecretName::parse("TOKEN")?;
+    let grant = writer(&service.rig, &ours()).await?;
+    service.secrets.put(&grant, &token, SecretValue::new("Hunter2")).await?;
+    let at = Timestamp::from_unix_millis(5);
+    let asked = External::new("Hunter2.evil.example");
+    let mut report = NetworkReport::default();
+    (report.connections, report.refused, report.sent, report.received) = (3, 1, 10, 20);
+    report.flows = vec![Flow::new(asked, Some(443), None, Verdict::NoRule, at)];
+    service.rig.backend.set_network(report.clone());
+    service.rig.backend.on("sh", |_| Reply::exit(0));
+
+    let claim = service.claim(Rig::spec().with_secret(token)).await?;
+    let outcome = service.runner.run(claim, never()).await?;
+    report.flows[0].asked = External::new("***.evil.example");
+    assert_eq!(outcome.network.as_deref(), Some(&report));
     Ok(())
 }
 

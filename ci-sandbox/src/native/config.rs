@@ -7,6 +7,8 @@ use ci_core::ByteSize;
 use ci_core::id::ImageName;
 use ci_core::sandbox::Spec;
 
+use super::network::{Egress, RoutedNetwork};
+
 /// Where sandboxes keep their books, and which images they can show.
 ///
 /// # Example
@@ -36,12 +38,16 @@ pub struct Config {
     pub images: BTreeMap<ImageName, ImageSource>,
     /// The host name that jobs see.
     pub hostname: String,
+    /// How sandboxes reach networks without a proxy; not at all where there is nothing.
+    pub routed: Option<RoutedNetwork>,
     /// How many files and folders one sandbox may hold.
     pub files: u64,
     /// How many files one program may have open.
     pub open_files: u64,
     /// Sandboxes to keep ready, and how many of each kind.
     pub warm: Vec<(Spec, usize)>,
+    /// What jobs may reach at most.
+    pub egress: Egress,
 }
 
 impl Config {
@@ -54,9 +60,11 @@ impl Config {
             image_entries: 1_000_000,
             images: BTreeMap::new(),
             hostname: "sandbox".to_owned(),
+            routed: None,
             files: 1_000_000,
             open_files: 65_536,
             warm: Vec::new(),
+            egress: Egress::default(),
         }
     }
 
@@ -84,6 +92,12 @@ impl Config {
         self
     }
 
+    /// Lets sandboxes reach the networks of their rules without a proxy. It takes root.
+    pub fn with_routed(mut self, routed: RoutedNetwork) -> Self {
+        self.routed = Some(routed);
+        self
+    }
+
     /// Bounds how many files and folders one sandbox may hold.
     pub fn with_files(mut self, files: u64) -> Self {
         self.files = files;
@@ -103,6 +117,12 @@ impl Config {
     /// Bounds how many files one program may have open.
     pub fn with_open_files(mut self, open_files: u64) -> Self {
         self.open_files = open_files;
+        self
+    }
+
+    /// Replaces what jobs may reach at most, and from which address.
+    pub fn with_egress(mut self, egress: Egress) -> Self {
+        self.egress = egress;
         self
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use ci_core::job::Arg;
+use ci_core::network::NetworkReport;
 use ci_core::sandbox::{
     Command, Instance, IsolationReport, Process, SandboxPath, SandboxUsage, SecretForm, SecretUse, Streams,
     TerminalSize,
@@ -20,6 +21,7 @@ use zeroize::Zeroizing;
 
 use super::answers::{Answers, End};
 use super::life::Life;
+use super::network::Network;
 use super::process::{NativeProcess, START};
 use super::wire::{BODY_LIMIT, Report, Request, Writer, option};
 use super::{failure, sys, transfer};
@@ -34,6 +36,8 @@ pub(super) struct NativeInstance {
     pub(super) isolation: IsolationReport,
     /// What its image's programs find in their environment unless a command says otherwise.
     pub(super) environment: BTreeMap<String, Vec<u8>>,
+    /// Whether programs are told of a way out.
+    pub(super) is_proxied: bool,
     /// How many files one program may have open.
     pub(super) open_files: u64,
     /// The bound on processes, where no control group holds it.
@@ -107,6 +111,15 @@ impl Instance for NativeInstance {
         usage.files = timeout(PATIENCE, self.measured()).await.ok().flatten().map(ByteSize::bytes);
         Ok(usage)
     }
+
+    fn network(&self) -> NetworkReport {
+        let mut report =
+            self.life.network.get().map(|network| network.transcript().report()).unwrap_or_default();
+        if let Some(link) = &self.life.link {
+            link.add_to(&mut report);
+        }
+        report
+    }
 }
 
 /// How long process 1 may take to look at its files.
@@ -152,10 +165,12 @@ impl NativeInstance {
 
     /// What process 1 passes on unread: secrets in files, limits, folder, arguments, variables.
     fn body(&self, id: u32, command: &Command, lease: &SecretLease) -> Result<Zeroizing<Vec<u8>>> {
+        let ways_out = self.is_proxied.then(Network::variables).into_iter().flatten();
+        let ways_out = ways_out.map(|(name, value)| (name, Cow::from(value.as_bytes())));
         let image = self.environment.iter().map(|(name, value)| (name.as_str(), Cow::from(value)));
         let variables =
             command.environment.iter().map(|(name, value)| (name.as_str(), Cow::from(value.as_bytes())));
-        let mut environment: BTreeMap<&str, Cow<'_, [u8]>> = image.chain(variables).collect();
+        let mut environment: BTreeMap<&str, Cow<'_, [u8]>> = ways_out.chain(image).chain(variables).collect();
         let mut files = BTreeMap::new();
         for SecretUse { name, form } in &command.secrets {
             let value = lease.value(name)?.expose();

@@ -4,8 +4,8 @@ use std::ffi::CString;
 use std::os::fd::AsFd as _;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
-use std::sync::atomic::AtomicU32;
-use std::sync::{Arc, Mutex as Lock};
+use std::sync::atomic::{AtomicBool, AtomicU32};
+use std::sync::{Mutex as Lock, OnceLock};
 use std::time::Duration;
 
 use ci_core::id::SandboxId;
@@ -22,9 +22,10 @@ use super::channel::Channel;
 use super::failure;
 use super::identity::Identity;
 use super::image::Mount;
-use super::life::{Ending, Init, Life, Network};
+use super::ledger::Entry;
+use super::life::{Ending, Init, Life, NetworkNamespace};
 use super::namespaces::Namespaces;
-use super::network::NetworkSocket;
+use super::network::{Allowed, Link, NetworkSocket};
 use super::wire::{CONFIG_LIMIT, Configuration, List, Reader, Report, Stage, mount};
 use super::{Shared, sys};
 
@@ -42,7 +43,9 @@ pub(super) struct Plan<'a> {
     /// What the supervisor wants to hold of the sandbox's network.
     sockets: Vec<NetworkSocket>,
     /// Whose network it gets, if not one of its own.
-    joined: Option<Network>,
+    joined: Option<NetworkNamespace>,
+    /// What it reaches over a network card of its own.
+    routes: Vec<Allowed>,
     /// The launcher's configuration.
     packet: Vec<u8>,
 }
@@ -53,7 +56,7 @@ pub(super) fn plan<'a>(
     id: &SandboxId,
     spec: &'a Spec,
     sockets: Vec<NetworkSocket>,
-    joined: Option<Network>,
+    joined: Option<NetworkNamespace>,
 ) -> Result<Plan<'a>> {
     let mounts: Vec<Mount> = shared.image(&spec.image)?.mounts.iter().cloned().chain(binds(spec)).collect();
     let groups = shared.hierarchies.groups(id);
@@ -62,7 +65,9 @@ pub(super) fn plan<'a>(
         return Err(Error::new(ErrorKind::LimitExceeded, OPERATION)
             .because("its image and folders consist of too many paths"));
     }
-    Ok(Plan { limits: &spec.limits, mounts, groups, sockets, joined, packet })
+    let routes =
+        shared.routed.as_ref().map(|routed| routed.rules(&spec.network)).transpose()?.unwrap_or_default();
+    Ok(Plan { limits: &spec.limits, mounts, groups, sockets, joined, routes, packet })
 }
 
 /// Starts the launcher. There is no await in here: either everything that must be undone is in the value that is
@@ -76,9 +81,13 @@ pub(super) fn start(shared: &Shared, id: &SandboxId, plan: &Plan<'_>) -> Result<
     let network: Vec<_> = plan.joined.iter().map(|network| network.as_fd()).collect();
     lifeline.try_send(&plan.packet, &network).map_err(failure::host(OPERATION))?;
     let entry = shared.ledger.enter(id, &plan.groups).map_err(failure::host(OPERATION))?;
+    let link = reserve(shared, &entry, plan).inspect_err(|_| {
+        entry.strike();
+    })?;
     let made = shared.hierarchies.make(&plan.groups, plan.limits);
     let spawned = made.and_then(|()| sys::spawn(&shared.program, lifeline_end, control_end));
     let (launcher, pid) = spawned.map_err(|error| {
+        link.iter().for_each(Link::undo);
         if plan.groups.remove() == 0 {
             entry.strike();
         }
@@ -91,14 +100,26 @@ pub(super) fn start(shared: &Shared, id: &SandboxId, plan: &Plan<'_>) -> Result<
         control,
         groups: plan.groups.clone(),
         entry,
+        link,
         launcher,
         init: Lock::default(),
-        joined: plan.joined.clone(),
+        shares_network: AtomicBool::new(plan.joined.is_some()),
+        namespace: Lock::new(plan.joined.clone()),
         requests: AtomicU32::new(0),
         runtime: Handle::current(),
         patience: shared.patience,
         ending: Mutex::new(Ending::Alive),
+        network: OnceLock::new(),
     })
+}
+
+/// Addresses and rules of the sandbox's network card, if it has one.
+fn reserve(shared: &Shared, entry: &Entry, plan: &Plan<'_>) -> Result<Option<Link>> {
+    let Some(routed) = shared.routed.as_ref().filter(|_| !plan.routes.is_empty()) else { return Ok(None) };
+    let link = routed.reserve(plan.routes.clone())?;
+    // Before there is a device that somebody would have to wait for.
+    entry.add_link(link.device()).inspect_err(|_| link.undo()).map_err(failure::host(OPERATION))?;
+    Ok(Some(link))
 }
 
 /// What the init says when it takes requests.
@@ -119,6 +140,7 @@ pub(super) async fn finish(life: &Life, plan: &Plan<'_>) -> Result<Ready> {
         }
         Ok(Ok(ready)) => Ok(ready),
         Ok(Err(Refusal::Failed(report))) => Err(explain(report, plan)),
+        Ok(Err(Refusal::Unlinked(error))) => Err(error),
         Ok(Err(Refusal::Gone)) => Err(life.gone(OPERATION)),
         Err(_) => Err(Error::new(ErrorKind::Unavailable, OPERATION)
             .because("the machine has not made it in ten seconds")),
@@ -128,6 +150,7 @@ pub(super) async fn finish(life: &Life, plan: &Plan<'_>) -> Result<Ready> {
 /// Why there is no sandbox.
 enum Refusal {
     Failed(Report),
+    Unlinked(Error),
     Gone,
 }
 
@@ -139,8 +162,12 @@ async fn handshake(life: &Life) -> Result<Ready, Refusal> {
         let pid = pid.cast_signed();
         let _ = life.entry.add_process(pid);
         let namespaces = Namespaces::of(pid, &process);
-        let network = life.joined.clone().unwrap_or_else(|| Arc::new(network));
-        life.set_init(Init { process, pid_namespace, network, namespaces });
+        life.set_network_namespace(network);
+        life.set_init(Init { process, pid_namespace, namespaces });
+    }
+    // Process 1 builds the root meanwhile.
+    if let (Some(link), Some(init)) = (&life.link, life.init()) {
+        link.attach(&init.process).await.map_err(Refusal::Unlinked)?;
     }
     match life.control.report().await {
         Ok((Report::Ready { facts: more }, sockets)) => Ok(Ready { facts: facts | more, sockets }),

@@ -108,11 +108,13 @@ impl Ledger {
     pub(super) fn remains(&self, id: &SandboxId) -> Option<Remains> {
         let path = self.folder.join(id.as_str());
         let text = fs::read_to_string(&path).ok()?;
-        let mut remains = Remains { path, groups: Groups::default(), processes: Vec::new() };
+        let mut remains =
+            Remains { path, groups: Groups::default(), links: Vec::new(), processes: Vec::new() };
         let mut same_boot = false;
         for line in text.lines() {
             match line.split_once(' ') {
                 Some(("boot", boot)) => same_boot = boot == boot_id(),
+                Some(("link", device)) => remains.links.push(device.to_owned()),
                 Some(("group", group)) => remains.groups.0.push(group.into()),
                 Some(("process", process)) if same_boot => {
                     remains.processes.extend(ProcessId::parse(process));
@@ -158,6 +160,11 @@ impl Entry {
         (&self.file).write_all(format!("process {pid} {started}\n").as_bytes())
     }
 
+    /// Adds a network device of the sandbox, which is about to be made.
+    pub(super) fn add_link(&self, device: &str) -> io::Result<()> {
+        (&self.file).write_all(format!("link {device}\n").as_bytes())
+    }
+
     /// Strikes the sandbox out. True when nothing of the entry is left.
     pub(super) fn strike(&self) -> bool {
         remove(&self.path)
@@ -170,6 +177,8 @@ pub(super) struct Remains {
     path: PathBuf,
     /// Its control groups.
     pub(super) groups: Groups,
+    /// The names of its network devices.
+    pub(super) links: Vec<String>,
     processes: Vec<ProcessId>,
 }
 

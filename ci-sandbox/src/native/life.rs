@@ -1,8 +1,8 @@
 //! One sandbox from its first process to the proof that it is gone.
 
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex as Lock, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex as Lock, OnceLock, PoisonError};
 use std::time::Duration;
 
 use ci_core::sandbox::Residue;
@@ -16,6 +16,7 @@ use super::cgroup::Groups;
 use super::channel::Channel;
 use super::ledger::Entry;
 use super::namespaces::Namespaces;
+use super::network::{Link, Network};
 use super::patience::Patience;
 use super::{failure, proof, sys};
 
@@ -31,16 +32,22 @@ pub(super) struct Life {
     pub(super) control: Channel,
     pub(super) groups: Groups,
     pub(super) entry: Entry,
+    /// Its network card, if it has one.
+    pub(super) link: Option<Link>,
     pub(super) launcher: OwnedFd,
     /// Known from when the launcher has told until nothing is left.
     pub(super) init: Lock<Option<Arc<Init>>>,
-    /// The network of the sandbox that this one is for.
-    pub(super) joined: Option<Network>,
+    /// The network that it is in, its own or another sandbox's, from when it is known until its processes are dead.
+    pub(super) namespace: Lock<Option<NetworkNamespace>>,
+    /// Whether the network is another sandbox's, or others were left in it.
+    pub(super) shares_network: AtomicBool,
     pub(super) requests: AtomicU32,
     /// Where what must not wait for anybody goes on.
     pub(super) runtime: Handle,
     pub(super) patience: Patience,
     pub(super) ending: Mutex<Ending>,
+    /// Its way out, when it has one and stands.
+    pub(super) network: OnceLock<Network>,
 }
 
 /// What the supervisor holds of process 1.
@@ -48,12 +55,11 @@ pub(super) struct Life {
 pub(super) struct Init {
     pub(super) process: OwnedFd,
     pub(super) pid_namespace: OwnedFd,
-    pub(super) network: Network,
     pub(super) namespaces: Namespaces,
 }
 
 /// A network namespace, shared by a sandbox and those that were made beside it.
-pub(super) type Network = Arc<OwnedFd>;
+pub(super) type NetworkNamespace = Arc<OwnedFd>;
 
 /// How far the end has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -88,8 +94,30 @@ impl Life {
     /// of them.
     pub(super) fn release(&self) -> Option<Namespaces> {
         let init = self.known_init().take()?;
-        let is_shared = self.joined.is_some() || Arc::strong_count(&init.network) > 1;
+        let is_shared = self.shares_network.load(Ordering::Relaxed);
         Some(if is_shared { init.namespaces.without_network() } else { init.namespaces.clone() })
+    }
+
+    /// The network that it is in.
+    pub(super) fn network_namespace(&self) -> Option<NetworkNamespace> {
+        self.known_namespace().clone()
+    }
+
+    /// Enters what the launcher has told, where it is not another's that was known before.
+    pub(super) fn set_network_namespace(&self, namespace: OwnedFd) {
+        self.known_namespace().get_or_insert_with(|| Arc::new(namespace));
+    }
+
+    /// What is held stays, and with it the network's devices.
+    fn leave_network(&self) {
+        if self.known_namespace().take().is_some_and(|namespace| Arc::strong_count(&namespace) > 1) {
+            self.shares_network.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn known_namespace(&self) -> std::sync::MutexGuard<'_, Option<NetworkNamespace>> {
+        // As above.
+        self.namespace.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn known_init(&self) -> std::sync::MutexGuard<'_, Option<Arc<Init>>> {
@@ -114,6 +142,9 @@ impl Life {
     /// Has the launcher kill the sandbox, without waiting for it.
     pub(super) fn cut(&self) {
         self.lifeline.shut_down();
+        if let Some(network) = self.network.get() {
+            network.cut();
+        }
     }
 
     /// Ends the sandbox and counts what is left. Once nothing was left, it is not counted again.
@@ -123,10 +154,14 @@ impl Life {
             return Ok(Residue::default());
         }
         self.cut();
+        if let Some(link) = &self.link {
+            link.close();
+        }
         self.kill().await?;
+        self.leave_network();
         let cgroups = clear(&self.groups, self.patience).await;
         self.bury().await?;
-        let residue = self.count(cgroups);
+        let residue = self.count(cgroups).await;
         if residue.is_empty() {
             *ending = Ending::Over;
         }
@@ -160,7 +195,7 @@ impl Life {
             .because("the kernel has not ended its processes yet")
     }
 
-    fn count(&self, cgroups: usize) -> Residue {
+    async fn count(&self, cgroups: usize) -> Residue {
         let mut residue = Residue { cgroups, ..Residue::default() };
         // The kernel removes a group only when no process is left in it, and none gets out of its group. Without groups
         // the processes of the machine are looked at one by one.
@@ -169,6 +204,13 @@ impl Life {
             residue.processes = users.processes.max(self.groups.processes());
             residue.namespaces = users.namespaces;
             residue.mounts = users.mounts;
+        }
+        // A socket that is held from here holds the sandbox's network.
+        if let Some(network) = self.network.get() {
+            residue.namespaces += usize::from(!network.end(self.patience.kernel).await);
+        }
+        if let Some(link) = &self.link {
+            residue.links = usize::from(!link.is_gone(self.patience.launcher).await);
         }
         if residue.is_empty() && !self.entry.strike() {
             residue.files = 1;

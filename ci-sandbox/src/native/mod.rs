@@ -132,6 +132,7 @@ mod transfer;
 mod wire;
 
 pub use config::{Config, ImageSource};
+pub use network::{Egress, Resolver, RoutedNetwork, SystemResolver};
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::CString;
@@ -148,12 +149,13 @@ use tokio::runtime::Handle;
 
 use self::cgroup::{Controller, Hierarchies};
 use self::identity::{Identity, Slots};
-use self::image::{Bounds, Image, Resolver, Store};
+use self::image::{Bounds, Finder, Image, Store};
 use self::instance::NativeInstance;
 use self::launch::Plan;
 use self::ledger::Ledger;
-use self::life::{Life, Network};
+use self::life::{Life, NetworkNamespace};
 use self::namespaces::Lingering;
+use self::network::{Network, Routed};
 use self::patience::Patience;
 use self::pool::{Pool, Prepared};
 
@@ -192,8 +194,10 @@ struct Shared {
     filter: Vec<u8>,
     files: u64,
     open_files: u64,
+    egress: Egress,
     identity: Identity,
     slots: Slots,
+    routed: Option<Arc<Routed>>,
     hierarchies: Hierarchies,
     ledger: Ledger,
     patience: Patience,
@@ -218,8 +222,19 @@ impl Native {
 
     fn with_patience(config: Config, patience: Patience) -> Result<Self> {
         const OPERATION: &str = "prepare native sandboxes";
-        let Config { state, store, image_bytes, image_entries, images, hostname, files, open_files, warm } =
-            config;
+        let Config {
+            state,
+            store,
+            image_bytes,
+            image_entries,
+            images,
+            hostname,
+            routed,
+            files,
+            open_files,
+            egress,
+            warm,
+        } = config;
         let is_hostname = (1..=64).contains(&hostname.len())
             && hostname.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-.".contains(&byte));
         let hostname = CString::new(hostname).ok().filter(|_| is_hostname).ok_or_else(|| {
@@ -227,6 +242,9 @@ impl Native {
                 .because("the host name must be 1 to 64 of A-Z a-z 0-9 - .")
         })?;
         let identity = Identity::detect()?;
+        let is_root = identity == Identity::Range;
+        let routed =
+            routed.map(|routed| Routed::new(&routed, &egress.denied, is_root)).transpose()?.map(Arc::new);
         let ledger = Ledger::open(&state).map_err(|error| {
             Error::new(ErrorKind::Unavailable, OPERATION)
                 .because("the state folder cannot be written")
@@ -236,7 +254,7 @@ impl Native {
         })?;
         let store = store.unwrap_or_else(|| state.join("images"));
         let store = Store::open(&store).map_err(image::unusable_store)?;
-        let resolver = Resolver {
+        let finder = Finder {
             store: &store,
             range: identity == Identity::Range,
             bounds: Bounds { bytes: image_bytes, entries: image_entries },
@@ -244,7 +262,7 @@ impl Native {
         };
         let images = images
             .into_iter()
-            .map(|(name, source)| Ok((name, resolver.resolve(&source)?)))
+            .map(|(name, source)| Ok((name, finder.resolve(&source)?)))
             .collect::<Result<_>>()?;
         let shared = Arc::new(Shared {
             images,
@@ -253,8 +271,10 @@ impl Native {
             filter: seccomp::filter(),
             files,
             open_files,
+            egress,
             identity,
             slots: Slots::new(),
+            routed,
             hierarchies: Hierarchies::detect(),
             ledger,
             patience,
@@ -313,7 +333,8 @@ impl Backend for Native {
             Some(isolation) => isolation,
             None => shared.make(id, spec, None).await?,
         };
-        shared.instance(id, spec, isolation)
+        let is_proxied = shared.living().get(id).is_some_and(|life| life.network.get().is_some());
+        shared.instance(id, spec, isolation, is_proxied)
     }
 
     async fn create_beside(
@@ -324,11 +345,12 @@ impl Backend for Native {
     ) -> Result<Box<dyn Instance>> {
         let shared = &self.0;
         self.capabilities().require(spec)?;
-        let init = shared.living().get(other).and_then(|life| life.init());
-        let network = init.map(|init| init.network.clone());
+        let job = shared.living().get(other).cloned();
+        let network = job.as_ref().and_then(|job| job.network_namespace());
         let network = network.ok_or_else(|| failure::gone("create a sandbox beside another"))?;
         let isolation = shared.make(id, spec, Some(network)).await?;
-        shared.instance(id, spec, isolation)
+        let is_proxied = job.is_some_and(|job| job.network.get().is_some());
+        shared.instance(id, spec, isolation, is_proxied)
     }
 
     async fn destroy(&self, id: &SandboxId) -> Result<Residue> {
@@ -356,7 +378,11 @@ impl Backend for Native {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities::new(self.0.expected()).with_host_folders().with_services()
+        Capabilities::new(self.0.expected())
+            .with_host_folders()
+            .with_services()
+            .with_egress_to_hosts()
+            .with_egress_to_networks()
     }
 }
 
@@ -381,24 +407,44 @@ impl Shared {
     }
 
     /// The living sandbox `id` as callers see it.
-    fn instance(&self, id: &SandboxId, spec: &Spec, isolation: IsolationReport) -> Result<Box<dyn Instance>> {
+    fn instance(
+        &self,
+        id: &SandboxId,
+        spec: &Spec,
+        isolation: IsolationReport,
+        is_proxied: bool,
+    ) -> Result<Box<dyn Instance>> {
         let life = self.living().get(id).cloned().ok_or_else(|| failure::gone("create a sandbox"))?;
         let is_grouped = self.hierarchies.missing(Controller::Processes).is_none();
         let bound = u64::from(spec.limits.processes) + u64::from(cgroup::PROCESS_ONE);
         let processes = if is_grouped { u64::MAX } else { bound };
         let environment = self.image(&spec.image)?.environment.clone();
         let open_files = self.open_files;
-        Ok(Box::new(NativeInstance { life, isolation, environment, open_files, processes }))
+        Ok(Box::new(NativeInstance { life, isolation, environment, is_proxied, open_files, processes }))
     }
 
     /// Makes a sandbox, in a network of its own or in another's. It is then among the living, or taken down again where
     /// it is not as `spec` asks.
-    async fn make(&self, id: &SandboxId, spec: &Spec, joined: Option<Network>) -> Result<IsolationReport> {
-        let plan = launch::plan(self, id, spec, Vec::new(), joined)?;
+    async fn make(
+        &self,
+        id: &SandboxId,
+        spec: &Spec,
+        joined: Option<NetworkNamespace>,
+    ) -> Result<IsolationReport> {
+        let network = match joined {
+            Some(_) => None,
+            None => network::Plan::of(&spec.network, &self.egress, &self.hostname)?,
+        };
+        let sockets = network.as_ref().map(network::Plan::sockets).unwrap_or_default();
+        let plan = launch::plan(self, id, spec, sockets, joined)?;
         let life = self.begin(id, &plan)?;
         let made = launch::finish(&life, &plan).await.and_then(|ready| {
             let isolation = report::of(ready.facts, &self.hierarchies);
             isolation.require(&spec.minimum)?;
+            if let Some(network) = network {
+                let network = Network::start(network, ready.sockets, &life.runtime);
+                let _ = life.network.set(network.map_err(failure::host("create a sandbox"))?);
+            }
             Ok(isolation)
         });
         if made.is_err() {
@@ -511,6 +557,9 @@ impl Shared {
             residue.processes += usize::from(!life::dies(&process, self.patience.kernel).await);
             // One that a dropped backend of this process has left is this process's child.
             sys::reap(process.as_fd());
+        }
+        for device in &remains.links {
+            residue.links += usize::from(!network::clear(device, self.patience.launcher).await);
         }
         residue.cgroups = life::clear(&remains.groups, self.patience).await;
         residue.processes += if residue.cgroups > 0 { remains.groups.processes() } else { 0 };

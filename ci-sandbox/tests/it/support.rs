@@ -34,6 +34,11 @@ impl Rig {
         Self { native, state }
     }
 
+    /// The backend and the folder of its books.
+    pub(crate) fn into_parts(self) -> (Native, tempfile::TempDir) {
+        (self.native, self.state)
+    }
+
     /// A fresh sandbox on this machine's programs.
     pub(crate) async fn sandbox(&self) -> Sandbox {
         self.sandbox_of(&spec()).await

@@ -10,6 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use ci_core::id::SandboxId;
+use ci_core::network::NetworkReport;
 use ci_core::sandbox::{
     Backend, Capabilities, Command, Exit, ExitStatus, Input, Instance, IsolationReport, OutputStream,
     Process, ProcessEvent, Residue, SandboxPath, SandboxUsage, Signal, Spec, TerminalSize, Usage,
@@ -164,6 +165,10 @@ impl Instance for Place {
 
     async fn usage(&self) -> Result<SandboxUsage> {
         Ok(SandboxUsage::default())
+    }
+
+    fn network(&self) -> NetworkReport {
+        NetworkReport::default()
     }
 }
 

@@ -54,7 +54,7 @@ pub(super) struct Mount {
 
 /// What images are looked up with.
 #[derive(Debug)]
-pub(super) struct Resolver<'a> {
+pub(super) struct Finder<'a> {
     pub(super) store: &'a Store,
     /// Whether sandboxes have a range of ids, to which an image's owners can belong.
     pub(super) range: bool,
@@ -63,7 +63,7 @@ pub(super) struct Resolver<'a> {
     pub(super) bounds: Bounds,
 }
 
-impl Resolver<'_> {
+impl Finder<'_> {
     /// Looks up what `source` consists of.
     pub(super) fn resolve(&self, source: &ImageSource) -> Result<Image> {
         match source {

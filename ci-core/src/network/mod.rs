@@ -1,4 +1,7 @@
-//! Where a job may connect to.
+//! Where a job may connect to, and where it did.
+
+mod endpoint;
+mod report;
 
 use std::fmt;
 use std::net::IpAddr;
@@ -6,6 +9,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::endpoint::{Endpoint, Host};
+pub use self::report::{Flow, NetworkReport, Verdict};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Where a job may connect to. Whatever the rules say, no job reaches the host, a sibling, a link-local
@@ -44,6 +49,19 @@ pub struct EgressRule {
     pub ports: Vec<u16>,
 }
 
+impl EgressRule {
+    /// Whether the rule speaks of `endpoint`: a host by exactly its name, an address by its network. The name of a host
+    /// says nothing of its addresses, nor the other way around.
+    pub fn covers(&self, endpoint: &Endpoint) -> bool {
+        let is_it = match (&self.destination, &endpoint.host) {
+            (Destination::Host(allowed), Host::Name(asked)) => allowed == asked,
+            (Destination::Network(allowed), Host::Address(asked)) => allowed.contains(*asked),
+            _ => false,
+        };
+        is_it && self.ports.contains(&endpoint.port)
+    }
+}
+
 /// A host by name, or addresses by network.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Destination {
@@ -54,7 +72,7 @@ pub enum Destination {
 }
 
 /// The name of a host: labels of letters, digits and hyphens (RFC 1123, section 2.1), in lower case.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct HostName(String);
 
@@ -63,7 +81,8 @@ impl HostName {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Invalid`] for anything that is not a host name, an IP address included.
+    /// [`ErrorKind::Invalid`] for anything that is not a host name, an IP address in any spelling included: whatever
+    /// ends in a number, decimal or hexadecimal, is one to some programs (WHATWG URL, "ends in a number checker").
     pub fn parse(text: &str) -> Result<Self> {
         let is_label = |label: &str| {
             (1..=63).contains(&label.len())
@@ -71,8 +90,11 @@ impl HostName {
                 && !label.starts_with('-')
                 && !label.ends_with('-')
         };
-        let numeric_end =
-            text.rsplit('.').next().is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()));
+        let numeric_end = text.rsplit('.').next().is_some_and(|last| {
+            let hexadecimal = last.strip_prefix("0x").or(last.strip_prefix("0X"));
+            last.bytes().all(|b| b.is_ascii_digit())
+                || hexadecimal.is_some_and(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()))
+        });
         if text.len() <= 253 && text.split('.').all(is_label) && !numeric_end {
             return Ok(Self(text.to_ascii_lowercase()));
         }
@@ -118,6 +140,26 @@ impl IpNetwork {
     /// How many leading bits are fixed.
     pub fn prefix(&self) -> u8 {
         self.prefix
+    }
+
+    /// Whether `address` is one of the network's.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        let shift = |bits: u32| bits - u32::from(self.prefix);
+        match (self.address, address) {
+            // Shifting by the whole width leaves nothing to compare.
+            (IpAddr::V4(ours), IpAddr::V4(theirs)) => {
+                (ours.to_bits() ^ theirs.to_bits()).checked_shr(shift(32)).unwrap_or(0) == 0
+            }
+            (IpAddr::V6(ours), IpAddr::V6(theirs)) => {
+                (ours.to_bits() ^ theirs.to_bits()).checked_shr(shift(128)).unwrap_or(0) == 0
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether every address of this network is one of `other`'s too.
+    pub fn is_within(&self, other: &Self) -> bool {
+        self.prefix >= other.prefix && other.contains(self.address)
     }
 }
 
@@ -190,5 +232,44 @@ mod tests {
         for bad in ["10.0.0.1/8", "10.0.0.0/33", "::1/127", "10.0.0.0", "x/8", "2001:db8::/129"] {
             assert!(bad.parse::<IpNetwork>().is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn addresses_in_hexadecimal_are_no_hosts() {
+        for bad in ["0x7f000001", "127.0.0.0x1", "0X7F.1", "a.0x", "0x7f.0.0.0x1"] {
+            assert!(HostName::parse(bad).is_err(), "{bad:?}");
+        }
+        assert!(HostName::parse("0x7g").is_ok() && HostName::parse("0x7f.example").is_ok());
+    }
+
+    #[test]
+    fn networks_know_their_addresses() {
+        let network = |text: &str| text.parse::<IpNetwork>().expect(text);
+        let holds = |net: &str, address: &str| network(net).contains(address.parse().expect(address));
+        assert!(holds("10.0.0.0/8", "10.255.255.255") && !holds("10.0.0.0/8", "11.0.0.0"));
+        assert!(holds("0.0.0.0/0", "255.255.255.255") && !holds("0.0.0.0/0", "::1"));
+        assert!(holds("192.0.2.7/32", "192.0.2.7") && !holds("192.0.2.7/32", "192.0.2.6"));
+        assert!(
+            holds("::/0", "ff::1") && holds("2001:db8::/32", "2001:db8:ffff::") && !holds("::1/128", "::")
+        );
+        let within = |inner: &str, outer: &str| network(inner).is_within(&network(outer));
+        assert!(within("10.1.0.0/16", "10.0.0.0/8") && within("10.0.0.0/8", "10.0.0.0/8"));
+        assert!(!within("0.0.0.0/0", "10.0.0.0/8") && !within("::/0", "0.0.0.0/0"));
+    }
+
+    #[test]
+    fn a_rule_covers_names_by_name_and_addresses_by_network() {
+        let rule = |destination, ports: &[u16]| EgressRule { destination, ports: ports.to_vec() };
+        let host = rule(Destination::Host(HostName::parse("a.example").expect("a host")), &[443, 22]);
+        let network = rule(Destination::Network("192.0.2.0/24".parse().expect("a network")), &[443]);
+        let covers = |rule: &EgressRule, to: &str| rule.covers(&to.parse().expect(to));
+        assert!(covers(&host, "a.example:443") && covers(&host, "A.Example.:22"));
+        assert!(
+            !covers(&host, "a.example:80")
+                && !covers(&host, "b.a.example:443")
+                && !covers(&host, "192.0.2.1:443")
+        );
+        assert!(covers(&network, "192.0.2.1:443") && covers(&network, "[::ffff:192.0.2.1]:443"));
+        assert!(!covers(&network, "192.0.3.1:443") && !covers(&network, "a.example:443"));
     }
 }

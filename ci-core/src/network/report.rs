@@ -1,0 +1,117 @@
+//! Where a job did connect to.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Timestamp;
+use crate::external::External;
+
+/// What went through a sandbox's network, and what was refused.
+///
+/// The sums are whole. The list is bounded: what is alike is one entry with a count, and what comes after the list is full
+/// is in the sums only, and counted in [`unlisted`](Self::unlisted).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct NetworkReport {
+    /// Connections that were made.
+    pub connections: u64,
+    /// Attempts that the rules refused, look-ups of names among them.
+    pub refused: u64,
+    /// Attempts that the rules allow, and that failed.
+    pub failed: u64,
+    /// Bytes that left the sandbox, connections' content only.
+    pub sent: u64,
+    /// Bytes that came in.
+    pub received: u64,
+    /// What it was in detail, in the order of the first attempts.
+    pub flows: Vec<Flow>,
+    /// How many attempts are not in `flows`.
+    pub unlisted: u64,
+}
+
+impl NetworkReport {
+    /// The same with every text that the job chose passed through `mask`.
+    pub(crate) fn masked(mut self, mask: impl Fn(&str) -> String) -> Self {
+        for flow in &mut self.flows {
+            flow.asked = External::new(mask(flow.asked.as_data()));
+        }
+        self
+    }
+}
+
+/// Attempts that are alike.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Flow {
+    /// The host as the job asked for it. The job chose the text.
+    pub asked: External,
+    /// The port; `None` where a name was looked up only.
+    pub port: Option<u16>,
+    /// The address that was connected to, or would have been.
+    pub address: Option<IpAddr>,
+    /// What became of it.
+    pub verdict: Verdict,
+    /// How many attempts.
+    pub attempts: u64,
+    /// Bytes that left the sandbox.
+    pub sent: u64,
+    /// Bytes that came in.
+    pub received: u64,
+    /// When the first attempt was.
+    pub first: Timestamp,
+    /// When the last one was.
+    pub last: Timestamp,
+}
+
+impl Flow {
+    /// One attempt at `at`, without any bytes yet.
+    pub fn new(
+        asked: External,
+        port: Option<u16>,
+        address: Option<IpAddr>,
+        verdict: Verdict,
+        at: Timestamp,
+    ) -> Self {
+        Self { asked, port, address, verdict, attempts: 1, sent: 0, received: 0, first: at, last: at }
+    }
+}
+
+/// What became of an attempt to connect. `Display` says it in words that the job's readers may see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum Verdict {
+    /// There was a connection.
+    Connected,
+    /// Refused: no rule of the job covers it.
+    NoRule,
+    /// Refused: its address is one that no job reaches, or none of those that the operator allows.
+    Forbidden,
+    /// Refused: it is no destination, or one that programs understand differently.
+    Malformed,
+    /// Failed: its name has no address.
+    Unresolved,
+    /// Failed: it did not answer, or did not want the connection.
+    Unreachable,
+}
+
+impl Verdict {
+    /// Whether it was refused.
+    pub fn is_refusal(self) -> bool {
+        matches!(self, Self::NoRule | Self::Forbidden | Self::Malformed)
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Connected => "connected",
+            Self::NoRule => "no rule of the job allows it",
+            Self::Forbidden => "its address is one that no job may reach",
+            Self::Malformed => "it is no plain host and port",
+            Self::Unresolved => "its name has no address",
+            Self::Unreachable => "it does not answer",
+        })
+    }
+}

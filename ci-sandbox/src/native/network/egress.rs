@@ -1,0 +1,129 @@
+//! What an operator decides about the way out of sandboxes.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use ci_core::network::{HostName, IpNetwork};
+use ci_core::{Error, ErrorKind, Result};
+
+/// What jobs may reach at most, whatever their rules say, and from which address.
+///
+/// Nobody has to deny what no job ever reaches: this machine's own addresses, loopback, link-local addresses, the
+/// metadata services of clouds, multicast, and the forms of these in IPv6.
+///
+/// # Example
+///
+/// ```
+/// use ci_sandbox::native::{Config, Egress};
+///
+/// let egress = Egress::default()
+///     .without_private_networks()
+///     .with_denied("203.0.113.0/24".parse()?)
+///     .with_source("198.51.100.7".parse().expect("an address"));
+/// let config = Config::new("/var/lib/ci").with_egress(egress);
+/// # let _ = config;
+/// # Ok::<(), ci_core::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Egress {
+    /// Networks that no job reaches, by name or by address.
+    pub denied: Vec<IpNetwork>,
+    /// Whether rules may name networks of the private ranges: `10.0.0.0/8`, `172.16.0.0/12`,
+    /// `192.168.0.0/16`, `100.64.0.0/10`, `198.18.0.0/15` and
+    /// `fc00::/7`. They may by default, and must: no other rule reaches into these ranges, a host's by its name included.
+    pub private_networks: bool,
+    /// Addresses of this machine that connections come from: the first of each family, or what the kernel chooses. When
+    /// there is one, only destinations of the families that have one are reached.
+    pub sources: Vec<IpAddr>,
+    /// Who knows the addresses of hosts.
+    pub resolver: Arc<dyn Resolver>,
+}
+
+impl Egress {
+    /// Adds a network that no job reaches.
+    pub fn with_denied(mut self, network: IpNetwork) -> Self {
+        self.denied.push(network);
+        self
+    }
+
+    /// Refuses jobs whose rules name a private network.
+    pub fn without_private_networks(mut self) -> Self {
+        self.private_networks = false;
+        self
+    }
+
+    /// Has connections come from `address`, which others can then let in.
+    pub fn with_source(mut self, address: IpAddr) -> Self {
+        self.sources.push(address);
+        self
+    }
+
+    /// Replaces who knows the addresses of hosts.
+    pub fn with_resolver(mut self, resolver: Arc<dyn Resolver>) -> Self {
+        self.resolver = resolver;
+        self
+    }
+}
+
+impl Default for Egress {
+    /// Everything that rules can name, by the system's resolver.
+    fn default() -> Self {
+        let resolver = Arc::new(SystemResolver);
+        Self { denied: Vec::new(), private_networks: true, sources: Vec::new(), resolver }
+    }
+}
+
+/// Who knows the addresses of hosts. It is asked outside of the sandbox, for hosts that a rule names only, and once for
+/// every connection: what it answers is checked, and one of the addresses that passed is connected to.
+///
+/// # Example
+///
+/// ```
+/// use std::collections::BTreeMap;
+/// use std::net::IpAddr;
+/// use async_trait::async_trait;
+/// use ci_core::network::HostName;
+/// use ci_core::{Error, ErrorKind, Result};
+/// use ci_sandbox::native::Resolver;
+///
+/// /// Hosts of a list, and no others.
+/// #[derive(Debug)]
+/// struct Known(BTreeMap<HostName, Vec<IpAddr>>);
+///
+/// #[async_trait]
+/// impl Resolver for Known {
+///     async fn resolve(&self, host: &HostName) -> Result<Vec<IpAddr>> {
+///         self.0.get(host).cloned().ok_or_else(|| Error::new(ErrorKind::NotFound, "look up a host"))
+///     }
+/// }
+/// ```
+#[async_trait]
+pub trait Resolver: fmt::Debug + Send + Sync + 'static {
+    /// The addresses of `host`, the best first.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`] or [`ErrorKind::Unavailable`] when there are none; the job is told the same in both cases.
+    ///
+    /// # Cancel safety
+    ///
+    /// It is dropped when it takes longer than a few seconds, or the sandbox ends.
+    async fn resolve(&self, host: &HostName) -> Result<Vec<IpAddr>>;
+}
+
+/// This machine's own way to look up hosts: `getaddrinfo(3)`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemResolver;
+
+#[async_trait]
+impl Resolver for SystemResolver {
+    async fn resolve(&self, host: &HostName) -> Result<Vec<IpAddr>> {
+        let found = tokio::net::lookup_host((host.as_str(), 0)).await;
+        let found =
+            found.map_err(|error| Error::new(ErrorKind::NotFound, "look up a host").caused_by(error))?;
+        Ok(found.map(|address| address.ip()).collect())
+    }
+}

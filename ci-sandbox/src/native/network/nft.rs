@@ -1,0 +1,450 @@
+//! The messages of nftables (nft(8)), as far as a sandbox's firewall needs them. Numbers are those of
+//! `linux/netfilter/nf_tables.h`.
+
+use super::netlink::{Attributes, CREATE, EXCLUSIVE, Message};
+
+/// `NFPROTO_INET`: tables for both versions of IP. They also hold what is of IPv4 only.
+const INET: u8 = 1;
+/// `NFPROTO_IPV4`.
+pub(super) const IPV4: u8 = 2;
+
+/// `NLM_F_APPEND`: after the rules that are there.
+const APPEND: u16 = 0x800;
+
+const NEW_TABLE: u16 = 0;
+const GET_TABLE: u16 = 1;
+const DELETE_TABLE: u16 = 2;
+const NEW_CHAIN: u16 = 3;
+const NEW_RULE: u16 = 6;
+const NEW_SET: u16 = 9;
+const NEW_ELEMENT: u16 = 12;
+const GET_ELEMENT: u16 = 13;
+const DELETE_ELEMENT: u16 = 14;
+
+/// `NFTA_LIST_ELEM`.
+const LIST_ITEM: u16 = 1;
+/// `NFTA_DATA_VALUE` and `NFTA_DATA_VERDICT`.
+const VALUE: u16 = 1;
+const VERDICT: u16 = 2;
+
+fn message(kind: u16, flags: u16) -> Message {
+    const NFTABLES: u16 = 10;
+    Message::netfilter(NFTABLES << 8 | kind, flags, INET)
+}
+
+/// `NFT_TABLE_F_OWNER` and `NFT_TABLE_F_PERSIST` (Linux 6.9): nobody but the socket that made the table changes it,
+/// not even `nft flush ruleset`, and it stays when that socket is closed.
+pub(super) const OWNED: u32 = 2 | 4;
+
+/// Makes a table that must not exist.
+pub(super) fn new_table(name: &str, flags: u32) -> Message {
+    message(NEW_TABLE, CREATE | EXCLUSIVE).with_text(1, name).with_be32(2, flags)
+}
+
+/// Makes a table where there is none.
+pub(super) fn ensure_table(name: &str) -> Message {
+    message(NEW_TABLE, CREATE).with_text(1, name)
+}
+
+/// Removes a table with all that is in it.
+pub(super) fn delete_table(name: &str) -> Message {
+    message(DELETE_TABLE, 0).with_text(1, name)
+}
+
+/// Asks for the tables; `NFTA_TABLE_NAME` is attribute [`TABLE_NAME`] after [`HEAD`] bytes.
+pub(super) fn list_tables() -> Message {
+    message(GET_TABLE, 0)
+}
+
+/// The length of `struct nfgenmsg`.
+pub(super) const HEAD: usize = 4;
+/// `NFTA_TABLE_NAME`.
+pub(super) const TABLE_NAME: u16 = 1;
+
+/// Where the kernel calls a chain.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Hook {
+    Input = 1,
+    Forward = 2,
+    Output = 3,
+    Postrouting = 4,
+}
+
+/// Makes a chain that the kernel calls: of type `filter` in all hooks but the last, which translates addresses. What
+/// reaches its end goes on.
+pub(super) fn base_chain(table: &str, name: &str, hook: Hook) -> Message {
+    // `NF_IP_PRI_FILTER` and `NF_IP_PRI_NAT_SRC`.
+    let (kind, priority) = match hook {
+        Hook::Postrouting => ("nat", 100),
+        Hook::Input | Hook::Forward | Hook::Output => ("filter", 0),
+    };
+    chain(table, name).nest(4, |at| at.with_be32(1, hook as u32).with_be32(2, priority)).with_text(7, kind)
+}
+
+/// Makes a chain that rules go to.
+pub(super) fn chain(table: &str, name: &str) -> Message {
+    message(NEW_CHAIN, CREATE | EXCLUSIVE).with_text(1, table).with_text(3, name)
+}
+
+/// What a part of a set's key is, as nftables shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Field {
+    Address,
+    Device,
+    Protocol,
+    Port,
+}
+
+impl Field {
+    /// The number of its type in the program `nft`, which the kernel only keeps.
+    fn kind(self) -> u32 {
+        match self {
+            Self::Address => 7,
+            Self::Protocol => 12,
+            Self::Port => 13,
+            Self::Device => 41,
+        }
+    }
+
+    fn length(self) -> u32 {
+        match self {
+            Self::Protocol => 1,
+            Self::Port => 2,
+            Self::Address => 4,
+            Self::Device => 16,
+        }
+    }
+}
+
+/// What every element of a set does when it is met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Each {
+    /// Nothing.
+    Nothing,
+    /// Counts packets and bytes.
+    Counts,
+    /// Matches only a connection past so many that last at the same time.
+    Past(u32),
+}
+
+/// A set to be made.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Set<'a> {
+    pub(super) table: &'a str,
+    pub(super) name: &'a str,
+    pub(super) key: &'a [Field],
+    /// Whether its elements are ranges.
+    pub(super) ranges: bool,
+    /// Whether its elements may go by themselves.
+    pub(super) timeouts: bool,
+    pub(super) each: Each,
+}
+
+impl Set<'_> {
+    /// Makes it where it is not, with the same properties, already.
+    pub(super) fn ensure(self) -> Message {
+        const INTERVAL: u32 = 4;
+        const TIMEOUT: u32 = 0x10;
+        const CONCATENATION: u32 = 0x80;
+        let Self { table, name, key, ranges, timeouts, each } = self;
+        let kind = key.iter().fold(0, |kind, field| kind << 6 | field.kind());
+        let length = key.iter().map(|field| field.length().next_multiple_of(4)).sum();
+        let mut flags = if timeouts { TIMEOUT } else { 0 };
+        if ranges {
+            flags |= INTERVAL | CONCATENATION;
+        }
+        let mut made = message(NEW_SET, CREATE)
+            .with_text(1, table)
+            .with_text(2, name)
+            .with_be32(3, flags)
+            .with_be32(4, kind)
+            .with_be32(5, length)
+            // `NFTA_SET_ID`: within this transaction.
+            .with_be32(10, 1);
+        if ranges {
+            made = made.nest(9, |description| {
+                description.nest(2, |fields| {
+                    key.iter().fold(fields, |fields, field| {
+                        fields.nest(LIST_ITEM, |one| one.with_be32(1, field.length()))
+                    })
+                })
+            });
+        }
+        match each {
+            Each::Nothing => made,
+            Each::Counts => made.nest(17, |each| expression(each, "counter", |counter| counter)),
+            // `NFT_CONNLIMIT_F_INV`: over, and not up to.
+            Each::Past(count) => made.nest(17, |each| {
+                expression(each, "connlimit", |limit| limit.with_be32(1, count).with_be32(2, 1))
+            }),
+        }
+    }
+}
+
+/// An element: its key, and for a range the last key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Element {
+    pub(super) first: Vec<u8>,
+    pub(super) last: Option<Vec<u8>>,
+}
+
+impl Element {
+    pub(super) fn of(key: impl Into<Vec<u8>>) -> Self {
+        Self { first: key.into(), last: None }
+    }
+}
+
+/// How long an element stays.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Lasting<'a> {
+    /// Until it is removed.
+    Always,
+    /// The same, with a comment of less than 128 bytes.
+    For(&'a str),
+    /// It goes by itself.
+    Milliseconds(u64),
+}
+
+/// Adds elements that must not exist.
+pub(super) fn add(table: &str, set: &str, elements: &[Element], lasting: Lasting<'_>) -> Message {
+    elements_message(NEW_ELEMENT, CREATE | EXCLUSIVE, table, set, elements, lasting)
+}
+
+/// `NFTA_SET_ELEM_USERDATA`. In it, the program `nft` keeps a comment: a zero, its length with its NUL, the text.
+const COMMENT: u16 = 6;
+
+/// The comment of an element.
+pub(super) fn comment(element: Attributes<'_>) -> Option<&str> {
+    let [0, _, text @ .., 0] = element.get(COMMENT)? else { return None };
+    std::str::from_utf8(text).ok()
+}
+
+/// Removes elements that must exist.
+pub(super) fn delete(table: &str, set: &str, elements: &[Element]) -> Message {
+    elements_message(DELETE_ELEMENT, 0, table, set, elements, Lasting::Always)
+}
+
+/// Asks for elements, or for all where there are none.
+pub(super) fn get(table: &str, set: &str, elements: &[Element]) -> Message {
+    elements_message(GET_ELEMENT, 0, table, set, elements, Lasting::Always)
+}
+
+fn elements_message(
+    kind: u16,
+    flags: u16,
+    table: &str,
+    set: &str,
+    elements: &[Element],
+    lasting: Lasting<'_>,
+) -> Message {
+    let named = message(kind, flags).with_text(1, table).with_text(2, set);
+    if elements.is_empty() {
+        return named;
+    }
+    named.nest(3, |list| {
+        elements.iter().fold(list, |list, Element { first, last }| {
+            list.nest(LIST_ITEM, |element| {
+                let mut element = element.nest(1, |key| key.with(VALUE, first));
+                if let Some(last) = last {
+                    element = element.nest(10, |key| key.with(VALUE, last));
+                }
+                match lasting {
+                    Lasting::Always => element,
+                    Lasting::For(comment) => {
+                        let mut bytes = vec![0, u8::try_from(comment.len() + 1).unwrap_or(u8::MAX)];
+                        bytes.extend(comment.bytes().chain([0]));
+                        element.with(COMMENT, &bytes)
+                    }
+                    Lasting::Milliseconds(timeout) => element.with(4, &timeout.to_be_bytes()),
+                }
+            })
+        })
+    })
+}
+
+/// Where a rule keeps what it compares: `NFT_REG_1`, in 4-byte parts.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Register(u32);
+
+impl Register {
+    /// The first.
+    pub(super) const FIRST: Self = Self(8);
+
+    /// The one after `bytes` more.
+    pub(super) fn after(self, bytes: u32) -> Self {
+        Self(self.0 + bytes / 4)
+    }
+}
+
+/// What a packet is asked for: `enum nft_meta_keys`.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Meta {
+    InputDevice = 6,
+    OutputDevice = 7,
+    Family = 15,
+    Protocol = 16,
+}
+
+/// What becomes of a packet.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Verdict<'a> {
+    Drop,
+    Accept,
+    Goto(&'a str),
+}
+
+/// A rule that is being put together: tests from left to right, then what happens.
+#[derive(Debug)]
+pub(super) struct Rule {
+    head: Message,
+    expressions: Vec<Message>,
+}
+
+impl Rule {
+    /// One more rule of a chain.
+    pub(super) fn of(table: &str, chain: &str) -> Self {
+        let head = message(NEW_RULE, CREATE | APPEND).with_text(1, table).with_text(2, chain);
+        Self { head, expressions: Vec::new() }
+    }
+
+    /// Loads something about the packet.
+    pub(super) fn load(self, what: Meta, to: Register) -> Self {
+        self.then("meta", |meta| meta.with_be32(1, to.0).with_be32(2, what as u32))
+    }
+
+    /// Loads bytes of the network's header.
+    pub(super) fn load_network(self, offset: u32, length: u32, to: Register) -> Self {
+        self.load_header(1, offset, length, to)
+    }
+
+    /// Loads bytes of the transport's header.
+    pub(super) fn load_transport(self, offset: u32, length: u32, to: Register) -> Self {
+        self.load_header(2, offset, length, to)
+    }
+
+    fn load_header(self, base: u32, offset: u32, length: u32, to: Register) -> Self {
+        self.then("payload", |payload| {
+            payload.with_be32(1, to.0).with_be32(2, base).with_be32(3, offset).with_be32(4, length)
+        })
+    }
+
+    /// Keeps the bits of `mask` of what was loaded first.
+    pub(super) fn mask(self, mask: &[u8]) -> Self {
+        let length = u32::try_from(mask.len()).unwrap_or(u32::MAX);
+        let zeros = vec![0; mask.len()];
+        self.then("bitwise", |bitwise| {
+            bitwise
+                .with_be32(1, Register::FIRST.0)
+                .with_be32(2, Register::FIRST.0)
+                .with_be32(3, length)
+                .nest(4, |data| data.with(VALUE, mask))
+                .nest(5, |data| data.with(VALUE, &zeros))
+        })
+    }
+
+    /// Goes on if what was loaded first begins with `value`.
+    pub(super) fn equals(self, value: &[u8]) -> Self {
+        self.compare(0, value)
+    }
+
+    /// Goes on if it does not.
+    pub(super) fn differs(self, value: &[u8]) -> Self {
+        self.compare(1, value)
+    }
+
+    fn compare(self, operation: u32, value: &[u8]) -> Self {
+        self.then("cmp", |cmp| {
+            cmp.with_be32(1, Register::FIRST.0)
+                .with_be32(2, operation)
+                .nest(3, |data| data.with(VALUE, value))
+        })
+    }
+
+    /// Goes on if the connection is in one of these states.
+    pub(super) fn state_in(self, states: u32) -> Self {
+        self.then("ct", |ct| ct.with_be32(1, Register::FIRST.0).with_be32(2, 0))
+            .mask(&states.to_ne_bytes())
+            .differs(&[0; 4])
+    }
+
+    /// Goes on if the packet is on its way back to where the connection came from.
+    pub(super) fn answers(self) -> Self {
+        self.then("ct", |ct| ct.with_be32(1, Register::FIRST.0).with_be32(2, 1)).equals(&[1])
+    }
+
+    /// Goes on if what was loaded is in a set, and the set's element agrees.
+    pub(super) fn among(self, set: &str) -> Self {
+        self.look_up(set, 0)
+    }
+
+    /// Goes on if it is not.
+    pub(super) fn not_among(self, set: &str) -> Self {
+        self.look_up(set, 1)
+    }
+
+    fn look_up(self, set: &str, flags: u32) -> Self {
+        self.then("lookup", |lookup| {
+            lookup.with_text(1, set).with_be32(2, Register::FIRST.0).with_be32(5, flags)
+        })
+    }
+
+    /// Answers that nobody listens there: for TCP, where an error of the network is believed only when it is repeated.
+    pub(super) fn reset(self) -> Message {
+        // `NFT_REJECT_TCP_RST`.
+        self.then("reject", |reject| reject.with_be32(1, 1)).done()
+    }
+
+    /// Answers that the network's administrator forbids it.
+    pub(super) fn reject(self) -> Message {
+        // `NFT_REJECT_ICMPX_UNREACH` with `NFT_REJECT_ICMPX_ADMIN_PROHIBITED`.
+        self.then("reject", |reject| reject.with_be32(1, 2).with(2, &[3])).done()
+    }
+
+    /// Gives it another source.
+    pub(super) fn source(self, source: [u8; 4]) -> Message {
+        self.then("immediate", |data| {
+            data.with_be32(1, Register::FIRST.0).nest(2, |data| data.with(VALUE, &source))
+        })
+        .then("nat", |nat| nat.with_be32(1, 0).with_be32(2, IPV4.into()).with_be32(3, Register::FIRST.0))
+        .done()
+    }
+
+    /// Decides about it.
+    pub(super) fn verdict(self, verdict: Verdict<'_>) -> Message {
+        const GOTO: i32 = -4;
+        let (code, chain) = match verdict {
+            Verdict::Drop => (0, None),
+            Verdict::Accept => (1, None),
+            Verdict::Goto(chain) => (GOTO, Some(chain)),
+        };
+        self.then("immediate", |data| {
+            data.with_be32(1, 0).nest(2, |data| {
+                data.nest(VERDICT, |verdict| {
+                    let verdict = verdict.with_be32(1, code.cast_unsigned());
+                    chain.into_iter().fold(verdict, |verdict, chain| verdict.with_text(2, chain))
+                })
+            })
+        })
+        .done()
+    }
+
+    /// The rule as it is: it only counts what its sets count.
+    pub(super) fn done(self) -> Message {
+        let Self { head, expressions } = self;
+        head.nest(4, |list| {
+            expressions
+                .into_iter()
+                .fold(list, |list, each| list.nest(LIST_ITEM, |item| item.followed_by(&each)))
+        })
+    }
+
+    fn then(mut self, name: &str, inside: impl FnOnce(Message) -> Message) -> Self {
+        self.expressions.push(expression(Message::fragment(), name, inside));
+        self
+    }
+}
+
+/// `NFTA_EXPR_NAME` and `NFTA_EXPR_DATA`.
+fn expression(to: Message, name: &str, inside: impl FnOnce(Message) -> Message) -> Message {
+    to.with_text(1, name).nest(2, inside)
+}

@@ -1,0 +1,217 @@
+//! The link of one sandbox, from its addresses to the proof that it is gone.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use ci_core::network::NetworkReport;
+use ci_core::{Error, ErrorKind, Result};
+use rustix::io::Errno;
+use tokio::sync::{Mutex as AsyncMutex, oneshot};
+
+use super::netlink::{Attributes, is};
+use super::nft;
+use super::nft_table::{CONNECTED, Entries, RECEIVED, REFUSED};
+use super::routed::{Routed, lock};
+use super::routed_config::RoutedNetwork;
+use super::routed_pair::{Plan, end_connections};
+use super::routed_sweep::{forget, vanishes};
+
+/// The link of one sandbox.
+#[derive(Debug)]
+pub(in crate::native) struct Link {
+    routed: Arc<Routed>,
+    plan: Plan,
+    entries: Entries,
+    /// Held while the link is being made.
+    attaching: Arc<AsyncMutex<()>>,
+    /// The sandbox's network, once the link is in it and until its processes are gone.
+    inside: Arc<Mutex<Option<OwnedFd>>>,
+    progress: Mutex<Progress>,
+    /// As it was when it was counted last.
+    traffic: Mutex<Traffic>,
+}
+
+/// How far its end has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Progress {
+    #[default]
+    Open,
+    Closed,
+    Gone,
+}
+
+/// What has gone over a link.
+#[derive(Clone, Copy, Debug, Default)]
+struct Traffic {
+    connections: u64,
+    refused: u64,
+    sent: u64,
+    received: u64,
+}
+
+impl Link {
+    /// A link that is not made yet; the firewall has its entries.
+    pub(super) fn new(routed: Arc<Routed>, plan: Plan, entries: Entries) -> Self {
+        Self {
+            routed,
+            plan,
+            entries,
+            attaching: Arc::default(),
+            inside: Arc::default(),
+            progress: Mutex::default(),
+            traffic: Mutex::default(),
+        }
+    }
+
+    /// The name of its device: for the books.
+    pub(in crate::native) fn device(&self) -> &str {
+        &self.plan.device
+    }
+
+    /// Makes the link into the network of `process`.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Denied`] when a rule names an address of this machine; [`ErrorKind::Unavailable`] when the kernel
+    /// does not do it.
+    ///
+    /// # Cancel safety
+    ///
+    /// When the future is dropped, the link may be made all the same; [`is_gone`](Self::is_gone) waits for it.
+    pub(in crate::native) async fn attach(&self, process: &OwnedFd) -> Result<()> {
+        let failed = |error| {
+            Error::new(ErrorKind::Unavailable, RoutedNetwork::CREATE)
+                .because("a thread cannot be started")
+                .caused_by(error)
+        };
+        let attaching = self.attaching.clone().lock_owned().await;
+        let (plan, inside) = (self.plan.clone(), self.inside.clone());
+        let process = process.try_clone().map_err(failed)?;
+        let make = move || {
+            let _attaching = attaching;
+            *lock(&inside) = Some(plan.make(&process)?);
+            Ok(())
+        };
+        on_a_thread(make).await.map_err(failed)?
+    }
+
+    /// Lets nothing through any more, at once.
+    pub(in crate::native) fn close(&self) {
+        let mut progress = lock(&self.progress);
+        if *progress != Progress::Open {
+            return;
+        }
+        self.count();
+        let messages = self.entries.delete(&self.routed.table());
+        match self.routed.netfilter().transaction(messages) {
+            // Somebody has removed the whole firewall.
+            Err(error) if !is(&error, Errno::NOENT) => {}
+            _ => *progress = Progress::Closed,
+        }
+    }
+
+    /// Waits until the device is gone, which it is some milliseconds after everything of its sandbox, and gives its
+    /// address back. False when that takes longer than `patience`, or the firewall still names it.
+    ///
+    /// It is for when the sandbox's processes are dead and nothing of this program is in its network.
+    pub(in crate::native) async fn is_gone(&self, patience: Duration) -> bool {
+        self.close();
+        let _attached = self.attaching.lock().await;
+        let inside = lock(&self.inside).take();
+        if let Some(inside) = inside {
+            let _ = on_a_thread(move || end_connections(&inside)).await;
+        }
+        if !vanishes(self.device(), patience).await {
+            return false;
+        }
+        let closed = *lock(&self.progress) == Progress::Closed;
+        if closed && self.give_back().await.is_ok() {
+            *lock(&self.progress) = Progress::Gone;
+        }
+        *lock(&self.progress) == Progress::Gone
+    }
+
+    async fn give_back(&self) -> io::Result<()> {
+        forget(self.plan.pair.inside()).await?;
+        self.routed.give_back(self.plan.pair, true)
+    }
+
+    /// Takes everything back, for a sandbox of which nothing has been made.
+    pub(in crate::native) fn undo(&self) {
+        self.close();
+        if self.routed.give_back(self.plan.pair, false).is_ok() {
+            *lock(&self.progress) = Progress::Gone;
+        }
+    }
+
+    /// Adds what has gone over it to a report: sums only, of bytes with the headers of IP and TCP. A connection counts
+    /// when it was answered, a refusal by packets.
+    pub(in crate::native) fn add_to(&self, report: &mut NetworkReport) {
+        if *lock(&self.progress) == Progress::Open {
+            self.count();
+        }
+        let Traffic { connections, refused, sent, received } = *lock(&self.traffic);
+        report.connections += connections;
+        report.refused += refused;
+        report.sent += sent;
+        report.received += received;
+        report.unlisted += connections + refused;
+    }
+
+    /// Counts; what cannot be counted now stays as it was.
+    fn count(&self) {
+        if let Ok(now) = self.traffic_now() {
+            *lock(&self.traffic) = now;
+        }
+    }
+
+    fn traffic_now(&self) -> io::Result<Traffic> {
+        let table = self.routed.table();
+        let mut netfilter = self.routed.netfilter();
+        let mut sum = |message| {
+            let mut sum = Counted::default();
+            netfilter.look_up(message, |reply| sum.add_elements(reply)).map(|()| sum)
+        };
+        let mut sent = 0;
+        for message in self.entries.count_sent(&table) {
+            sent += sum(message)?.bytes;
+        }
+        Ok(Traffic {
+            connections: sum(self.entries.count(&table, CONNECTED))?.packets,
+            refused: sum(self.entries.count(&table, REFUSED))?.packets,
+            sent,
+            received: sum(self.entries.count(&table, RECEIVED))?.bytes,
+        })
+    }
+}
+
+/// What counters have counted.
+#[derive(Clone, Copy, Debug, Default)]
+struct Counted {
+    bytes: u64,
+    packets: u64,
+}
+
+impl Counted {
+    /// Adds the counters of the elements in an answer.
+    fn add_elements(&mut self, message: &[u8]) {
+        for (_, element) in Attributes::after(message, nft::HEAD).within(3).iter() {
+            // `NFTA_SET_ELEM_EXPR`, in it `NFTA_EXPR_DATA`, in it `NFTA_COUNTER_BYTES` and `NFTA_COUNTER_PACKETS`.
+            let counter = Attributes::new(element).within(7).within(2);
+            let number = |kind| counter.get(kind)?.try_into().ok().map(u64::from_be_bytes);
+            self.bytes += number(1).unwrap_or(0);
+            self.packets += number(2).unwrap_or(0);
+        }
+    }
+}
+
+/// Does something on a thread of its own: it waits for locks of the kernel, and visits a sandbox's network.
+async fn on_a_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+    let (told, done) = oneshot::channel();
+    let work = move || drop(told.send(work()));
+    thread::Builder::new().name("ci-sandbox-link".to_owned()).spawn(work)?;
+    done.await.map_err(|_| io::ErrorKind::BrokenPipe.into())
+}
