@@ -72,7 +72,8 @@
 //! - **A job that gives itself away.** A crash is written down nowhere, but a program that sets its own limit on core
 //!   dumps to zero hands its crash to what the machine has in `kernel.core_pattern`, if that is a program.
 //!
-//! There is no network in a native sandbox but loopback, so a job that has to fetch something needs it brought in.
+//! - **What an allowed host does.** Rules say which hosts and networks a job connects to, and a connection says nothing
+//!   of what it carries: see [what a proxy cannot see](native#what-a-proxy-cannot-see).
 
 #![deny(unsafe_code)]
 

@@ -216,7 +216,10 @@ fn hostile_parsers_have_tests() {
         ("ci-core/src/external.rs", "what_is_shown_is_one_inert_word"),
         ("ci-core/src/forge/name.rs", "a_path_stays_in_the_repository_and_is_never_an_option"),
         ("ci-core/src/forge/name.rs", "a_revision_is_never_an_option_or_an_expression"),
-        ("ci-core/src/network.rs", "hosts_are_names_and_not_addresses"),
+        ("ci-core/src/network/mod.rs", "hosts_are_names_and_not_addresses"),
+        ("ci-core/src/network/endpoint.rs", "what_others_may_read_differently_is_refused"),
+        ("ci-sandbox/src/native/network/dns.rs", "what_is_no_query_is_answered_with_an_error_or_not_at_all"),
+        ("ci-sandbox/src/native/network/socks.rs", "only_connections_to_what_rules_allow_are_made"),
         ("ci-core/src/sandbox/spec.rs", "paths_cannot_climb"),
         ("ci-core/src/seal.rs", "every_flipped_bit_is_noticed"),
     ];

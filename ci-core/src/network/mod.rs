@@ -13,7 +13,7 @@ pub use self::endpoint::{Endpoint, Host};
 pub use self::report::{Flow, NetworkReport, Verdict};
 use crate::error::{Error, ErrorKind, Result};
 
-/// Where a job may connect to. Whatever the rules say, no job reaches the host, a sibling, a link-local
+/// Where a job may connect to, by TCP. Whatever the rules say, no job reaches the host, a sibling, a link-local
 /// address or the cloud's metadata service. A backend without such rules refuses the job
 /// ([`Capabilities::require`](crate::sandbox::Capabilities::require)).
 ///
@@ -65,7 +65,8 @@ impl EgressRule {
 /// A host by name, or addresses by network.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Destination {
-    /// A host, resolved outside of the sandbox.
+    /// A host, resolved outside of the sandbox. At a private address it is reached only where another rule names a private
+    /// network that holds the address.
     Host(HostName),
     /// All addresses of a network.
     Network(IpNetwork),

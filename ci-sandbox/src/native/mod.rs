@@ -7,8 +7,8 @@
 //!
 //! # What it protects from
 //!
-//! The job cannot see or signal processes of the host, reach a network, write to the host's files, or stay behind. What
-//! it can do all the same stands on the [front page](crate#what-native-sandboxes-do-not-protect-from).
+//! The job cannot see or signal processes of the host, reach a network past its rules, write to the host's files, or stay
+//! behind. What it can do all the same stands on the [front page](crate#what-native-sandboxes-do-not-protect-from).
 //!
 //! # Images
 //!
@@ -90,6 +90,39 @@
 //! them), and the end that steers it is open nowhere but in this process. Output waits in the kernel until it is read, at
 //! most 512 KiB of a pipe and some KiB of a terminal, and then the program waits. A secret as a file lies in
 //! `/run/secrets`, in a folder of its program that process 1 removes before the program's exit is reported.
+//!
+//! # Network
+//!
+//! A sandbox has a loopback interface of its own and nothing else. Where its [policy](ci_core::network::NetworkPolicy) names
+//! destinations, this program connects to them for it, in the same way for root and for an ordinary user:
+//!
+//! - **By proxy**, at `127.0.0.1:808` in the sandbox, which speaks HTTP (`CONNECT`, and whole `http:` URLs) and SOCKS 5. The
+//!   variables `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY`, in both cases, tell programs so unless the job sets
+//!   them. This is how networks are reached, by an address in them, and how hosts can be.
+//! - **By name**, for programs that know no proxies: every host that a rule names has an address in the sandbox
+//!   (`127.64.x.y`), and a connection to one of the rule's ports there is one to the host. Names are looked up at
+//!   `127.0.0.1:53`, where nobody outside is asked: what no rule names does not exist. Only IPv4 and TCP: no UDP (so no
+//!   HTTP/3), no ICMP.
+//!
+//! A host is looked up by this program ([`Resolver`]), once per connection; every address is checked, and one that passed is
+//! connected to. This machine's own addresses, loopback, link-local addresses, metadata services, multicast, and their forms
+//! in IPv6 are never reached; private addresses only where a rule names a private network that holds them and the port, also
+//! by the name of a host. The operator narrows it further and chooses the address that others see with
+//! [`Config::with_egress`]. What was tried, what became of it and how much went each way is in
+//! [`Instance::network`].
+//!
+//! One sandbox has at most 128 connections at once (more wait), begins 100 per second after the first 256, and asks 500
+//! names per second after the first 1,000; a connection on which nothing moves on the sandbox's side for 15 to 30 minutes is
+//! closed. Each connection takes two of this program's descriptors, each port of a host one (`RLIMIT_NOFILE`, `LimitNOFILE=` of
+//! systemd: allow 300 per sandbox that has a network). Together, the hosts of its rules have at most 237 ports. All connections end with the sandbox. A job cannot listen
+//! on *all* addresses at a port above 1023 that a rule names for a host; on `127.0.0.1` it can.
+//!
+//! ## What a proxy cannot see
+//!
+//! Inside of TLS the client names the host that it wants by itself. Where an allowed host serves others too (a CDN, a cloud's
+//! storage), a job can reach those through it (domain fronting), and what an allowed host passes on or stores for others goes
+//! wherever it goes. Rules for hosts that anybody can write to, a package registry say, are rules for carrying data out. How
+//! often and when a job connects is seen by whoever is connected to.
 //!
 //! # How it ends
 //!
