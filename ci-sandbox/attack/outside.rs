@@ -35,13 +35,8 @@ pub(crate) fn namespaces(words: Words) -> Verdict {
 /// S-3: into a process outside: `S-3 SECRET-BACKWARDS PID ADDRESS PID ADDRESS...`. A process of that number may be one of
 /// the sandbox's own; that it was reached is known by the secret that it holds.
 pub(crate) fn reach_in(words: Words) -> Verdict {
-    let mut secret = [0_u8; 64];
-    let backwards = words.get(2).to_bytes();
-    let length = backwards.len().min(secret.len());
-    for (place, byte) in secret.iter_mut().zip(backwards.iter().rev()) {
-        *place = *byte;
-    }
-    let secret = &secret[..length];
+    let secret = words.backwards(2);
+    let secret = secret.get();
     let mut doors = Doors::new();
     let mut index = 3;
     while index + 1 < words.count() {

@@ -9,13 +9,8 @@ use crate::verdict::{Doors, Verdict, held, line};
 /// E-1, E-4: a secret that this program was not given, written backwards so that its own arguments do not hold it:
 /// `E-1 TERCES OWNER`. The owner's variables are not looked at: whoever asked for a secret has it.
 pub(crate) fn search(words: Words) -> Verdict {
-    let mut secret = [0_u8; 128];
-    let backwards = words.get(2).to_bytes();
-    let length = backwards.len().min(secret.len());
-    for (place, byte) in secret.iter_mut().zip(backwards.iter().rev()) {
-        *place = *byte;
-    }
-    let (secret, owner) = (&secret[..length], words.number(3));
+    let (secret, owner) = (words.backwards(2), words.number(3));
+    let secret = secret.get();
     let mut doors = Doors::new();
     let mut index = 0;
     while let Some(variable) = words.variable(index) {

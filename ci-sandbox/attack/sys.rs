@@ -284,6 +284,16 @@ impl Words {
         number(self.get(index).to_bytes())
     }
 
+    /// An argument that is written backwards, so that whoever looks for it does not find it in this program's own.
+    pub(crate) fn backwards(self, index: usize) -> Backwards {
+        let text = self.get(index).to_bytes();
+        let mut word = Backwards { bytes: [0; 128], length: text.len().min(128) };
+        for (place, byte) in word.bytes.iter_mut().zip(text.iter().rev()) {
+            *place = *byte;
+        }
+        word
+    }
+
     /// A variable, as `NAME=value`.
     pub(crate) fn variable(self, index: usize) -> Option<&'static CStr> {
         // The arguments end with a null pointer.
@@ -297,6 +307,18 @@ impl Words {
             let text = *self.first.add(index);
             (!text.is_null()).then(|| CStr::from_ptr(text))
         }
+    }
+}
+
+/// A word that was written backwards.
+pub(crate) struct Backwards {
+    bytes: [u8; 128],
+    length: usize,
+}
+
+impl Backwards {
+    pub(crate) fn get(&self) -> &[u8] {
+        &self.bytes[..self.length]
     }
 }
 

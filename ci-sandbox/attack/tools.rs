@@ -50,6 +50,7 @@ pub(crate) fn run(name: &CStr, words: Words) -> usize {
         b"hostile-tree" => hostile_tree(words),
         b"swap" => swap(words),
         b"random" => random(),
+        b"find" => find(words),
         b"listen" => network::listen(words.get(2).to_bytes()),
         b"hoard-processes" => limits::hoard_processes(words),
         b"hoard-watches" => limits::hoard_watches(),
@@ -202,7 +203,6 @@ fn races() -> usize {
 /// P-6: waits for a child in a way that only SIGKILL ends.
 fn parked() -> usize {
     const PARENT_WAITS: usize = 0x4000;
-    let _ = write_all(1, UP);
     if let Ok(None) = fork_with(PARENT_WAITS) {
         stubborn();
     }
@@ -292,6 +292,21 @@ fn swap(words: Words) -> usize {
         let _ = ask!(nr::RENAMEAT2, cwd, words.get(2), cwd, words.get(3), EXCHANGE);
     }
     0
+}
+
+/// Says the numbers of the programs that have a word, here backwards, among their arguments.
+fn find(words: Words) -> usize {
+    let word = words.backwards(2);
+    let mut line = Page::new();
+    let looked = crate::scan::processes(|pid| {
+        let file = crate::scan::path_of!("/proc/{pid}/cmdline");
+        if crate::sys::read_start(file.as_text(), &mut line)
+            .is_ok_and(|read| crate::scan::contains(&line.bytes()[..read], word.get()))
+        {
+            let _ = write_all(1, line!("{pid}\n").as_bytes());
+        }
+    });
+    usize::from(looked.is_err())
 }
 
 /// E-5: what must differ in every sandbox: random bytes, in hexadecimal.

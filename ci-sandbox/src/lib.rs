@@ -6,7 +6,7 @@
 //! |---|---|---|
 //! | [`native`] | `native` (on by default, Linux) | in namespaces of this machine's kernel |
 //!
-//! There are no other features. Without `native`, and on other systems, the crate is empty and builds everywhere.
+//! Without features, and on other systems, the crate is empty and builds everywhere.
 //!
 //! # Example
 //!
@@ -68,7 +68,16 @@
 //!
 //! There is no network in a native sandbox but loopback, so a job that has to fetch something needs it brought in.
 
+//!
+//! # A backend of your own
+//!
+//! [`conformance`] (feature `conformance`, Linux) has the tests that every backend has to pass, and the attacks that it has
+//! to withstand.
+
 #![deny(unsafe_code)]
+
+#[cfg(all(feature = "conformance", target_os = "linux"))]
+pub mod conformance;
 
 #[cfg(all(feature = "native", target_os = "linux"))]
 pub mod native;

@@ -8,6 +8,7 @@ mod errand;
 mod filter;
 mod inherit;
 mod isolation;
+mod kit;
 mod life;
 mod limits;
 mod mounts;
