@@ -11,6 +11,7 @@ use crate::verdict::{Doors, Verdict, broken, held, line, untried};
 /// P-7: orphans that die leave corpses, which process 1 has to bury, or nobody can be born any more.
 pub(crate) fn zombies(_: Words) -> Verdict {
     const ORPHANS: usize = 300;
+    let before = corpses().unwrap_or(0);
     for _ in 0..ORPHANS {
         match fork() {
             Ok(None) => {
@@ -22,25 +23,26 @@ pub(crate) fn zombies(_: Words) -> Verdict {
             Err(error) => return broken!("corpses fill the sandbox: fork answers {error}"),
         }
     }
-    let mut left = 0;
     for _ in 0..100 {
-        left = 0;
-        let seen = processes(|pid| {
-            if let Ok(mut status) = status(pid)
-                && status_field(status.bytes(), b"State").is_some_and(|state| state.starts_with(b"Z"))
-            {
-                left += 1;
-            }
-        });
-        if let Err(error) = seen {
-            return held!("{ORPHANS} orphans came and went; /proc tells no more ({error})");
+        match corpses() {
+            Err(error) => return held!("{ORPHANS} orphans came and went; /proc tells no more ({error})"),
+            Ok(left) if left <= before => return held!("process 1 buried {ORPHANS} orphans"),
+            Ok(_) => sleep_ms(50),
         }
-        if left == 0 {
-            return held!("process 1 buried {ORPHANS} orphans");
-        }
-        sleep_ms(50);
     }
-    broken!("{left} of {ORPHANS} orphans are still corpses after five seconds")
+    broken!("{} of {ORPHANS} orphans are still corpses after five seconds", corpses().unwrap_or(0) - before)
+}
+
+/// How many processes are dead, and not buried.
+fn corpses() -> sys::Result<usize> {
+    let mut count = 0;
+    processes(|pid| {
+        let is_dead = |page: &mut Page| {
+            status_field(page.bytes(), b"State").is_some_and(|state| state.starts_with(b"Z"))
+        };
+        count += usize::from(status(pid).is_ok_and(|mut page| is_dead(&mut page)));
+    })?;
+    Ok(count)
 }
 
 /// P-8: SIGKILL to everybody whom it may signal; with the machine's own process namespace as the argument, of which it

@@ -49,7 +49,7 @@ pub(crate) fn search(words: Words) -> Verdict {
     }
 }
 
-/// E-2: what names the machine: `E-2 BOOT HOSTNAME MACHINE-ID VARIABLE`.
+/// E-2: what names the machine: `E-2 BOOT HOSTNAME MACHINE-ID`.
 pub(crate) fn what_names_the_machine(words: Words) -> Verdict {
     let mut doors = Doors::new();
     let mut names = Page::new();
@@ -72,12 +72,9 @@ pub(crate) fn what_names_the_machine(words: Words) -> Verdict {
     if same_kernel(words.get(2)) && read_start(c"/proc/cmdline", &mut page).is_ok_and(|length| length > 1) {
         doors.open(&line!("read how the machine was started"));
     }
-    let mut index = 0;
-    while let Some(variable) = words.variable(index) {
-        if variable.to_bytes().starts_with(words.get(5).to_bytes()) {
-            doors.open(&line!("read the variables of the program outside"));
-        }
-        index += 1;
+    // The kit gave it none.
+    if let Some(variable) = words.variable(0) {
+        doors.open(&line!("read the variable {}", shown(variable)));
     }
     match doors.verdict() {
         Verdict::Held(_) => held!("neither name nor id nor variables of the machine"),

@@ -31,6 +31,7 @@ pub(crate) fn run(name: &CStr, words: Words) -> usize {
         b"say" => said(write_all(1, words.get(2).to_bytes())),
         b"read" => show(words.get(2)),
         b"put" => said(files::put(words.get(2), words.get(3).to_bytes())),
+        b"remove" => usize::from(ask!(nr::UNLINKAT, crate::sys::CWD, words.get(2), 0).is_err()),
         b"mark" => mark(words),
         b"input" => show_file(0),
         b"wait" => {

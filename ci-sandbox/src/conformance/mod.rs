@@ -83,6 +83,6 @@ mod guest;
 mod machine;
 mod tar;
 
-pub use assess::{Assessment, Finding, assess};
+pub use assess::{Assessment, Finding, assess, assess_by};
 pub use attack::Outcome;
 pub use bench::{Bench, inhabit};

@@ -1,8 +1,8 @@
 //! Files: on their way in and out, and what is left of them.
 
 use std::fs;
-use std::path::PathBuf;
-use std::time::{Duration, SystemTime};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
 
 use ci_core::id::SandboxId;
 use ci_core::{ErrorKind, Result};
@@ -170,13 +170,16 @@ pub(super) async fn links_in_the_way(stage: &Stage) -> Result<Outcome> {
 
 pub(super) async fn race(stage: &Stage) -> Result<Outcome> {
     const ROUNDS: usize = 100;
+    const LONG_ENOUGH: Duration = Duration::from_secs(4);
     let bait = Bait::new()?;
     let guest = stage.fresh().await?;
     let outside = bait.folder.path().to_string_lossy().into_owned();
     let ready = Archive::new().folder("race").folder("race/in").symlink("race/link", &outside);
     guest.upload("/work", ready.end()).await?;
     let swaps = guest.start_up(&["swap", "/work/race/in", "/work/race/link"]).await?;
-    for _ in 0..ROUNDS {
+    let (start, mut rounds) = (Instant::now(), 0);
+    while rounds < ROUNDS && start.elapsed() < LONG_ENOUGH {
+        rounds += 1;
         let archive = Archive::new().folder("race").folder("race/in").file("race/in/file", b"hit");
         let _ = guest.upload("/work", archive.end()).await;
         let _ = guest.upload("/work/race/in", Archive::new().file("new", b"hit").end()).await;
@@ -187,7 +190,7 @@ pub(super) async fn race(stage: &Stage) -> Result<Outcome> {
     }
     drop(swaps);
     gone(guest).await?;
-    Ok(Outcome::Held(format!("{ROUNDS} uploads and downloads stayed inside")))
+    Ok(Outcome::Held(format!("{rounds} uploads and downloads stayed inside")))
 }
 
 pub(super) async fn residue(stage: &Stage) -> Result<Outcome> {
@@ -207,6 +210,9 @@ pub(super) async fn residue(stage: &Stage) -> Result<Outcome> {
     folders.push(std::env::temp_dir());
     let found = find_marker(&folders, &marker, start);
     if let Some(file) = found {
+        if file.ends_with(&marker) {
+            let _ = fs::remove_file(&file);
+        }
         return Ok(Outcome::Broken(format!("it could: leave its files in {}", file.display())));
     }
     if processes_with(&marker) > 0 {
@@ -225,27 +231,36 @@ pub(super) async fn residue(stage: &Stage) -> Result<Outcome> {
 }
 
 pub(super) async fn change_the_image(stage: &Stage) -> Result<Outcome> {
+    const FOLDERS: [&str; 7] = ["/bin", "/usr", "/usr/bin", "/lib", "/usr/lib", "/etc", "/etc/ssl/certs"];
     let marker = unique("image-");
     let (guest, sibling) = (stage.fresh().await?, stage.fresh().await?);
     let outcome = guest.attack(&["image"]).await?;
     // An image may look writable where every sandbox has a layer of its own: then nobody else sees what is written.
-    let file = format!("/usr/{marker}");
-    guest.run(&["put", &file, &marker]).await?;
-    let seen = sibling.run(&["read", &file]).await?.stdout;
-    gone(guest).await?;
-    gone(sibling).await?;
-    let later = stage.fresh().await?;
-    let kept = later.run(&["read", &file]).await?.stdout;
-    gone(later).await?;
-    Ok(match outcome {
-        _ if !seen.is_empty() || !kept.is_empty() => {
-            Outcome::Broken("it could: change the image of other sandboxes".to_owned())
+    let mut changed = None;
+    for folder in FOLDERS {
+        let file = format!("{folder}/{marker}");
+        guest.run(&["put", &file, &marker]).await?;
+        if !sibling.run(&["read", &file]).await?.stdout.is_empty() {
+            changed = Some(folder);
         }
-        Outcome::Broken(how) if std::path::Path::new(&file).exists() => Outcome::Broken(how),
-        Outcome::Broken(_) => {
+    }
+    let later = stage.fresh().await?;
+    for folder in FOLDERS {
+        let file = format!("{folder}/{marker}");
+        if !later.run(&["read", &file]).await?.stdout.is_empty() {
+            changed = Some(folder);
+        }
+        guest.run(&["remove", &file]).await?;
+    }
+    for guest in [guest, sibling, later] {
+        gone(guest).await?;
+    }
+    Ok(match (changed, outcome) {
+        (Some(folder), _) => Outcome::Broken(format!("it could: change {folder} of other sandboxes")),
+        (None, Outcome::Broken(_)) => {
             Outcome::Held("what it writes to the image is in a layer of its own".to_owned())
         }
-        other => other,
+        (None, other) => other,
     })
 }
 
@@ -253,16 +268,21 @@ pub(super) async fn shared_folders(stage: &Stage) -> Result<Outcome> {
     let marker = unique("shared-");
     let (guest, sibling) = (stage.fresh().await?, stage.fresh().await?);
     let written = guest.run(&["mark", &marker]).await?.text();
+    let mut shared = None;
     for folder in written.lines() {
         let file = format!("{}/{marker}", folder.trim_end_matches('/'));
         if !sibling.run(&["read", &file]).await?.stdout.is_empty() {
-            return Ok(Outcome::Broken(format!("it could: share {folder} with another sandbox")));
+            shared = Some(format!("it could: share {folder} with another sandbox"));
+        } else if Path::new(&file).exists() {
+            shared = Some(format!("it could: write to {folder} of the machine"));
         }
-        if std::path::Path::new(&file).exists() {
-            return Ok(Outcome::Broken(format!("it could: write to {folder} of the machine")));
-        }
+        guest.run(&["remove", &file]).await?;
     }
     gone(guest).await?;
     gone(sibling).await?;
-    Ok(Outcome::Held(format!("{} writable folders, all of them its own", written.lines().count())))
+    let count = written.lines().count();
+    Ok(shared.map_or_else(
+        || Outcome::Held(format!("{count} writable folders, all of them its own")),
+        Outcome::Broken,
+    ))
 }

@@ -109,6 +109,7 @@ impl Attack {
         Some((*missing, why.unwrap_or_else(|| "the backend does not say why".to_owned())))
     }
 
+    /// Tries it: an outcome, or an error when it could not be tried to its end.
     pub(crate) async fn attempt(&self, stage: &Stage) -> Result<Outcome> {
         match self.run {
             Run::Program(words) => stage.guest().await?.attack(words).await,

@@ -142,10 +142,16 @@ pub(super) async fn traced(stage: &Stage) -> Result<Outcome> {
     let marker = unique("traced-");
     let guest = stage.fresh().await?;
     let mut process = guest.start_up(&["traced", &marker]).await?;
-    // Nothing may be told while it lives, unless its tracer lets it go on.
-    let early = tokio::time::timeout(Duration::from_millis(200), process.next()).await;
-    if let Ok(Ok(ProcessEvent::Exited(exit))) = early {
-        return Ok(Outcome::Broken(format!("a program that lives was taken for ended: {}", exit.status)));
+    // It lives, also where its tracer lets it go on.
+    let early = tokio::time::timeout(Duration::from_millis(300), async {
+        loop {
+            if let ProcessEvent::Exited(exit) = process.next().await? {
+                return Result::Ok(exit);
+            }
+        }
+    });
+    if let Ok(exit) = early.await {
+        return Ok(Outcome::Broken(format!("a program that lives was taken for ended: {}", exit?.status)));
     }
     process.signal(Signal::Kill).await?;
     let ended = tokio::time::timeout(PATIENCE, finish(&mut *process)).await;
