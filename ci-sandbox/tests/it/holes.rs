@@ -117,9 +117,6 @@ exactly! {
         ["f_20_residue", "k_03_shared_folders"], ["leave its files in", "share /tmp with another sandbox"];
     a_writable_image: "writable image", [],
         ["k_02_image"], ["change /etc/ssl/certs of other sandboxes"];
-    survivors: "survivors", [],
-        ["p_02_daemon", "p_04_stopped", "p_05_fork_and_die_race", "p_06_parked", "f_20_residue"],
-        ["live on"];
     variables_of_the_supervisor: "environment", [],
         ["e_02_names_of_the_machine"], ["read the variable"];
     no_bound_on_processes: "no bound", [ProcessLimit],
@@ -138,6 +135,16 @@ exactly! {
         ["p_12_maker_thread_ends"], ["a program in it ended"];
     archives_unpacked_from_outside: "unpacks outside", [],
         ["f_17_hostile_archives", "f_17_links_in_the_way"], ["change a file of the machine"];
+}
+
+/// Who survives besides the daemon is a matter of who was quicker.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn survivors() {
+    let about_ends = ["p_02_daemon", "p_04_stopped", "p_05_fork_and_die_race", "p_06_parked", "f_20_residue"];
+    let Some(assessment) = assessed("survivors", "survivors", &[]).await else { return };
+    let (found, said) = found(&assessment);
+    assert!(found.contains("p_02_daemon") && said.contains("live on"), "{said}");
+    assert!(found.iter().all(|case| about_ends.contains(case)), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -107,11 +107,12 @@ fn filter() -> String {
     let filter =
         SeccompFilter::new(rules, SeccompAction::Allow, SeccompAction::Errno(1), TargetArch::x86_64).unwrap();
     let program: seccompiler::BpfProgram = filter.try_into().unwrap();
-    let bytes = program.iter().flat_map(|instruction| {
+    program.iter().fold(String::new(), |text, instruction| {
+        // As it lies in memory: struct sock_filter.
         let [low, high] = instruction.code.to_le_bytes();
-        [low, high, instruction.jt, instruction.jf].into_iter().chain(instruction.k.to_le_bytes())
-    });
-    bytes.map(|byte| format!("{byte:02x}")).collect()
+        let start = u32::from_be_bytes([low, high, instruction.jt, instruction.jf]);
+        text + &format!("{start:08x}{:08x}", instruction.k.swap_bytes())
+    })
 }
 
 impl Shared {

@@ -95,7 +95,7 @@ pub(super) async fn starve_watches(stage: &Stage) -> Result<Outcome> {
 }
 
 pub(super) async fn processor(stage: &Stage) -> Result<Outcome> {
-    const MILLIS: u32 = 100;
+    const MILLIS: u32 = 50;
     let guest = stage.fresh_within(Limits::default().with_cpu_millis(MILLIS)).await?;
     let outcome = guest.attack(&["R-4", &MILLIS.to_string()]).await?;
     gone(guest).await?;
