@@ -122,6 +122,9 @@ pub(crate) fn wait_by_fd(pidfd: Raw) -> Option<(u32, Ended)> {
 
 fn wait(which: usize, id: usize, options: usize) -> Option<(u32, Ended)> {
     const EXITED: usize = 4;
+    /// `CLD_TRAPPED` and `CLD_STOPPED`.
+    const TRAPPED: i32 = 4;
+    const STOPPED: i32 = 5;
     /// `siginfo_t` of a child: signal, error, code, padding, pid, uid, status; 128 bytes in all.
     type Info = [i32; 32];
     let mut info: Info = [0; 32];
@@ -137,6 +140,8 @@ fn wait(which: usize, id: usize, options: usize) -> Option<(u32, Ended)> {
         match waited {
             Err(Errno::EINTR) => {}
             Err(_) => return None,
+            // A child that has itself traced and stops is told whatever was asked for. It lives, and is told once.
+            Ok(_) if matches!(info[2], TRAPPED | STOPPED) => info = [0; 32],
             Ok(_) => break,
         }
     }

@@ -6,7 +6,7 @@
 //! |---|---|---|
 //! | [`native`] | `native` (on by default, Linux) | in namespaces of this machine's kernel |
 //!
-//! There are no other features. Without `native`, and on other systems, the crate is empty and builds everywhere.
+//! Without features, and on other systems, the crate is empty and builds everywhere.
 //!
 //! # Example
 //!
@@ -75,7 +75,16 @@
 //! - **What an allowed host does.** Rules say which hosts and networks a job connects to, and a connection says nothing
 //!   of what it carries: see [what a proxy cannot see](native#what-a-proxy-cannot-see).
 
+//!
+//! # A backend of your own
+//!
+//! [`conformance`] (feature `conformance`, Linux) has the tests that every backend has to pass, and the attacks that it has
+//! to withstand.
+
 #![deny(unsafe_code)]
+
+#[cfg(all(feature = "conformance", target_os = "linux"))]
+pub mod conformance;
 
 #[cfg(all(feature = "native", target_os = "linux"))]
 pub mod native;

@@ -57,6 +57,11 @@ impl Rig {
         Sandbox { native: self.native.clone(), instance, id }
     }
 
+    /// Where the books are.
+    pub(crate) fn state(&self) -> &Path {
+        self.state.path()
+    }
+
     /// The sandboxes that stand in the books.
     pub(crate) fn entries(&self) -> usize {
         entries(self.state.path()).len()

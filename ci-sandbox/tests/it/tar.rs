@@ -104,6 +104,11 @@ fn listing(bytes: &[u8]) -> Result<Vec<String>, Problem<()>> {
     Ok(entries)
 }
 
+/// Whether an archive holds plain files, folders and links, with names that stay below a folder.
+pub(crate) fn is_plain(bytes: &[u8]) -> bool {
+    listing(bytes).is_ok()
+}
+
 #[test]
 fn names_are_made_relative_and_plain() {
     let tar = Made::new().file("./a//b/./c", b"x").folder("d/").folder("./").symlink("l", "../x").end();

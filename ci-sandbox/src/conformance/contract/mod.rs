@@ -1,0 +1,108 @@
+//! What [`ci_core::sandbox`] promises to callers.
+
+mod exec;
+mod files;
+mod life;
+mod secrets;
+
+use std::sync::Arc;
+
+use ci_core::Error;
+use ci_core::conformance::skip;
+use ci_core::sandbox::{Guarantee, Spec};
+
+use super::Bench;
+use super::guest::Guest;
+
+/// Declares the cases by the files that they are in, and the kit.
+macro_rules! cases {
+    ($($file:ident { $($case:ident),+ $(,)? })+) => {
+        $(pub use self::$file::{$($case),+};)+
+
+        ci_core::declare_kit! {
+            /// Runs every case about sandboxes, against a closure that makes a [`Bench`](crate::conformance::Bench) in
+            /// an `Arc`.
+            sandbox_kit for ::ci_sandbox::conformance::contract { $($($case),+),+ }
+        }
+    };
+}
+
+cases! {
+    exec {
+        a_program_ends_with_any_code,
+        a_program_ends_by_its_signal,
+        arguments_arrive_as_they_are,
+        variables_are_those_of_the_command_alone,
+        it_runs_where_it_is_told,
+        there_is_nothing_on_its_input,
+        both_streams_are_whole_and_apart,
+        what_cannot_be_started_says_why,
+        a_signal_reaches_the_program,
+        a_dropped_process_is_stopped,
+        usage_is_counted,
+        running_out_of_memory_is_an_outcome,
+        programs_share_their_files,
+    }
+    files {
+        a_tree_comes_back_as_it_went,
+        an_upload_replaces_what_is_there,
+        privileges_do_not_travel,
+        what_is_no_archive_is_refused,
+        an_upload_that_does_not_fit_is_refused,
+        what_is_not_there_is_not_found,
+        the_image_is_not_the_jobs_to_write,
+        a_folder_of_the_machine_is_read_only,
+    }
+    secrets {
+        a_secret_is_seen_by_the_program_that_asked,
+        a_secret_that_is_not_leased_is_not_found,
+        secrets_end_with_the_claim,
+        every_guarantee_is_held_or_says_why_not,
+        what_cannot_be_guaranteed_is_refused,
+        a_network_that_cannot_be_had_is_refused,
+    }
+    life {
+        an_unknown_image_is_not_found,
+        an_id_is_used_once_at_a_time,
+        destroying_again_is_no_error,
+        what_is_gone_cannot_be_used,
+        an_abandoned_sandbox_goes,
+        destroyed_while_it_is_made,
+        dropped_at_any_moment,
+        many_live_side_by_side,
+        nobody_lists_what_is_in_use,
+    }
+}
+
+/// A sandbox within the default limits.
+async fn sandbox(bench: &Arc<dyn Bench>) -> Guest {
+    sandbox_of(bench, Spec::new(bench.image())).await
+}
+
+async fn sandbox_of(bench: &Arc<dyn Bench>, spec: Spec) -> Guest {
+    Guest::of(bench.backend(), spec).await.expect("a sandbox")
+}
+
+/// Takes it down, of which nothing must be left.
+async fn gone(guest: Guest) {
+    let residue = guest.destroy().await.expect("it can be taken down");
+    assert!(residue.is_empty(), "something of it is left: {residue:?}");
+}
+
+/// The error of something that must fail.
+fn refusal<T>(result: Result<T, Error>) -> Error {
+    match result {
+        Ok(_) => panic!("it must be refused"),
+        Err(error) => error,
+    }
+}
+
+/// Whether the backend declares a guarantee; a case that needs it is skipped where it does not.
+fn declares(bench: &Arc<dyn Bench>, guarantee: Guarantee, case: &str) -> bool {
+    let isolation = bench.backend().capabilities().isolation;
+    let is_declared = isolation.held.contains(&guarantee);
+    if !is_declared {
+        skip(case, "guarantee", &format!("{guarantee:?} is not declared"));
+    }
+    is_declared
+}
