@@ -21,13 +21,9 @@ fuzz_target!(|input: (Vec<Vec<u8>>, Vec<u8>, Vec<u8>)| {
     let (ours, simple) = (PlainMasker::new(), Masking::new());
     for secret in secrets.iter().take(8) {
         // What blanks and line ends mean is each masker's own affair.
-        let secret: Vec<u8> =
-            secret.iter().filter(|byte| !byte.is_ascii_whitespace()).copied().take(64).collect();
+        let secret: Vec<u8> = secret.iter().filter(|byte| !byte.is_ascii_whitespace()).copied().take(64).collect();
         let learned = ours.learn(&SecretValue::new(secret.clone()));
-        assert_eq!(
-            learned == Learned::Hidden,
-            simple.learn(&SecretValue::new(secret.clone())) == Learned::Hidden
-        );
+        assert_eq!(learned == Learned::Hidden, simple.learn(&SecretValue::new(secret.clone())) == Learned::Hidden);
     }
     let mut rest = text.as_slice();
     let pieces = cuts.iter().map(|cut| {
