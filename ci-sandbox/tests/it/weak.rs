@@ -328,7 +328,7 @@ impl Instance for WeakInstance {
         let set = command.environment.iter();
         let mut variables: Vec<Vec<u8>> =
             set.map(|(name, value)| [name.as_str().as_bytes(), b"=", value.as_bytes()].concat()).collect();
-        if command.streams != Streams::default() {
+        if !matches!(command.streams, Streams::Pipes { input: false, merged: false, .. }) {
             return Err(unsupported("it reads nothing and has no terminal"));
         }
         for SecretUse { name, form } in &command.secrets {
