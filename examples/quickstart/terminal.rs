@@ -98,9 +98,9 @@ impl Terminal {
         let text = format!("{:?} after {}", outcome.conclusion, seconds(outcome.duration));
         let text = outcome.reason.as_ref().map_or_else(|| text.clone(), |reason| format!("{text}: {reason}"));
         if outcome.exit_code() == 0 {
-            self.good(&text)
+            self.good(&text);
         } else {
-            self.bad(&text)
+            self.bad(&text);
         }
         if let Some(usage) = &outcome.usage {
             self.fact("used", usage);

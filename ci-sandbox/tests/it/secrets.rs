@@ -153,16 +153,22 @@ async fn a_job_cannot_lead_it_astray() {
     let sandbox = rig.sandbox().await;
     let leased = Leased::of("needle").await;
     let attempts = "cd /run/secrets || exit; for id in $(seq 0 200); do mkdir $id; ln -s /work $id; done; \
-                    mv /run/secrets /work/moved; rm -rf /run/secrets; ls -A /run/secrets";
+                    perl -e 'rename qw(/run/secrets /run/moved)'; rm -rf /run/secrets; ls -A /run/secrets";
     sandbox.run(attempts).await;
     let started = sandbox
         .instance
-        .exec(&with_key(shell("cat $KEY; mv ${KEY%/*} /work; rm -f $KEY")), &leased.lease)
+        .exec(
+            &with_key(shell("cat $KEY; perl -e 'rename shift, q(/run/moved)' ${KEY%/*}; rm -f $KEY")),
+            &leased.lease,
+        )
         .await;
     if is_root() {
         let ran = finish(&mut *started.unwrap()).await;
         assert_eq!(ran.stdout, "needle", "{ran:?}");
-        assert_eq!(sandbox.output("ls -A /run/secrets /work").await, "/run/secrets:\n\n/work:");
+        assert_eq!(
+            sandbox.output("ls -A /run /run/secrets /work").await,
+            "/run:\nsecrets\n\n/run/secrets:\n\n/work:"
+        );
     } else {
         // An ordinary user's job can stand in its own way, and gets nothing then.
         assert_eq!(refusal(started.map(drop)).kind(), ErrorKind::Invalid);

@@ -106,7 +106,7 @@ fn listing(bytes: &[u8]) -> Result<Vec<String>, Problem<()>> {
 
 /// Whether an archive holds plain files, folders and links, with names that stay below a folder.
 pub(crate) fn is_plain(bytes: &[u8]) -> bool {
-    listing(bytes).is_ok()
+    listing(bytes).is_ok_and(|entries| entries.iter().all(|entry| !entry.starts_with("Device")))
 }
 
 #[test]
