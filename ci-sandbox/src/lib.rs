@@ -71,10 +71,8 @@
 //!   files away, or stand in the way of new ones, which then do not start.
 //! - **A job that gives itself away.** A crash is written down nowhere, but a program that sets its own limit on core
 //!   dumps to zero hands its crash to what the machine has in `kernel.core_pattern`, if that is a program.
-//!
 //! - **What an allowed host does.** Rules say which hosts and networks a job connects to, and a connection says nothing
 //!   of what it carries: see [what a proxy cannot see](native#what-a-proxy-cannot-see).
-
 //!
 //! # A backend of your own
 //!

@@ -124,12 +124,29 @@
 //! wherever it goes. Rules for hosts that anybody can write to, a package registry say, are rules for carrying data out. How
 //! often and when a job connects is seen by whoever is connected to.
 //!
+//! # Ready before anybody asks
+//!
+//! With [`Config::with_warm`] sandboxes of a kind are made in the background and handed out as they are asked for, in a
+//! tenth of the time. Each is as fresh as any other: nothing has run in it, and it is used once.
+//!
+//! # Services
+//!
+//! A sandbox made beside another ([`Backend::create_beside`]) is in the other's network, with its rules, and shares
+//! nothing else with it: neither files nor processes, memory, limits or users. An ordinary user's two sandboxes have one
+//! user namespace, for the one id that there is.
+//!
 //! # How it ends
 //!
 //! A launcher outside of the sandbox waits for the end of a socket, its lifeline. Whether [`Backend::destroy`]
 //! was called, the value was dropped, or the whole program was killed with SIGKILL: the kernel closes the
 //! socket, the launcher kills process 1, and the kernel kills everything else inside. The books and control
 //! groups of a killed program are found by the next one through [`Backend::leftovers`].
+//!
+//! The proof: process 1 has been waited for, after which the kernel has no other process of its namespace; every control
+//! group could be removed, which takes that no process is in it (without control groups, all processes of the machine are
+//! looked through); and the network card is gone. That nobody else holds a namespace is seen later, by file handles that
+//! go stale (root, Linux 6.18): the kernel takes up to fifty milliseconds for it, two seconds after it has killed for want
+//! of memory, and nobody waits. A namespace that is still there after five seconds makes the sandbox a leftover.
 
 mod answers;
 mod cgroup;

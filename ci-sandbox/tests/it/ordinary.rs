@@ -21,6 +21,9 @@ fn everything_holds_for_an_ordinary_user() {
     let status = Command::new(program)
         .args(["--test-threads=4", "--skip", "ordinary::"])
         .current_dir("/")
+        // What takes root was run by root, and is no lack of this machine.
+        .env_remove("CI_REQUIRE")
+        .env_remove("CI_SKIPS")
         .uid(NOBODY)
         .gid(NOBODY)
         .status()
