@@ -120,7 +120,7 @@ impl Guest {
     pub(crate) async fn start_up<'a>(&'a self, words: &[&str]) -> Result<Box<dyn Process + 'a>> {
         let mut process = self.start(words).await?;
         let said = line(&mut *process).await?;
-        if said != "up" {
+        if said.lines().next() != Some("up") {
             return Err(unexpected("start a program", format!("it said {said:?}")));
         }
         Ok(process)

@@ -378,12 +378,14 @@ fn images_that_nobody_uses_are_removed() {
     let (first, second) = (open(0, &one), open(1, &two));
     assert_eq!(first.remove_unused_images().unwrap(), 0);
     drop(second);
-    assert_eq!(first.remove_unused_images().unwrap(), 1);
+    // A child that another test is just starting holds a copy of everything that is open, the locks of images too.
+    let soon = Duration::from_secs(10);
+    assert!(eventually(soon, || first.remove_unused_images().unwrap() == 1));
     // Neither it nor its lock is left; what is used is.
     assert_eq!(fs::read_dir(store.path()).unwrap().count(), 2);
     let second = open(1, &two);
     drop(first);
-    assert_eq!(second.remove_unused_images().unwrap(), 1);
+    assert!(eventually(soon, || second.remove_unused_images().unwrap() == 1));
 }
 
 #[test]
