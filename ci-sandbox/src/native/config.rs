@@ -108,7 +108,7 @@ impl Config {
     /// aside). A job then gets one in a fraction of the time; each is used once, and made anew in the background.
     ///
     /// One takes less than a megabyte of the machine's memory and, on a quiet machine, some milliseconds to make. They are
-    /// made from the moment on that the backend is, if that is within a `tokio` runtime.
+    /// made from the moment on that the backend is, which must then be within a `tokio` runtime.
     pub fn with_warm(mut self, spec: Spec, count: usize) -> Self {
         self.warm.push((spec, count));
         self

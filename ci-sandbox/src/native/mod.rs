@@ -202,7 +202,7 @@ use self::identity::{Identity, Slots};
 use self::image::{Bounds, Finder, Image, Store};
 use self::instance::NativeInstance;
 use self::launch::Plan;
-use self::ledger::Ledger;
+use self::ledger::{Ledger, Remains};
 use self::life::{Life, NetworkNamespace};
 use self::namespaces::Lingering;
 use self::network::{Network, Routed};
@@ -258,6 +258,10 @@ struct Shared {
     pool: Pool,
 }
 
+/// How often books are looked at that another process has for the moment.
+const LOOKS: u32 = 10;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
+
 impl Native {
     /// Looks at the machine, opens the books and looks up the images.
     ///
@@ -265,7 +269,7 @@ impl Native {
     ///
     /// [`ErrorKind::Unsupported`] when this process can make no sandboxes, or not those to keep ready;
     /// [`ErrorKind::NotFound`] when those name an image that is not configured; [`ErrorKind::Invalid`] when the host name
-    /// is none; [`ErrorKind::Unavailable`] when the state folder or an image cannot be used.
+    /// is none, or sandboxes are to be kept ready and this is no `tokio` runtime; [`ErrorKind::Unavailable`] when the state folder or an image cannot be used.
     pub fn new(config: Config) -> Result<Self> {
         Self::with_patience(config, Patience::default())
     }
@@ -338,7 +342,11 @@ impl Native {
             shared.image(&spec.image)?;
             shared.expected().require(&spec.minimum)?;
         }
-        if let Ok(runtime) = Handle::try_current() {
+        if shared.pool.specs().next().is_some() {
+            let runtime = Handle::try_current().map_err(|_| {
+                Error::new(ErrorKind::Invalid, OPERATION)
+                    .because("sandboxes are kept ready by tasks; make the backend within a tokio runtime")
+            })?;
             shared.pool.keep_filled(&shared, &runtime);
         }
         Ok(Self(shared))
@@ -358,9 +366,7 @@ impl Native {
         }
         self.0.pool.settled().await;
     }
-}
 
-impl Native {
     /// Removes what was unpacked of images that no backend uses any more, of this process or another, and returns how
     /// many they were.
     ///
@@ -408,8 +414,6 @@ impl Backend for Native {
     }
 
     async fn leftovers(&self) -> Result<Vec<SandboxId>> {
-        const LOOKS: u32 = 10;
-        const BETWEEN: Duration = Duration::from_millis(20);
         let mut ids = self.0.lingering.overdue(self.0.patience.namespaces);
         for look in 1..=LOOKS {
             for ledger in self.0.ledgers_of_the_dead()? {
@@ -418,7 +422,7 @@ impl Backend for Native {
             if !ids.is_empty() || look == LOOKS || !self.0.ledger.others_live() {
                 break;
             }
-            tokio::time::sleep(BETWEEN).await;
+            tokio::time::sleep(BETWEEN_LOOKS).await;
         }
         Ok(ids)
     }
@@ -589,18 +593,31 @@ impl Shared {
         Ledger::of_the_dead(&self.state).map_err(failure::host("read the books of sandboxes"))
     }
 
+    /// What a process that is gone has left of a sandbox, with its books, which are ours for as long as they are held.
+    async fn find_remains(&self, id: &SandboxId) -> Result<Option<(Vec<Ledger>, Remains)>> {
+        // Whoever clears another sandbox of the same owner has all of the owner's books for that time.
+        for look in 1..=LOOKS {
+            let books = self.ledgers_of_the_dead()?;
+            if let Some(remains) = books.iter().find_map(|ledger| ledger.remains(id)) {
+                return Ok(Some((books, remains)));
+            }
+            if !Ledger::anyone_has(&self.state, id) {
+                return Ok(None);
+            }
+            drop(books);
+            if look < LOOKS {
+                tokio::time::sleep(BETWEEN_LOOKS).await;
+            }
+        }
+        Err(Error::new(ErrorKind::Unavailable, "destroy a sandbox")
+            .because("another process owns it, or clears it right now")
+            .with("sandbox", id))
+    }
+
     /// Clears what a process that is gone has left of a sandbox.
     async fn clear_remains(&self, id: &SandboxId) -> Result<Residue> {
         let mut residue = Residue::default();
-        let ledgers = self.ledgers_of_the_dead()?;
-        let Some(remains) = ledgers.iter().find_map(|ledger| ledger.remains(id)) else {
-            if Ledger::anyone_has(&self.state, id) {
-                return Err(Error::new(ErrorKind::Unavailable, "destroy a sandbox")
-                    .because("another process owns it, or clears it right now")
-                    .with("sandbox", id));
-            }
-            return Ok(residue);
-        };
+        let Some((_books, remains)) = self.find_remains(id).await? else { return Ok(residue) };
         remains.groups.kill();
         for process in remains.living() {
             sys::kill(process.as_fd());

@@ -6,12 +6,14 @@
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use ci_core::id::SandboxId;
+use rustix::io::Errno;
 use tokio::time::sleep;
 
 use super::sys::{self, FileHandle};
@@ -35,7 +37,8 @@ impl Namespaces {
         let handles = KINDS.iter().map_while(|kind| sys::file_handle(&folder.join(kind)).ok()).collect();
         let found = Self(handles);
         // Another process may have got the number of a dead one; and not everybody who gets a handle may use it.
-        if sys::is_dead(pidfd) || found.count() == 0 { Self::default() } else { found }
+        let is_usable = found.0.first().is_some_and(|handle| open(handle).is_ok());
+        if sys::is_dead(pidfd) || !is_usable { Self::default() } else { found }
     }
 
     /// Those that do not stay for as long as the network does: without it and the users that own it.
@@ -43,11 +46,20 @@ impl Namespaces {
         Self(self.0.iter().skip(NETWORK_AND_USERS).cloned().collect())
     }
 
-    /// How many still exist.
+    /// How many still exist, or cannot be told not to.
     fn count(&self) -> usize {
-        let Ok(any) = File::open("/proc/self/ns/mnt") else { return 0 };
-        self.0.iter().filter(|handle| sys::open_handle(any.as_fd(), handle).is_ok()).count()
+        self.0.iter().filter(|handle| !is_gone(&open(handle))).count()
     }
+}
+
+/// What cannot be opened for another reason, for want of descriptors say, may exist.
+fn is_gone(opened: &io::Result<OwnedFd>) -> bool {
+    opened.as_ref().is_err_and(|error| error.raw_os_error() == Some(Errno::STALE.raw_os_error()))
+}
+
+fn open(handle: &FileHandle) -> io::Result<OwnedFd> {
+    let any = File::open("/proc/self/ns/mnt")?;
+    sys::open_handle(any.as_fd(), handle)
 }
 
 /// The namespaces of dead sandboxes that existed when they were looked at last.
@@ -151,8 +163,7 @@ mod tests {
     fn hold(native: &Native, id: &SandboxId, kind: &str) -> OwnedFd {
         let life = native.0.living().get(id).cloned().unwrap();
         let place = KINDS.iter().position(|one| *one == kind).unwrap();
-        let any = File::open("/proc/self/ns/mnt").unwrap();
-        sys::open_handle(any.as_fd(), &life.init().unwrap().namespaces.0[place]).unwrap()
+        open(&life.init().unwrap().namespaces.0[place]).unwrap()
     }
 
     fn native(state: &Path, patience: Patience) -> Native {
@@ -174,6 +185,14 @@ mod tests {
         assert!(native.destroy(&id).await.unwrap().is_empty());
         assert_eq!(native.0.lingering.gone(&id, Patience::default().namespaces).await, 0);
         assert!(native.leftovers().await.unwrap().is_empty());
+    }
+
+    #[test]
+    fn one_that_cannot_be_looked_at_is_not_taken_for_gone() {
+        assert!(is_gone(&Err(Errno::STALE.into())));
+        for other in [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::PERM, Errno::ACCESS] {
+            assert!(!is_gone(&Err(other.into())), "{other:?}");
+        }
     }
 
     #[tokio::test]

@@ -133,6 +133,13 @@ async fn they_end_with_the_backend() {
     assert_eq!(entries(state.path()).len(), 0);
 }
 
+#[test]
+fn without_a_runtime_none_is_kept_ready_and_that_is_said() {
+    let state = tempfile::tempdir().unwrap();
+    let error = Native::new(config(state.path()).with_warm(spec(), 1)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+}
+
 #[tokio::test]
 async fn what_cannot_be_kept_ready_is_said_at_once() {
     let state = tempfile::tempdir().unwrap();
