@@ -27,7 +27,8 @@ impl Answers {
     pub(super) fn new(life: &Arc<Life>) -> io::Result<(Self, [OwnedFd; 2])> {
         let (start, start_end) = sys::packet_sockets()?;
         let (end, end_end) = End::new()?;
-        let answers = Self { life: life.clone(), start: Channel::new(start)?, end: Arc::new(end) };
+        let answers =
+            Self { life: life.clone(), start: Channel::new(start, Interest::READABLE)?, end: Arc::new(end) };
         Ok((answers, [start_end, end_end]))
     }
 

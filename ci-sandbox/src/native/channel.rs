@@ -18,9 +18,9 @@ use super::wire::{MOST_SOCKETS, Report};
 pub(super) struct Channel(Watched);
 
 impl Channel {
-    /// Takes over an end that does not block.
-    pub(super) fn new(socket: OwnedFd) -> io::Result<Self> {
-        sys::watch(socket, Interest::READABLE | Interest::WRITABLE).map(Self)
+    /// Takes over an end that does not block, for what it is used for: every reason to wake costs.
+    pub(super) fn new(socket: OwnedFd, interest: Interest) -> io::Result<Self> {
+        sys::watch(socket, interest).map(Self)
     }
 
     /// Sends one packet with descriptors. Nothing is sent if the future is dropped.

@@ -13,11 +13,12 @@ use ci_core::job::Limits;
 use ci_core::sandbox::Spec;
 use ci_core::{Error, ErrorKind, Result};
 use rustix::io::Errno;
+use tokio::io::Interest;
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
-use super::cgroup::Groups;
+use super::cgroup::{Groups, OutOfMemory};
 use super::channel::Channel;
 use super::failure;
 use super::identity::Identity;
@@ -73,10 +74,11 @@ pub(super) fn plan<'a>(
 /// Starts the launcher. There is no await in here: either everything that must be undone is in the value that is
 /// returned, or it is undone already.
 pub(super) fn start(shared: &Shared, id: &SandboxId, plan: &Plan<'_>) -> Result<Life> {
+    const BOTH_WAYS: Interest = Interest::READABLE.add(Interest::WRITABLE);
     let (lifeline, lifeline_end) = sys::packet_sockets().map_err(failure::host(OPERATION))?;
     let (control, control_end) = sys::packet_sockets().map_err(failure::host(OPERATION))?;
-    let lifeline = Channel::new(lifeline).map_err(failure::host(OPERATION))?;
-    let control = Channel::new(control).map_err(failure::host(OPERATION))?;
+    let lifeline = Channel::new(lifeline, BOTH_WAYS).map_err(failure::host(OPERATION))?;
+    let control = Channel::new(control, BOTH_WAYS).map_err(failure::host(OPERATION))?;
     // It finds its configuration when it starts, and need not wait for us.
     let network: Vec<_> = plan.joined.iter().map(|network| network.as_fd()).collect();
     lifeline.try_send(&plan.packet, &network).map_err(failure::host(OPERATION))?;
@@ -98,6 +100,7 @@ pub(super) fn start(shared: &Shared, id: &SandboxId, plan: &Plan<'_>) -> Result<
     Ok(Life {
         lifeline,
         control,
+        out_of_memory: OutOfMemory::of(&plan.groups),
         groups: plan.groups.clone(),
         entry,
         link,

@@ -12,7 +12,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::cgroup::Groups;
+use super::cgroup::{Groups, OutOfMemory};
 use super::channel::Channel;
 use super::ledger::Entry;
 use super::namespaces::Namespaces;
@@ -31,6 +31,7 @@ pub(super) struct Life {
     /// To the init.
     pub(super) control: Channel,
     pub(super) groups: Groups,
+    pub(super) out_of_memory: OutOfMemory,
     pub(super) entry: Entry,
     /// Its network card, if it has one.
     pub(super) link: Option<Link>,
@@ -127,7 +128,7 @@ impl Life {
 
     /// Why it does not answer any more.
     pub(super) fn gone(&self, operation: &'static str) -> Error {
-        if self.groups.out_of_memory_kills() > 0 {
+        if self.out_of_memory.kills() > 0 {
             failure::out_of_memory(operation)
         } else {
             failure::gone(operation)

@@ -238,6 +238,8 @@ pub struct Native(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     state: PathBuf,
+    /// What every sandbox will be like, as far as the machine shows it beforehand.
+    expected: IsolationReport,
     images: BTreeMap<ImageName, Image>,
     store: Store,
     hostname: CString,
@@ -317,8 +319,11 @@ impl Native {
         let images = images
             .into_iter()
             .map(|(name, source)| Ok((name, finder.resolve(&source)?)))
-            .collect::<Result<_>>()?;
+            .collect::<Result<BTreeMap<_, _>>>()?;
+        let hierarchies = Hierarchies::detect();
+        let expected = report::expected(&identity, &hierarchies, images.values().all(Image::is_all_layers));
         let shared = Arc::new(Shared {
+            expected,
             images,
             store,
             hostname,
@@ -329,7 +334,7 @@ impl Native {
             identity,
             slots: Slots::new(),
             routed,
-            hierarchies: Hierarchies::detect(),
+            hierarchies,
             ledger,
             patience,
             program: sys::init_program().map_err(failure::host(OPERATION))?,
@@ -340,7 +345,7 @@ impl Native {
         });
         for spec in shared.pool.specs() {
             shared.image(&spec.image)?;
-            shared.expected().require(&spec.minimum)?;
+            shared.expected.require(&spec.minimum)?;
         }
         if shared.pool.specs().next().is_some() {
             let runtime = Handle::try_current().map_err(|_| {
@@ -432,7 +437,7 @@ impl Backend for Native {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities::new(self.0.expected())
+        Capabilities::new(self.0.expected.clone())
             .with_host_folders()
             .with_services()
             .with_egress_to_hosts()
@@ -441,12 +446,6 @@ impl Backend for Native {
 }
 
 impl Shared {
-    /// What every sandbox will be like.
-    fn expected(&self) -> IsolationReport {
-        let layered = self.images.values().all(Image::is_all_layers);
-        report::expected(&self.identity, &self.hierarchies, layered)
-    }
-
     fn living(&self) -> MutexGuard<'_, HashMap<SandboxId, Arc<Life>>> {
         // The map is whole after every statement that holds the lock.
         self.living.lock().unwrap_or_else(PoisonError::into_inner)

@@ -37,7 +37,7 @@ pub(super) struct NativeProcess {
 impl NativeProcess {
     /// A program that is about to be asked for. From here on, dropping this stops it.
     pub(super) fn new(life: &Arc<Life>, answers: Answers) -> Self {
-        let out_of_memory_kills = life.groups.out_of_memory_kills();
+        let out_of_memory_kills = life.out_of_memory.kills();
         Self {
             life: life.clone(),
             id: life.next_request(),
@@ -105,7 +105,7 @@ impl NativeProcess {
     }
 
     fn ran_out_of_memory(&self) -> bool {
-        self.life.groups.out_of_memory_kills() > self.out_of_memory_kills
+        self.life.out_of_memory.kills() > self.out_of_memory_kills
     }
 }
 

@@ -5,6 +5,7 @@
 mod apart;
 mod bombs;
 mod books;
+mod campaign;
 mod crash;
 mod errand;
 mod fairness;

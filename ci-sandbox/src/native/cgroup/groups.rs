@@ -21,13 +21,6 @@ impl Groups {
         self.0.iter().map(|group| group.join("cgroup.procs").as_os_str().as_bytes().to_vec()).collect()
     }
 
-    /// How many processes the kernel has killed because the memory was used up.
-    pub(in super::super) fn out_of_memory_kills(&self) -> u64 {
-        self.value_of("memory.events", "oom_kill")
-            .or_else(|| self.value_of("memory.oom_control", "oom_kill"))
-            .unwrap_or(0)
-    }
-
     /// What all processes together use, as far as the groups count it.
     pub(in super::super) fn usage(&self) -> SandboxUsage {
         let one_of = |two, one| self.number(two).or_else(|| self.number(one));
@@ -76,12 +69,14 @@ impl Groups {
 
     /// The number behind `key` in a file of one key per line, of the group that has it.
     fn value_of(&self, file: &str, key: &str) -> Option<u64> {
-        let value = |text: &str| {
-            let mut lines = text.lines().filter_map(|line| line.split_once(' '));
-            lines.find(|(name, _)| *name == key).and_then(|(_, value)| value.parse().ok())
-        };
-        self.0.iter().find_map(|group| value(&read(group, file)?))
+        self.0.iter().find_map(|group| value_of(&read(group, file)?, key))
     }
+}
+
+/// The number behind `key` in a text of one key per line.
+pub(super) fn value_of(text: &str, key: &str) -> Option<u64> {
+    let mut lines = text.lines().filter_map(|line| line.split_once(' '));
+    lines.find(|(name, _)| *name == key).and_then(|(_, value)| value.parse().ok())
 }
 
 fn read(group: &Path, file: &str) -> Option<String> {
@@ -97,7 +92,7 @@ mod tests {
     use ci_core::conformance::skip;
     use ci_core::id::SandboxId;
 
-    use super::super::Hierarchies;
+    use super::super::{Hierarchies, OutOfMemory};
     use super::*;
 
     /// Two folders that look like groups of different trees.
@@ -131,7 +126,7 @@ mod tests {
             ],
             &processes,
         ]);
-        assert_eq!((two.usage(), two.out_of_memory_kills()), (expected, 3));
+        assert_eq!((two.usage(), OutOfMemory::of(&two).kills()), (expected, 3));
         let (_place, hybrid) = groups([
             &[
                 ("cpu.stat", "nr_periods 7\nnr_throttled 0\n"),
@@ -142,8 +137,9 @@ mod tests {
             ],
             &processes,
         ]);
-        assert_eq!((hybrid.usage(), hybrid.out_of_memory_kills()), (expected, 2));
+        assert_eq!((hybrid.usage(), OutOfMemory::of(&hybrid).kills()), (expected, 2));
         assert_eq!(Groups::default().usage(), SandboxUsage::default());
+        assert_eq!(OutOfMemory::of(&Groups::default()).kills(), 0);
     }
 
     #[test]

@@ -11,6 +11,7 @@
 
 mod detect;
 mod groups;
+mod killed;
 mod limit;
 
 use std::fs;
@@ -21,6 +22,7 @@ use ci_core::id::SandboxId;
 use ci_core::job::Limits;
 
 pub(super) use self::groups::Groups;
+pub(super) use self::killed::OutOfMemory;
 
 /// The sandbox's process 1 counts, but not as one of the job's.
 pub(super) const PROCESS_ONE: u32 = 1;
