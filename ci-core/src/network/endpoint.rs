@@ -19,9 +19,9 @@ use crate::error::{Error, ErrorKind, Result};
 /// ```
 /// use ci_core::network::Endpoint;
 ///
-/// assert_eq!("Crates.IO.:443".parse::<Endpoint>()?.to_string(), "crates.io:443");
+/// assert_eq!("Files.Example.:443".parse::<Endpoint>()?.to_string(), "files.example:443");
 /// assert_eq!("[::ffff:192.0.2.1]:22".parse::<Endpoint>()?.to_string(), "192.0.2.1:22");
-/// for trick in ["0x7f.1:80", "2130706433:80", "010.0.0.1:80", "crates.io@evil.example:443", "crates.io:+443"] {
+/// for trick in ["0x7f.1:80", "2130706433:80", "010.0.0.1:80", "files.example@evil.example:443", "files.example:+443"] {
 ///     assert!(trick.parse::<Endpoint>().is_err());
 /// }
 /// # Ok::<(), ci_core::Error>(())
@@ -52,7 +52,7 @@ impl Endpoint {
     pub fn parse(text: &str, default: Option<u16>) -> Result<Self> {
         parse(text, default).ok_or_else(|| {
             Error::new(ErrorKind::Invalid, "parse a destination")
-                .because("it must be host:port with a plain name or address, like crates.io:443 or [2001:db8::1]:22")
+                .because("it must be host:port with a plain name or address, like files.example:443 or [2001:db8::1]:22")
                 .with("given", format_args!("{:?}", crate::external::shortened(text)))
         })
     }
@@ -136,8 +136,8 @@ mod tests {
     #[test]
     fn one_thing_has_one_spelling() {
         for (given, shown) in [
-            ("crates.io:443", "crates.io:443"),
-            ("CRATES.IO.:443", "crates.io:443"),
+            ("files.example:443", "files.example:443"),
+            ("FILES.EXAMPLE.:443", "files.example:443"),
             ("xn--bcher-kva.example:80", "xn--bcher-kva.example:80"),
             ("192.0.2.1:22", "192.0.2.1:22"),
             ("[2001:DB8:0::1]:22", "[2001:db8::1]:22"),
@@ -156,27 +156,27 @@ mod tests {
         for bad in [
             "",
             ":443",
-            "crates.io",
-            "crates.io:",
-            "crates.io:0",
-            "crates.io:65536",
-            "crates.io:+443",
-            "crates.io:-1",
-            "crates.io:443:80",
-            "crates.io:443 ",
-            " crates.io:443",
-            "crates.io: 443",
-            "crates.io..:443",
-            "user@crates.io:443",
-            "user:pass@crates.io:443",
-            "crates.io\0.evil.example:443",
+            "files.example",
+            "files.example:",
+            "files.example:0",
+            "files.example:65536",
+            "files.example:+443",
+            "files.example:-1",
+            "files.example:443:80",
+            "files.example:443 ",
+            " files.example:443",
+            "files.example: 443",
+            "files.example..:443",
+            "user@files.example:443",
+            "user:pass@files.example:443",
+            "files.example\0.evil.example:443",
             "crates%2eio:443",
             "b\u{fc}cher.example:443",
             "crates\u{3002}io:443",
-            "crates.io/:443",
-            "crates.io#:443",
-            "crates.io?:443",
-            "\\crates.io:443",
+            "files.example/:443",
+            "files.example#:443",
+            "files.example?:443",
+            "\\files.example:443",
             "2130706433:80",
             "0x7f000001:80",
             "0x7f.1:80",
@@ -191,7 +191,7 @@ mod tests {
             "[::1%lo]:80",
             "[fe80::1%25eth0]:80",
             "[127.0.0.1]:80",
-            "[crates.io]:443",
+            "[files.example]:443",
             "[[::1]]:80",
             "a_b.example:80",
             "*.example:80",

@@ -22,9 +22,9 @@ use crate::error::{Error, ErrorKind, Result};
 /// ```
 /// use ci_core::network::{Destination, EgressRule, HostName, NetworkPolicy};
 ///
-/// let crates = EgressRule { destination: Destination::Host(HostName::parse("crates.io")?), ports: vec![443] };
+/// let files = EgressRule { destination: Destination::Host(HostName::parse("files.example")?), ports: vec![443] };
 /// let mirror = EgressRule { destination: Destination::Network("10.1.0.0/16".parse()?), ports: vec![80, 443] };
-/// let policy = NetworkPolicy::Allow(vec![crates, mirror]);
+/// let policy = NetworkPolicy::Allow(vec![files, mirror]);
 ///
 /// assert!(HostName::parse("10.1.0.1").is_err()); // an address is a network: 10.1.0.1/32
 /// # let _ = policy;
@@ -217,7 +217,7 @@ mod tests {
 
     #[test]
     fn hosts_are_names_and_not_addresses() {
-        assert_eq!(HostName::parse("Crates.IO").expect("a host").as_str(), "crates.io");
+        assert_eq!(HostName::parse("Files.Example").expect("a host").as_str(), "files.example");
         for bad in ["", ".", "a..b", "-a.b", "a-.b", "a_b", "10.0.0.1", "2130706433", "a b", "*.example.org"]
         {
             assert!(HostName::parse(bad).is_err(), "{bad:?}");

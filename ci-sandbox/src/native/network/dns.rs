@@ -138,7 +138,7 @@ mod tests {
     use super::*;
 
     fn names() -> Names {
-        Names::of(&Policy::new(&rules(&["crates.io:443"]), &Egress::default()).unwrap(), None)
+        Names::of(&Policy::new(&rules(&["files.example:443"]), &Egress::default()).unwrap(), None)
     }
 
     fn query(labels: &[&[u8]], kind: u16) -> Vec<u8> {
@@ -165,18 +165,18 @@ mod tests {
     /// N-5: what no rule names is answered from here, whatever it carries.
     #[test]
     fn names_of_rules_have_an_address_and_others_do_not_exist() {
-        assert_eq!(ask(&[b"crates", b"io"], A), (0, Some([127, 64, 0, 1]), None));
-        assert_eq!(ask(&[b"CRATES", b"iO"], A), (0, Some([127, 64, 0, 1]), None));
+        assert_eq!(ask(&[b"files", b"example"], A), (0, Some([127, 64, 0, 1]), None));
+        assert_eq!(ask(&[b"FILES", b"eXample"], A), (0, Some([127, 64, 0, 1]), None));
         assert_eq!(ask(&[b"localhost"], A), (0, Some([127, 0, 0, 1]), None));
         for kind in [28, 16, 15, 5, 65] {
-            assert_eq!(ask(&[b"crates", b"io"], kind), (0, None, None), "nothing but an address: {kind}");
+            assert_eq!(ask(&[b"files", b"example"], kind), (0, None, None), "nothing but an address: {kind}");
         }
         for labels in [
             &[b"evil".as_slice(), b"example"][..],
-            &[b"c2VjcmV0", b"crates", b"io"],
-            &[b"crates.io"],
-            &[b"crates\0", b"io"],
-            &[b"crates", b"io", b"evil"],
+            &[b"c2VjcmV0", b"files", b"example"],
+            &[b"files.example"],
+            &[b"files\0", b"example"],
+            &[b"files", b"example", b"evil"],
             &[],
         ] {
             let (code, address, refused) = ask(labels, A);
@@ -188,7 +188,7 @@ mod tests {
     #[test]
     fn what_is_no_query_is_answered_with_an_error_or_not_at_all() {
         let names = names();
-        let good = query(&[b"crates", b"io"], A);
+        let good = query(&[b"files", b"example"], A);
         let changed = |at: usize, value: u8| {
             let mut query = good.clone();
             query[at] = value;
