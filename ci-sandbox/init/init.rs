@@ -15,6 +15,7 @@ use crate::wire::{Configuration, Report, Stage, fact};
 /// What the launcher hands to its copy.
 pub(crate) struct Inherited {
     pub(crate) memory_files: Option<Fd>,
+    pub(crate) own_devices: Option<Fd>,
     pub(crate) binds: Binds,
     /// A byte when the launcher is done, and an end when it is gone.
     pub(crate) launcher: Fd,
@@ -25,10 +26,10 @@ pub(crate) struct Inherited {
 pub(crate) fn run(configuration: &Configuration<'_>, inherited: Inherited) -> ! {
     // The lifeline is the launcher's alone. Reading from nothing is what is left in its place.
     let _ = sys::duplicate(sys::Raw(2), 0);
-    let Inherited { memory_files, mut binds, launcher, mut facts } = inherited;
+    let Inherited { memory_files, own_devices, mut binds, launcher, mut facts } = inherited;
     let mut built = take_identity(configuration, &launcher);
     if built.is_ok() {
-        built = root::build(configuration, memory_files, &mut binds, &mut facts);
+        built = root::build(configuration, memory_files, own_devices, &mut binds, &mut facts);
     }
     drop(binds);
     let ready = built.and_then(|()| settle(configuration, &mut facts));

@@ -4,6 +4,7 @@ use core::ffi::CStr;
 use core::iter;
 
 use crate::alarm::Alarm;
+use crate::devices;
 use crate::failure::{At, Failure};
 use crate::init::{self, Inherited};
 use crate::limits;
@@ -57,10 +58,11 @@ fn launch() -> Result<(Fd, Option<Alarm>), Failure> {
 
     let mut facts = 0;
     let mut binds = [const { None }; MOST_MOUNTS];
-    let mut memory_files = None;
+    let (mut memory_files, mut own_devices) = (None, None);
     if configuration.range {
         facts |= fact::ID_RANGE;
         memory_files = Some(make_memory_files(&configuration, &mut facts)?);
+        own_devices = devices::make().at(Stage::Devices)?;
         open_binds(&configuration, &mut binds)?;
     }
     let mut namespaces = task::NEW_NS | task::NEW_PID | task::NEW_IPC | task::NEW_UTS;
@@ -85,7 +87,7 @@ fn launch() -> Result<(Fd, Option<Alarm>), Failure> {
     let cloned = task::clone_into(namespaces).at(Stage::Clone)?;
     let Some((pid, pidfd)) = cloned else {
         drop(hold);
-        init::run(&configuration, Inherited { memory_files, binds, launcher: go, facts })
+        init::run(&configuration, Inherited { memory_files, own_devices, binds, launcher: go, facts })
     };
     drop(go);
     if configuration.range {

@@ -47,7 +47,9 @@
 //! # As root and as an ordinary user
 //!
 //! As root every sandbox gets 65,536 ids that nothing else on the machine has, and memory that is never swapped
-//! out. An ordinary user has one id to give: the job runs under it, and process 1 too. Which guarantees hold is
+//! out. Its devices are made for it, where this program may do so (`CAP_MKNOD`). An ordinary user has one id to give: the
+//! job runs under it, and process 1 too; and its sandboxes show the machine's own devices, so that who locks or watches
+//! `/dev/null` is seen by all that do. Which guarantees hold is
 //! in [`Backend::capabilities`]; ask for what you need with
 //! [`Spec::with_minimum`](ci_core::sandbox::Spec::with_minimum).
 //!
