@@ -11,14 +11,13 @@ use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use ci_core::id::SandboxId;
 use rustix::fs::{FlockOperation, flock};
 
 use super::cgroup::Groups;
-use super::sys;
+use super::{folder, sys};
 
 const LOCK: &str = "lock";
 
@@ -33,7 +32,7 @@ impl Ledger {
     /// Opens books of this process's own.
     pub(super) fn open(state: &Path) -> io::Result<Self> {
         let all = state.join("sandboxes");
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&all)?;
+        folder::make_own(&all)?;
         let owner = SandboxId::random();
         // Under its name only once it is locked: an unlocked folder would pass for one of a dead owner.
         let unready = all.join(format!("{owner}.new"));

@@ -157,6 +157,7 @@ mod config;
 mod failure;
 #[path = "../../init/files.rs"]
 mod files;
+mod folder;
 mod identity;
 mod image;
 mod input;
