@@ -62,7 +62,8 @@
 //!
 //! | Limit | By | root, version 1 | root, version 2 | user, delegated | user, not delegated |
 //! |---|---|---|---|---|---|
-//! | memory, no swap | memory group | held | held | held | no: see below |
+//! | memory | memory group | held | held | held | no: see below |
+//! | no swap | a tmpfs that is never swapped (Linux 6.4, root), memory group of version 2; else swap that is off | where swap is off | held | where swap is off | where swap is off |
 //! | running out of it ends all | launcher (1), `memory.oom.group` (2) | held | held | held | no |
 //! | socket buffers | memory group (2), an eighth beside it (1) | held | held | held | no |
 //! | processes | pids group, else `RLIMIT_NPROC` per user namespace | held | held | held | held |
