@@ -240,9 +240,12 @@ fn map_binds(
 /// may read, the job can then read too, and nothing else of the host's.
 fn owner_to_job(bind: &Fd, job: &CStr) -> sys::Result<Fd> {
     let stat = sys::stat(**bind, c"")?;
+    let launcher = task::own_number();
     let Some((pid, pidfd)) = task::clone_into(task::NEW_USER)? else {
-        // It only has to exist, and to be gone should the launcher be.
-        let _ = task::die_with_parent();
+        // It only has to exist, and to be gone should the launcher be: also should it have died in between.
+        if task::die_with_parent().is_err() || task::parents_number() != launcher {
+            task::exit(1);
+        }
         loop {
             sys::poll(&mut []);
         }

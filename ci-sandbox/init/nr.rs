@@ -19,6 +19,7 @@ numbers! {
     IOCTL 16 29;
     PREAD64 17 67;
     NANOSLEEP 35 101;
+    GETPID 39 172;
     SOCKET 41 198;
     BIND 49 200;
     LISTEN 50 201;
@@ -31,6 +32,7 @@ numbers! {
     FCHDIR 81 50;
     FCHMOD 91 52;
     UMASK 95 166;
+    GETPPID 110 173;
     SETSID 112 157;
     STATFS 137 43;
     GETPRIORITY 140 141;
