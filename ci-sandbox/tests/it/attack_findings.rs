@@ -5,12 +5,13 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::process::Command as Program;
 
-use ci_core::ErrorKind;
-use ci_core::sandbox::{OutputStream, Process, ProcessEvent};
+use ci_core::job::Limits;
+use ci_core::sandbox::{ExitStatus, Guarantee, OutputStream, Process, ProcessEvent};
+use ci_core::{ByteSize, ErrorKind};
 use ci_sandbox::native::{Config, ImageSource, Native};
 
 use crate::images::{Layers, config, write_folder};
-use crate::support::{Rig, finish, image, is_root, itself, refusal};
+use crate::support::{Rig, finish, image, is_root, itself, refusal, spec};
 use crate::tar::Made;
 
 async fn says(process: &mut dyn Process, words: &str) {
@@ -169,4 +170,49 @@ fn folders_that_others_can_write_to_are_not_used() {
         let mode = fs::metadata(shared.path().join(name)).unwrap().permissions().mode();
         assert_eq!(mode & 0o077, 0, "{name}: {mode:o}");
     }
+}
+
+/// `PR_SCHED_CORE` takes the other threads of a core from everybody, and from no group's quota.
+#[tokio::test]
+async fn a_job_keeps_no_core_for_itself() {
+    let rig = Rig::new();
+    let sandbox = rig.sandbox().await;
+    if !sandbox.run("perl -e 1").await.exit.status.is_success() {
+        return println!("skipped: there is no perl to try system calls with");
+    }
+    let prctl = if cfg!(target_arch = "x86_64") { 157 } else { 167 };
+    let ask =
+        |option: u64| format!("perl -e 'print syscall({prctl}, {option}, 1, 0, 0, 0) < 0 ? $! + 0 : 0'");
+    assert_eq!(sandbox.output(&ask(62)).await, "1");
+    assert_eq!(sandbox.output(&ask(62 | 1 << 32)).await, "1", "the kernel takes the lower half");
+    // PR_GET_DUMPABLE.
+    assert_eq!(sandbox.output(&ask(3)).await, "0");
+    sandbox.destroy().await;
+}
+
+/// What waits in the queues of netlink sockets is counted by no control group: some 200 KiB for each socket, of which a
+/// program can have as many as files, at three of its own memory.
+#[tokio::test]
+#[ignore = "found: the kernel charges netlink queues to nobody, and nothing here bounds them"]
+async fn what_waits_in_netlink_sockets_is_bounded() {
+    const MEMORY: u64 = 32 << 20;
+    let rig = Rig::new();
+    if !rig.holds(Guarantee::MemoryLimit) {
+        return;
+    }
+    let limits = Limits::default().with_memory(ByteSize::bytes(MEMORY));
+    let sandbox = rig.sandbox_of(&spec().with_limits(limits)).await;
+    // Two to each other by NETLINK_USERSOCK; answers of NETLINK_ROUTE that are not read do the same.
+    let script = r#"perl -e 'use Socket; my ($all, @kept) = 0; my $text = "x" x 16000;
+        socket(my $from, 16, 3, 2) && bind($from, pack("SSLL", 16, 0, 0, 0)) or die $!;
+        for (1 .. 500) {
+            socket(my $to, 16, 3, 2) && bind($to, pack("SSLL", 16, 0, 0, 0)) or last; push @kept, $to;
+            my $name = pack("SSLL", 16, 0, (unpack("SSLL", getsockname $to))[2], 0);
+            my $packet = pack("LSSLL", 16 + length $text, 16, 0, 0, 0) . $text;
+            while (defined(my $sent = send($from, $packet, 0x40, $name))) { $all += $sent } }
+        print $all'"#;
+    let ran = sandbox.run(script).await;
+    sandbox.destroy().await;
+    let is_ended = ran.exit.status == ExitStatus::OutOfMemory;
+    assert!(is_ended || ran.stdout.parse::<u64>().is_ok_and(|queued| queued < 2 * MEMORY), "{ran:?}");
 }
