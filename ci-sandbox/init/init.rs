@@ -8,7 +8,7 @@ use crate::packets;
 use crate::root;
 use crate::serve;
 use crate::sockets::Sockets;
-use crate::sys::{self, Fd};
+use crate::sys::{self, Errno, Fd};
 use crate::task;
 use crate::wire::{Configuration, Report, Stage, fact};
 
@@ -81,8 +81,11 @@ fn settle(configuration: &Configuration<'_>, facts: &mut u32) -> Result<Sockets,
     if landlock::restrict().at(Stage::Landlock)? {
         *facts |= fact::LANDLOCKED;
     }
-    if task::filter(configuration.filter).is_ok() {
-        *facts |= fact::FILTERED;
+    match task::filter(configuration.filter) {
+        Ok(()) => *facts |= fact::FILTERED,
+        // The kernel has no filters. Where it only has no room for one, other jobs may have seen to that.
+        Err(Errno::EINVAL | Errno::ENOSYS) => {}
+        Err(error) => return Err(error).at(Stage::Privileges),
     }
     task::hide_memory().at(Stage::Privileges)?;
     let kept = if configuration.range { POWERS } else { 0 };
