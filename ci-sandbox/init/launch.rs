@@ -190,10 +190,11 @@ fn prepare(
     if configuration.makes_users() {
         map_ids(configuration, process).at(Stage::MapIds)?;
     }
-    // The job is the first to go when memory runs out, whatever was set for the program that embeds the SDK. Set
-    // from here, by a root with power over resources, it also holds: the kernel remembers the value as the lowest
-    // that the job can choose.
-    let _ = process.write(b"oom_score_adj", b"0");
+    // The job is the first to go when memory runs out, whatever was set for the program that embeds the SDK, and before
+    // any other that has less than half of the machine's: of what it takes, some is counted for no process (what waits in
+    // its sockets, its files). Set from here, by a root with power over resources, it also holds: the kernel remembers the
+    // value as the lowest that the job can choose.
+    let _ = process.write(b"oom_score_adj", b"500");
 
     let mut groups = configuration.groups.records;
     for item in 0..configuration.groups.count {
