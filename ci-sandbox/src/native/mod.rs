@@ -83,8 +83,12 @@
 //! What the kernel counts per user of the host and has no bound for a namespace, sandboxes of an ordinary user share:
 //! memory in pipes, descriptors on their way through sockets, watches of `epoll(7)`. Under root they do not.
 //!
-//! Not held anywhere: bandwidth of memory and caches, and reading from disks whose scheduler does not know groups. A
-//! job can run on all processors that its control groups allow, also where the program that started it was bound to
+//! Not held anywhere: bandwidth of memory and caches, and reading from disks whose scheduler does not know groups; what
+//! waits unread in netlink sockets, some 200 KiB for each, which the kernel counts for no group (when the machine's
+//! memory runs out, jobs are ended first); and the machine's one bound on translated packet filters
+//! (`net.core.bpf_jit_limit`), to which filters of jobs' sockets count: where it is used up, and the kernel does not
+//! interpret them instead, no sandbox is made. A job can run on all processors that its control groups allow, also where
+//! the program that started it was bound to
 //! some by `taskset`: use a cpuset for that.
 //!
 //! # What a program has
