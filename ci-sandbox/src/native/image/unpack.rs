@@ -219,7 +219,7 @@ impl Unpacker {
             folder => folder?,
         };
         if name.to_bytes() == OPAQUE {
-            return self.hide_all(folder);
+            return self.hide_all(&folder);
         }
         if name.to_bytes().starts_with(AUFS) {
             return Ok(());
@@ -234,8 +234,8 @@ impl Unpacker {
     /// Removes what is in a folder and was not made by the layer at hand.
     ///
     /// It goes down and up again from folder to folder, so that neither their number nor their depth takes descriptors.
-    fn hide_all(&mut self, folder: OwnedFd) -> Result<(), Refusal> {
-        let mut folder = openat(&folder, ".", FOLDER, Mode::empty())?;
+    fn hide_all(&mut self, folder: &OwnedFd) -> Result<(), Refusal> {
+        let mut folder = openat(folder, ".", FOLDER, Mode::empty())?;
         // What is still to be looked into, at every depth down to this folder's.
         let mut left = vec![self.hide_in(&folder)?];
         while let Some(below) = left.last_mut() {

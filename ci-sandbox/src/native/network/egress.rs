@@ -166,9 +166,9 @@ impl Resolver for SystemResolver {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use std::sync::Mutex;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
+    use tokio::sync::Mutex;
     use tokio::task::JoinSet;
 
     use super::*;
@@ -178,14 +178,14 @@ mod tests {
     async fn look_ups_that_hang_do_not_take_all_threads() {
         let resolver = SystemResolver::default();
         let (running, gate) = (Arc::<AtomicUsize>::default(), Arc::<Mutex<()>>::default());
-        let closed = gate.lock().unwrap();
+        let closed = gate.lock().await;
         let mut asked = JoinSet::new();
         for _ in 0..10 * SystemResolver::MOST_AT_ONCE {
             let (resolver, running, gate) = (resolver.clone(), running.clone(), gate.clone());
             asked.spawn(async move {
                 let hang = move || {
                     running.fetch_add(1, Ordering::Relaxed);
-                    drop(gate.lock());
+                    drop(gate.blocking_lock());
                     Ok(())
                 };
                 resolver.in_slot(hang).await
