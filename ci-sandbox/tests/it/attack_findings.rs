@@ -204,9 +204,9 @@ async fn what_waits_in_netlink_sockets_is_bounded() {
     let sandbox = rig.sandbox_of(&spec().with_limits(limits)).await;
     // Two to each other by NETLINK_USERSOCK; answers of NETLINK_ROUTE that are not read do the same.
     let script = r#"perl -e 'use Socket; my ($all, @kept) = 0; my $text = "x" x 16000;
-        socket(my $from, 16, 3, 2) && bind($from, pack("SSLL", 16, 0, 0, 0)) or die $!;
+        my $from; socket($from, 16, 3, 2) && bind($from, pack("SSLL", 16, 0, 0, 0)) or die $!;
         for (1 .. 500) {
-            socket(my $to, 16, 3, 2) && bind($to, pack("SSLL", 16, 0, 0, 0)) or last; push @kept, $to;
+            my $to; socket($to, 16, 3, 2) && bind($to, pack("SSLL", 16, 0, 0, 0)) or last; push @kept, $to;
             my $name = pack("SSLL", 16, 0, (unpack("SSLL", getsockname $to))[2], 0);
             my $packet = pack("LSSLL", 16 + length $text, 16, 0, 0, 0) . $text;
             while (defined(my $sent = send($from, $packet, 0x40, $name))) { $all += $sent } }
