@@ -23,12 +23,36 @@ const LINKS: [(&CStr, &CStr); 5] = [
     (c"ptmx", c"pts/ptmx"),
 ];
 
-/// The host's devices, each on a mount of its own that is attached nowhere yet.
+/// Makes devices of the sandbox's own, on a file system that is attached nowhere yet: what a job watches, locks or touches
+/// of them concerns nobody else. Nothing where that is not allowed; then the host's are shown.
+///
+/// It takes the host's root, for devices on a file system of a sandbox's root cannot be opened.
+pub(crate) fn make() -> sys::Result<Option<Fd>> {
+    let files = Configuring::open(c"tmpfs")?;
+    for (key, value) in [(c"size", c"4k"), (c"nr_inodes", c"8"), (c"mode", c"0755")] {
+        files.set(key, value)?;
+    }
+    let folder = files.mount(mounts::NOSUID | mounts::NOEXEC)?;
+    for (_, name, numbers) in DEVICES {
+        match sys::make_device(*folder, name, 0o666, numbers) {
+            Err(Errno::EPERM) => return Ok(None),
+            made => made?,
+        }
+        // What mknod(2) gave went through the umask.
+        sys::chmod_path(*folder, name, 0o666)?;
+    }
+    Ok(Some(folder))
+}
+
+/// Devices, each on a mount of its own that is attached nowhere yet.
 pub(crate) struct Devices([Option<Fd>; DEVICES.len()]);
 
 impl Devices {
-    /// Takes them from the host's `/dev`.
-    pub(crate) fn open() -> sys::Result<Self> {
+    /// Takes them from `/dev`, which is the host's unless the sandbox has its `own`.
+    pub(crate) fn open(own: Option<Fd>) -> sys::Result<Self> {
+        if let Some(own) = own {
+            mounts::attach(*own, CWD, c"/dev")?;
+        }
         let mut devices = [const { None }; DEVICES.len()];
         for (place, (path, _, numbers)) in devices.iter_mut().zip(DEVICES) {
             let device = match mounts::clone_tree(CWD, path) {
@@ -40,7 +64,8 @@ impl Devices {
             if stat.mode & sys::KIND != sys::CHARACTER || stat.rdev != numbers {
                 return Err(Errno::EINVAL);
             }
-            mounts::restrict(*device, mounts::NOSUID | mounts::NOEXEC)?;
+            // A device is read and written all the same; only its times and owner stay as they are.
+            mounts::restrict(*device, mounts::RDONLY | mounts::NOSUID | mounts::NOEXEC)?;
             *place = Some(device);
         }
         Ok(Self(devices))

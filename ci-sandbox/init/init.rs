@@ -8,13 +8,14 @@ use crate::packets;
 use crate::root;
 use crate::serve;
 use crate::sockets::Sockets;
-use crate::sys::{self, Fd};
+use crate::sys::{self, Errno, Fd};
 use crate::task;
 use crate::wire::{Configuration, Report, Stage, fact};
 
 /// What the launcher hands to its copy.
 pub(crate) struct Inherited {
     pub(crate) memory_files: Option<Fd>,
+    pub(crate) own_devices: Option<Fd>,
     pub(crate) binds: Binds,
     /// A byte when the launcher is done, and an end when it is gone.
     pub(crate) launcher: Fd,
@@ -25,10 +26,10 @@ pub(crate) struct Inherited {
 pub(crate) fn run(configuration: &Configuration<'_>, inherited: Inherited) -> ! {
     // The lifeline is the launcher's alone. Reading from nothing is what is left in its place.
     let _ = sys::duplicate(sys::Raw(2), 0);
-    let Inherited { memory_files, mut binds, launcher, mut facts } = inherited;
+    let Inherited { memory_files, own_devices, mut binds, launcher, mut facts } = inherited;
     let mut built = take_identity(configuration, &launcher);
     if built.is_ok() {
-        built = root::build(configuration, memory_files, &mut binds, &mut facts);
+        built = root::build(configuration, memory_files, own_devices, &mut binds, &mut facts);
     }
     drop(binds);
     let ready = built.and_then(|()| settle(configuration, &mut facts));
@@ -80,8 +81,11 @@ fn settle(configuration: &Configuration<'_>, facts: &mut u32) -> Result<Sockets,
     if landlock::restrict().at(Stage::Landlock)? {
         *facts |= fact::LANDLOCKED;
     }
-    if task::filter(configuration.filter).is_ok() {
-        *facts |= fact::FILTERED;
+    match task::filter(configuration.filter) {
+        Ok(()) => *facts |= fact::FILTERED,
+        // The kernel has no filters. Where it only has no room for one, other jobs may have seen to that.
+        Err(Errno::EINVAL | Errno::ENOSYS) => {}
+        Err(error) => return Err(error).at(Stage::Privileges),
     }
     task::hide_memory().at(Stage::Privileges)?;
     let kept = if configuration.range { POWERS } else { 0 };

@@ -4,6 +4,7 @@ use core::ffi::CStr;
 use core::iter;
 
 use crate::alarm::Alarm;
+use crate::devices;
 use crate::failure::{At, Failure};
 use crate::init::{self, Inherited};
 use crate::limits;
@@ -57,10 +58,11 @@ fn launch() -> Result<(Fd, Option<Alarm>), Failure> {
 
     let mut facts = 0;
     let mut binds = [const { None }; MOST_MOUNTS];
-    let mut memory_files = None;
+    let (mut memory_files, mut own_devices) = (None, None);
     if configuration.range {
         facts |= fact::ID_RANGE;
         memory_files = Some(make_memory_files(&configuration, &mut facts)?);
+        own_devices = devices::make().at(Stage::Devices)?;
         open_binds(&configuration, &mut binds)?;
     }
     let mut namespaces = task::NEW_NS | task::NEW_PID | task::NEW_IPC | task::NEW_UTS;
@@ -85,7 +87,7 @@ fn launch() -> Result<(Fd, Option<Alarm>), Failure> {
     let cloned = task::clone_into(namespaces).at(Stage::Clone)?;
     let Some((pid, pidfd)) = cloned else {
         drop(hold);
-        init::run(&configuration, Inherited { memory_files, binds, launcher: go, facts })
+        init::run(&configuration, Inherited { memory_files, own_devices, binds, launcher: go, facts })
     };
     drop(go);
     if configuration.range {
@@ -188,10 +190,11 @@ fn prepare(
     if configuration.makes_users() {
         map_ids(configuration, process).at(Stage::MapIds)?;
     }
-    // The job is the first to go when memory runs out, whatever was set for the program that embeds the SDK. Set
-    // from here, by a root with power over resources, it also holds: the kernel remembers the value as the lowest
-    // that the job can choose.
-    let _ = process.write(b"oom_score_adj", b"0");
+    // The job is the first to go when memory runs out, whatever was set for the program that embeds the SDK, and before
+    // any other that has less than half of the machine's: of what it takes, some is counted for no process (what waits in
+    // its sockets, its files). Set from here, by a root with power over resources, it also holds: the kernel remembers the
+    // value as the lowest that the job can choose.
+    let _ = process.write(b"oom_score_adj", b"500");
 
     let mut groups = configuration.groups.records;
     for item in 0..configuration.groups.count {
@@ -238,9 +241,12 @@ fn map_binds(
 /// may read, the job can then read too, and nothing else of the host's.
 fn owner_to_job(bind: &Fd, job: &CStr) -> sys::Result<Fd> {
     let stat = sys::stat(**bind, c"")?;
+    let launcher = task::own_number();
     let Some((pid, pidfd)) = task::clone_into(task::NEW_USER)? else {
-        // It only has to exist, and to be gone should the launcher be.
-        let _ = task::die_with_parent();
+        // It only has to exist, and to be gone should the launcher be: also should it have died in between.
+        if task::die_with_parent().is_err() || task::parents_number() != launcher {
+            task::exit(1);
+        }
         loop {
             sys::poll(&mut []);
         }

@@ -42,6 +42,7 @@ const NOTHING: &CStr = c".nothing";
 pub(crate) fn build(
     configuration: &Configuration<'_>,
     memory_files: Option<Fd>,
+    own_devices: Option<Fd>,
     binds: &mut Binds,
     facts: &mut u32,
 ) -> Result<(), Failure> {
@@ -52,7 +53,7 @@ pub(crate) fn build(
         launch::open_binds(configuration, binds)?;
         make_memory_files(configuration).at(Stage::MemoryFiles)?
     };
-    let devices = Devices::open().at(Stage::Devices)?;
+    let devices = Devices::open(own_devices).at(Stage::Devices)?;
     task::set_umask(0);
 
     // An overlay takes its parts only from where they are attached. Here they are in nobody's way, and go with the

@@ -82,9 +82,15 @@ fn turn(table: &mut [Option<Running>], range: bool) -> sys::Result<bool> {
     if control.is_ready() { take_request(table, range) } else { Ok(true) }
 }
 
-/// Reaps whatever died, orphans of the job too.
+/// The most that are reaped in one turn.
+const MOST_REAPED: usize = 1_024;
+
+/// Reaps what died, orphans of the job too. A job whose processes die without end must not keep requests from being taken:
+/// what is left then is for the next turn.
 fn reap(table: &mut [Option<Running>]) {
-    while let Some((pid, ended)) = task::reap() {
+    const ITSELF: i32 = 1;
+    for _ in 0..MOST_REAPED {
+        let Some((pid, ended)) = task::reap() else { return };
         let is_it = |place: &&mut Option<Running>| place.as_ref().is_some_and(|running| running.pid == pid);
         if let Some(running) = table.iter_mut().find(is_it).and_then(Option::take) {
             if running.has_secret_files {
@@ -93,6 +99,7 @@ fn reap(table: &mut [Option<Running>]) {
             let _ = sys::write_all(*running.end, &Report::Ended(ended).encode());
         }
     }
+    let _ = task::kill(ITSELF, task::SIGCHLD);
 }
 
 fn take_request(table: &mut [Option<Running>], range: bool) -> sys::Result<bool> {

@@ -316,6 +316,15 @@ pub(crate) fn mkdir(directory: Raw, path: &CStr, mode: usize) -> Result<()> {
     unsafe { raw(nr::MKDIRAT, [word(directory.0), text(path), mode, 0, 0, 0]) }.map(drop)
 }
 
+/// Makes a character device with the numbers `rdev`.
+pub(crate) fn make_device(directory: Raw, path: &CStr, mode: usize, rdev: [u32; 2]) -> Result<()> {
+    // The kernel takes both in one word, which has them as it had them of old where they are small (`new_decode_dev`).
+    let numbers = (rdev[0] << 8 | rdev[1]) as usize;
+    let mode = CHARACTER as usize | mode;
+    // SAFETY: mknodat(2) reads a NUL-terminated path.
+    unsafe { raw(nr::MKNODAT, [word(directory.0), text(path), mode, numbers, 0, 0]) }.map(drop)
+}
+
 pub(crate) fn unlink(directory: Raw, path: &CStr) -> Result<()> {
     // SAFETY: unlinkat(2) reads a NUL-terminated path.
     unsafe { raw(nr::UNLINKAT, [word(directory.0), text(path), 0, 0, 0, 0]) }.map(drop)

@@ -274,6 +274,18 @@ pub(crate) fn die_with_parent() -> Result<()> {
     control(1, SIGKILL)
 }
 
+/// This process's number.
+pub(crate) fn own_number() -> usize {
+    // SAFETY: getpid(2) takes nothing and cannot fail.
+    unsafe { raw(nr::GETPID, [0; 6]) }.unwrap_or(0)
+}
+
+/// The number of this process's parent: another one's once that is dead.
+pub(crate) fn parents_number() -> usize {
+    // SAFETY: getppid(2) takes nothing and cannot fail.
+    unsafe { raw(nr::GETPPID, [0; 6]) }.unwrap_or(0)
+}
+
 /// Shuts this process's memory and descriptors to tracing and to `/proc`, and forbids a core dump.
 pub(crate) fn hide_memory() -> Result<()> {
     control(4, 0)

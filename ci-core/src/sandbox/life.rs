@@ -180,25 +180,23 @@ impl Sandboxes {
     /// # Errors
     ///
     /// [`ErrorKind::Internal`] when something is left of one of them; those of [`Backend::leftovers`] and
-    /// [`Backend::destroy`]. The rest is taken down by the next call.
+    /// [`Backend::destroy`]. The first of them, when all others have been taken down that could be.
     ///
     /// # Cancel safety
     ///
     /// When the future is dropped, some have been taken down; the next call goes on.
     pub async fn reap(&self) -> Result<usize> {
-        let mut count = 0;
+        let (mut count, mut failed) = (0, Ok(()));
         for id in self.backend.leftovers().await? {
-            match self.backend.destroy(&id).await {
-                Ok(residue) => {
-                    let _gone = Teardown::prove(id, residue)?;
-                    count += 1;
-                }
+            match self.backend.destroy(&id).await.and_then(|residue| Teardown::prove(id.clone(), residue)) {
+                Ok(_gone) => count += 1,
                 // Somebody else who starts at the same time may be at it.
                 Err(_) if !self.backend.leftovers().await?.contains(&id) => {}
-                Err(error) => return Err(error),
+                // One that cannot be cleared, now or ever, must not keep the others.
+                Err(error) => failed = failed.and(Err(error)),
             }
         }
-        Ok(count)
+        failed.map(|()| count)
     }
 }
 

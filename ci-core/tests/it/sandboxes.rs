@@ -100,6 +100,21 @@ async fn what_is_left_is_no_teardown() -> Result<()> {
 }
 
 #[tokio::test]
+async fn what_cannot_be_cleared_does_not_keep_the_rest() -> Result<()> {
+    let rig = Rig::new()?;
+    let claim = claim(&rig).await?;
+    for _ in 0..3 {
+        std::mem::forget(rig.sandboxes.create(&claim, &spec()).await?);
+    }
+    rig.backend.restart();
+    rig.backend.leave_residue(residue());
+    assert_eq!(refused(rig.sandboxes.reap().await), ErrorKind::Internal);
+    assert_eq!(rig.backend.living().len(), 1, "the one of which something is left");
+    assert_eq!(rig.sandboxes.reap().await?, 1);
+    Ok(())
+}
+
+#[tokio::test]
 async fn what_earlier_processes_left_is_reaped_and_nothing_else() -> Result<()> {
     let rig = Rig::new()?;
     let claim = claim(&rig).await?;

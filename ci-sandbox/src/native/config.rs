@@ -25,10 +25,12 @@ use super::network::{Egress, RoutedNetwork};
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Config {
-    /// A folder of this backend's own. It holds a small file per living sandbox, and nothing of any job.
+    /// A folder of this backend's own. It holds a small file per living sandbox, and nothing of any job. It must be this
+    /// user's or root's, and nobody else may write to it.
     pub state: PathBuf,
     /// Where images lie that have to be unpacked or put together, or nothing for `images` below `state`. Backends that
-    /// have the same folder share what is in it.
+    /// have the same folder share what is in it. It must be this user's, and nobody else may write to it or to the folder
+    /// above.
     pub store: Option<PathBuf>,
     /// How many bytes the layers of one image may have together when they are decompressed.
     pub image_bytes: ByteSize,

@@ -11,17 +11,20 @@ use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use ci_core::id::SandboxId;
 use rustix::fs::{FlockOperation, flock};
 
 use super::cgroup::Groups;
-use super::sys;
+use super::{folder, sys};
 
 const LOCK: &str = "lock";
+
+/// What the name of books ends with that are not ready.
+const UNREADY: &str = "new";
 
 /// The books of one owner: of this process, or of one that is gone.
 #[derive(Debug)]
@@ -34,10 +37,10 @@ impl Ledger {
     /// Opens books of this process's own.
     pub(super) fn open(state: &Path) -> io::Result<Self> {
         let all = state.join("sandboxes");
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&all)?;
+        folder::make_own(&all)?;
         let owner = SandboxId::random();
         // Under its name only once it is locked: an unlocked folder would pass for one of a dead owner.
-        let unready = all.join(format!("{owner}.new"));
+        let unready = all.join(format!("{owner}.{UNREADY}"));
         let folder = all.join(owner.as_str());
         fs::create_dir(&unready)?;
         let lock = File::create_new(unready.join(LOCK))?;
@@ -55,6 +58,7 @@ impl Ledger {
         let mut dead = Vec::new();
         for folder in folders {
             let folder = folder?.path();
+            clear_half(&folder);
             let named = folder.file_name().and_then(|name| name.to_str()).map(SandboxId::parse);
             let (Some(Ok(_)), Ok(lock)) = (named, File::open(folder.join(LOCK))) else { continue };
             if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
@@ -195,6 +199,25 @@ impl Remains {
     }
 }
 
+/// Removes books that an owner has begun and never got ready, or had thrown away but for their folder, when it was killed.
+/// Nothing was ever written into them.
+fn clear_half(folder: &Path) {
+    /// Longer than anybody takes to begin some.
+    const LONG_AGO: Duration = Duration::from_mins(1);
+    let is_old =
+        || fs::metadata(folder)?.modified()?.elapsed().map_err(io::Error::other).map(|age| age > LONG_AGO);
+    if folder.extension().is_some_and(|extension| extension == UNREADY) {
+        if !is_old().unwrap_or(false) {
+            return;
+        }
+        let _ = fs::remove_file(folder.join(LOCK));
+    } else if folder.join(LOCK).exists() {
+        return;
+    }
+    // Unless something is in it.
+    let _ = fs::remove_dir(folder);
+}
+
 fn remove(path: &Path) -> bool {
     match fs::remove_file(path) {
         Ok(()) => true,
@@ -241,6 +264,31 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+
+    #[test]
+    fn what_a_killed_owner_has_half_made_or_half_removed_goes() {
+        let state = tempfile::tempdir().unwrap();
+        let all = state.path().join("sandboxes");
+        let folder = |name: String, has_lock: bool, age: u64| {
+            let folder = all.join(name);
+            fs::create_dir_all(&folder).unwrap();
+            if has_lock {
+                fs::write(folder.join(LOCK), "").unwrap();
+            }
+            let time = std::time::SystemTime::now() - Duration::from_secs(age);
+            File::open(&folder).unwrap().set_modified(time).unwrap();
+            folder
+        };
+        let id = || SandboxId::random().to_string();
+        let gone = [
+            folder(format!("{}.new", id()), true, 3_600),
+            folder(format!("{}.new", id()), false, 3_600),
+            folder(id(), false, 0),
+        ];
+        let stay = [folder(format!("{}.new", id()), true, 0), folder(format!("{}.new", id()), false, 0)];
+        assert!(Ledger::of_the_dead(state.path()).unwrap().is_empty());
+        assert!(gone.iter().all(|folder| !folder.exists()) && stay.iter().all(|folder| folder.exists()));
+    }
 
     #[test]
     fn books_that_another_throws_away_meanwhile_are_empty() {

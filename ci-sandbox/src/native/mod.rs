@@ -47,7 +47,9 @@
 //! # As root and as an ordinary user
 //!
 //! As root every sandbox gets 65,536 ids that nothing else on the machine has, and memory that is never swapped
-//! out. An ordinary user has one id to give: the job runs under it, and process 1 too. Which guarantees hold is
+//! out. Its devices are made for it, where this program may do so (`CAP_MKNOD`). An ordinary user has one id to give: the
+//! job runs under it, and process 1 too; and its sandboxes show the machine's own devices, so that who locks or watches
+//! `/dev/null` is seen by all that do. Which guarantees hold is
 //! in [`Backend::capabilities`]; ask for what you need with
 //! [`Spec::with_minimum`](ci_core::sandbox::Spec::with_minimum).
 //!
@@ -60,7 +62,8 @@
 //!
 //! | Limit | By | root, version 1 | root, version 2 | user, delegated | user, not delegated |
 //! |---|---|---|---|---|---|
-//! | memory, no swap | memory group | held | held | held | no: see below |
+//! | memory | memory group | held | held | held | no: see below |
+//! | no swap | a tmpfs that is never swapped (Linux 6.4, root), memory group of version 2; else swap that is off | where swap is off | held | where swap is off | where swap is off |
 //! | running out of it ends all | launcher (1), `memory.oom.group` (2) | held | held | held | no |
 //! | socket buffers | memory group (2), an eighth beside it (1) | held | held | held | no |
 //! | processes | pids group, else `RLIMIT_NPROC` per user namespace | held | held | held | held |
@@ -80,8 +83,12 @@
 //! What the kernel counts per user of the host and has no bound for a namespace, sandboxes of an ordinary user share:
 //! memory in pipes, descriptors on their way through sockets, watches of `epoll(7)`. Under root they do not.
 //!
-//! Not held anywhere: bandwidth of memory and caches, and reading from disks whose scheduler does not know groups. A
-//! job can run on all processors that its control groups allow, also where the program that started it was bound to
+//! Not held anywhere: bandwidth of memory and caches, and reading from disks whose scheduler does not know groups; what
+//! waits unread in netlink sockets, some 200 KiB for each, which the kernel counts for no group (when the machine's
+//! memory runs out, jobs are ended first); and the machine's one bound on translated packet filters
+//! (`net.core.bpf_jit_limit`), to which filters of jobs' sockets count: where it is used up, and the kernel does not
+//! interpret them instead, no sandbox is made. A job can run on all processors that its control groups allow, also where
+//! the program that started it was bound to
 //! some by `taskset`: use a cpuset for that.
 //!
 //! # What a program has
@@ -155,6 +162,7 @@ mod config;
 mod failure;
 #[path = "../../init/files.rs"]
 mod files;
+mod folder;
 mod identity;
 mod image;
 mod input;

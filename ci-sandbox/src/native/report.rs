@@ -24,8 +24,17 @@ pub(super) fn expected(identity: &Identity, hierarchies: &Hierarchies, layered: 
 /// What one sandbox is like.
 pub(super) fn of(facts: u32, hierarchies: &Hierarchies) -> IsolationReport {
     use Guarantee as G;
-    let mut report = IsolationReport::new([G::Namespaces, G::NoPrivileges, G::DiskLimit])
+    let mut report = IsolationReport::new([G::Namespaces, G::DiskLimit])
         .with_missing(G::OwnKernel, "sandboxes of this backend share the machine's kernel");
+    // In a user namespace of its own a job would have all capabilities.
+    if facts & (fact::FILTERED | fact::NO_NESTING) != 0 {
+        report.held.insert(G::NoPrivileges);
+    } else {
+        report = report.with_missing(
+            G::NoPrivileges,
+            "the kernel has neither seccomp filters nor a bound on further user namespaces",
+        );
+    }
     if facts & fact::FILTERED != 0 {
         report.held.extend([G::Firewalled, G::SyscallFilter]);
     } else {
@@ -75,16 +84,20 @@ pub(super) fn of(facts: u32, hierarchies: &Hierarchies) -> IsolationReport {
     } else {
         report = report.with_missing(G::ProcessLimit, "this needs a pids control group or Linux 5.14");
     }
-    let never_swapped = facts & fact::NOSWAP != 0 && hierarchies.missing(Controller::Memory).is_none();
-    if never_swapped || !swap_is_on() {
+    if is_in_memory_only(facts, hierarchies, swap_is_on()) {
         report.held.insert(G::MemoryOnly);
         return report;
     }
     report.with_missing(
         G::MemoryOnly,
-        "swap is on, and keeping a sandbox out of it takes root, Linux 6.4 and a memory control group; \
+        "swap is on, and keeping a sandbox out of it takes root, Linux 6.4 and a memory control group of version 2; \
          turn swap off",
     )
+}
+
+/// What processes hold is kept from swap by their control group, and what files hold by their file system.
+fn is_in_memory_only(facts: u32, hierarchies: &Hierarchies, swap_is_on: bool) -> bool {
+    !swap_is_on || facts & fact::NOSWAP != 0 && hierarchies.keep_from_swap()
 }
 
 fn swap_is_on() -> bool {
@@ -105,4 +118,23 @@ pub(super) fn kernel_is_at_least(major: u32, minor: u32) -> bool {
     let mut numbers =
         release.split(|c: char| !c.is_ascii_digit()).map_while(|number| number.parse::<u32>().ok());
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (major, minor)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_can_make_user_namespaces_is_not_without_privileges() {
+        let holds = |facts| of(facts, &Hierarchies::default()).held.contains(&Guarantee::NoPrivileges);
+        assert!(holds(fact::FILTERED) && holds(fact::NO_NESTING));
+        assert!(!holds(0) && of(0, &Hierarchies::default()).missing.contains_key(&Guarantee::NoPrivileges));
+    }
+
+    #[test]
+    fn files_that_are_not_swapped_are_not_all_of_a_job() {
+        let groups = Hierarchies::default();
+        assert!(!is_in_memory_only(fact::NOSWAP, &groups, true));
+        assert!(is_in_memory_only(0, &groups, false));
+    }
 }

@@ -55,7 +55,7 @@ pub(super) fn init_program() -> io::Result<OwnedFd> {
 /// The process is no `tokio` child and its pid is waited for by pidfd only, so neither a handler of `SIGCHLD`
 /// nor another child of the embedding program is disturbed.
 pub(super) fn spawn(program: &OwnedFd, lifeline: OwnedFd, control: OwnedFd) -> io::Result<(OwnedFd, i32)> {
-    let child = Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()))
+    let mut child = Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()))
         .arg0("ci-sandbox")
         .env_clear()
         .stdin(Stdio::from(lifeline))
@@ -63,8 +63,14 @@ pub(super) fn spawn(program: &OwnedFd, lifeline: OwnedFd, control: OwnedFd) -> i
         .stderr(Stdio::null())
         .spawn()?;
     let pid = child.id().cast_signed();
-    let name = Pid::from_raw(pid).ok_or(Errno::SRCH)?;
-    Ok((pidfd_open(name, PidfdFlags::empty())?, pid))
+    let opened = Pid::from_raw(pid).ok_or(Errno::SRCH).and_then(|name| pidfd_open(name, PidfdFlags::empty()));
+    let process = opened.or_else(|error| {
+        // Nobody would wait for it, and what it has begun by then would not be undone.
+        child.kill()?;
+        child.wait()?;
+        Err(io::Error::from(error))
+    })?;
+    Ok((process, pid))
 }
 
 /// Which version of Landlock's interface the kernel has; 0 where it has none.

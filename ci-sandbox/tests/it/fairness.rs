@@ -27,7 +27,7 @@ async fn no_priority_can_be_had() {
     }
     // Going behind others is everybody's right.
     sandbox.output("nice -n 19 true && chrt --idle 0 true && ionice -c 3 true").await;
-    sandbox.output("echo 500 > /proc/self/oom_score_adj").await;
+    sandbox.output("echo 600 > /proc/self/oom_score_adj").await;
     sandbox.destroy().await;
 }
 

@@ -4,9 +4,15 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
-use ci_core::sandbox::ExitStatus;
+use ci_core::ErrorKind;
+use ci_core::id::SandboxId;
+use ci_core::sandbox::{Backend as _, ExitStatus, Guarantee};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+    TargetArch, apply_filter,
+};
 
-use crate::support::{Rig, path, spec};
+use crate::support::{Rig, itself, path, refusal, spec};
 
 /// A program of one piece that asks for its pid as `call` does it, and ends with the error as its code.
 fn asking(call: &[u8]) -> Vec<u8> {
@@ -50,5 +56,50 @@ async fn the_kernel_is_not_entered_by_another_door() {
         let ran = sandbox.run(&format!("exec /doors/{name}")).await;
         assert_eq!(ran.exit.status, ExitStatus::Code(38), "{name}: {ran:?}");
     }
+    sandbox.destroy().await;
+}
+
+#[test]
+fn only_a_kernel_without_filters_is_done_without_one() {
+    for test in ["filter::no_memory_for_a_filter", "filter::no_filters_at_all"] {
+        assert!(itself(&[], test).status().unwrap().success(), "{test}");
+    }
+}
+
+/// Has the kernel refuse with `errno` all further filters of this thread and of what it starts.
+fn refuse_filters(errno: u32) {
+    const PRCTL: i64 = 157;
+    const SET_SECCOMP: u64 = 22;
+    let asked = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, SET_SECCOMP).unwrap();
+    let rules = [(PRCTL, vec![SeccompRule::new(vec![asked]).unwrap()])].into();
+    let (refused, allowed) = (SeccompAction::Errno(errno), SeccompAction::Allow);
+    let filter = SeccompFilter::new(rules, allowed, refused, TargetArch::x86_64).unwrap();
+    apply_filter(&BpfProgram::try_from(filter).unwrap()).unwrap();
+}
+
+/// Not a test of its own: filters are refused to all that this thread starts. A job that uses up what filters are made of
+/// must not take them from others.
+#[tokio::test]
+#[ignore = "run by another test"]
+async fn no_memory_for_a_filter() {
+    refuse_filters(12);
+    let rig = Rig::new();
+    let error = refusal(rig.native.create(&SandboxId::random(), &spec()).await);
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
+    assert_eq!(rig.entries(), 0);
+}
+
+/// Not a test of its own: filters are refused to all that this thread starts.
+#[tokio::test]
+#[ignore = "run by another test"]
+async fn no_filters_at_all() {
+    refuse_filters(22);
+    let rig = Rig::new();
+    let sandbox = rig.sandbox().await;
+    let isolation = sandbox.instance.isolation();
+    for guarantee in [Guarantee::SyscallFilter, Guarantee::Firewalled] {
+        assert!(isolation.missing.contains_key(&guarantee), "{isolation:?}");
+    }
+    assert!(isolation.held.contains(&Guarantee::NoPrivileges), "no further user namespace can be made");
     sandbox.destroy().await;
 }

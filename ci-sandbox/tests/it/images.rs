@@ -449,7 +449,9 @@ fn what_is_not_what_its_digest_says_is_refused() {
 fn an_image_larger_than_allowed_is_refused() {
     let bomb = Made::new().file("zeros", &vec![0; 8 << 20]).end();
     let entries = (0..200).fold(Made::new(), |made, number| made.file(&format!("f{number}"), b"")).end();
+    let deep = Made::new().file(&["a"; 40].join("/"), b"").end();
     let cases = [
+        ("folders that only lead to others", Layers::plain([deep]), ByteSize::mib(1), 20),
         ("bytes", Layers::new([(gzip(&bomb), bomb.clone())]), ByteSize::mib(7), 1_000),
         ("zstd", Layers::new([(zstd(&bomb), bomb.clone())]), ByteSize::mib(7), 1_000),
         ("all layers together", Layers::plain([entries.clone(), entries.clone()]), ByteSize::mib(1), 399),

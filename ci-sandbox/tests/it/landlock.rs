@@ -62,7 +62,7 @@ async fn a_job_steers_its_terminals_and_no_device_elsewhere() {
         "cd /work && mkdir -p a/b && echo x > a/b/c && mv a/b/c /tmp/c && mv /tmp/c a/d && ln a/d a/b/e && rm -r a",
         "echo x > /var/tmp/x && echo x >> /var/tmp/x && truncate -s 0 /var/tmp/x",
         "echo x > /dev/shm/x && echo x > /dev/null && mkfifo /tmp/pipe && rm /tmp/pipe",
-        "echo renamed > /proc/self/comm && echo 100 > /proc/self/oom_score_adj",
+        "echo renamed > /proc/self/comm && echo 600 > /proc/self/oom_score_adj",
         "script -qec true /dev/null < /dev/null > /dev/null || ! command -v script > /dev/null",
         // A message queue lies on a file system without a path.
         QUEUE,

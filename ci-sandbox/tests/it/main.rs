@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod apart;
+mod attack_findings;
 mod bombs;
 mod books;
 mod campaign;

@@ -48,7 +48,17 @@ fn what_the_host_has_mounted_elsewhere_changes_nothing() {
     for test in ["mounts::below_a_folder", "mounts::over_the_devices"] {
         assert!(itself(&["unshare", "--mount"], test).status().unwrap().success(), "{test}");
     }
+    // Who may not make devices shows the machine's.
+    let folder = tempfile::tempdir().unwrap();
+    let disk = folder.path().join("disk");
+    run(&["mknod", disk.to_str().unwrap(), "b", "1", "7"]);
+    let makes_none = ["unshare", "--mount", "setpriv", "--bounding-set", "-mknod"];
+    let mut impostors = itself(&makes_none, "mounts::impostors_among_the_devices");
+    assert!(impostors.env(DISK, disk).status().unwrap().success());
 }
+
+/// Where a disk is that has the numbers of another device.
+const DISK: &str = "CI_SANDBOX_TEST_DISK";
 
 /// Not a test of its own: it mounts and must have a mount namespace for itself.
 #[tokio::test]
@@ -74,12 +84,20 @@ async fn below_a_folder() {
 #[ignore = "run by another test"]
 async fn over_the_devices() {
     let rig = Rig::new();
-    let folder = tempfile::tempdir().unwrap();
-    let disk = folder.path().join("disk");
-    let disk = disk.to_str().unwrap();
-    run(&["mknod", disk, "b", "1", "7"]);
+    run(&["mount", "--bind", "/dev/zero", "/dev/full"]);
+    let sandbox = rig.sandbox().await;
+    assert_eq!(sandbox.output("stat -c %F:%t:%T /dev/full").await, "character special file:1:7");
+    sandbox.destroy().await;
+}
+
+/// Not a test of its own: it mounts, and may not make devices.
+#[tokio::test]
+#[ignore = "run by another test"]
+async fn impostors_among_the_devices() {
+    let Ok(disk) = std::env::var(DISK) else { return };
+    let rig = Rig::new();
     // Another device of the same kind, and one of the other kind with the same numbers.
-    for impostor in ["/dev/zero", disk] {
+    for impostor in ["/dev/zero", &disk] {
         run(&["mount", "--bind", impostor, "/dev/full"]);
         let error = refusal(rig.native.create(&SandboxId::random(), &spec()).await);
         assert_eq!(error.kind(), ErrorKind::Unsupported, "{impostor}: {error:?}");

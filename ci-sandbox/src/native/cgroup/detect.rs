@@ -337,6 +337,19 @@ mod tests {
     }
 
     #[test]
+    fn only_version_two_keeps_processes_from_swap() {
+        for (version, controller, keeps) in [
+            (Version::One, Controller::Memory, false),
+            (Version::Two, Controller::Cpu, false),
+            (Version::Two, Controller::Memory, true),
+        ] {
+            let mut found = Hierarchies::default();
+            found.add("/group".into(), version, [controller]);
+            assert_eq!(found.keep_from_swap(), keeps, "{version:?} {controller:?}");
+        }
+    }
+
+    #[test]
     fn a_tree_without_its_controller_is_not_used() {
         let mut found = Hierarchies::default();
         found.add("/blkio".into(), Version::One, [Controller::Disk]);

@@ -22,7 +22,8 @@ pub(super) fn hold(
         (Controller::Memory, Version::One) => {
             let memory = limits.memory.as_u64();
             set("memory.limit_in_bytes", &memory)?;
-            // Memory and swap together: no swap. The file is missing where the kernel does not account for it.
+            // Memory and swap together: who has used up the one gets none of the other. When the machine's memory is
+            // short it can be swapped out all the same. The file is missing where the kernel does not account for it.
             optional(set("memory.memsw.limit_in_bytes", &memory))?;
             // Version 1 does not count the buffers of network sockets as memory, and without a bound on them one job
             // can use up those of the machine.

@@ -99,6 +99,15 @@ impl Hierarchies {
         trees.into_iter().find(|(tree, _)| is_watched(tree)).map(|(_, group)| group.as_path())
     }
 
+    /// Whether nothing that a sandbox's processes hold is swapped out. Version 1 bounds swap together with memory, which
+    /// stops a group that has used up its memory, but not the machine when that of all is short (Linux,
+    /// `mm/memcontrol-v1.c`: what is swapped out stays counted once).
+    pub(super) fn keep_from_swap(&self) -> bool {
+        self.trees
+            .iter()
+            .any(|tree| tree.version == Version::Two && tree.controllers.contains(&Controller::Memory))
+    }
+
     /// Makes the groups with their limits.
     pub(super) fn make(&self, groups: &Groups, limits: &Limits) -> io::Result<()> {
         for (tree, group) in self.trees.iter().zip(&groups.0) {

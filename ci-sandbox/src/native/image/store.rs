@@ -16,6 +16,7 @@ use ci_core::{Error, Result};
 use rustix::fs::{FlockOperation, flock, syncfs};
 use rustix::io::Errno;
 
+use super::super::folder::make_own;
 use super::trash;
 
 /// A folder of images.
@@ -35,7 +36,7 @@ pub(super) struct Held {
 impl Store {
     /// Opens the store in `folder`, for nobody else: files in it have owners and modes of the image's choice.
     pub(in super::super) fn open(folder: &Path) -> io::Result<Self> {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        make_own(folder)?;
         // An image is found by its path long after this.
         Ok(Self { folder: fs::canonicalize(folder)? })
     }

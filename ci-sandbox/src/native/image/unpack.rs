@@ -58,6 +58,8 @@ struct Place {
 enum Refusal {
     /// The image is at fault.
     Entry(&'static str),
+    /// It has more than it may.
+    TooLarge,
     /// The machine is.
     Machine(io::Error),
 }
@@ -81,7 +83,7 @@ impl From<io::Error> for Refusal {
 }
 
 impl Unpacker {
-    /// Starts with an empty root; no more than `entries` entries are taken.
+    /// Starts with an empty root; no more than `entries` entries are taken, the folders that lead to them included.
     pub(super) fn new(workshop: &Workshop, entries: u64, keep_owners: bool) -> io::Result<Self> {
         let open = |path: &Path| openat(CWD, path, FOLDER | OFlags::RDONLY, Mode::empty());
         Ok(Self {
@@ -101,7 +103,7 @@ impl Unpacker {
         let mut buffer = vec![0; 256 * 1024];
         loop {
             let Some(entry) = archive.next().map_err(refused_archive)? else { break };
-            self.entries_left = self.entries_left.checked_sub(1).ok_or_else(too_large)?;
+            self.count_one()?;
             let name = entry.path.to_owned();
             let made = self.entry(&entry).map_err(|refusal| refused_entry(refusal, &name))?;
             let Some((mut file, meta)) = made else { continue };
@@ -114,6 +116,11 @@ impl Unpacker {
             meta.give_file(&file).map_err(|refusal| refused_entry(refusal, &name))?;
         }
         trash::empty(&self.removed).map_err(full)
+    }
+
+    fn count_one(&mut self) -> Result<()> {
+        self.entries_left = self.entries_left.checked_sub(1).ok_or_else(too_large)?;
+        Ok(())
     }
 
     /// Adds what programs need to find and the image does not bring.
@@ -212,7 +219,7 @@ impl Unpacker {
             folder => folder?,
         };
         if name.to_bytes() == OPAQUE {
-            return self.hide_all(folder);
+            return self.hide_all(&folder);
         }
         if name.to_bytes().starts_with(AUFS) {
             return Ok(());
@@ -225,25 +232,43 @@ impl Unpacker {
     }
 
     /// Removes what is in a folder and was not made by the layer at hand.
-    fn hide_all(&mut self, folder: OwnedFd) -> Result<(), Refusal> {
-        let mut folders = vec![folder];
-        while let Some(folder) = folders.pop() {
-            let folder = openat(&folder, ".", FOLDER, Mode::empty())?;
-            for entry in Dir::read_from(&folder)? {
-                let name = entry?.file_name().to_owned();
-                if matches!(name.to_bytes(), b"." | b"..") {
-                    continue;
-                }
-                let place = Place { folder: folder.try_clone()?, name };
-                let stat = place.stat()?;
-                if !self.of_this_layer.contains(&stat.st_ino) {
-                    self.remove(&place)?;
-                } else if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-                    folders.push(openat(&folder, &place.name, FOLDER, Mode::empty())?);
+    ///
+    /// It goes down and up again from folder to folder, so that neither their number nor their depth takes descriptors.
+    fn hide_all(&mut self, folder: &OwnedFd) -> Result<(), Refusal> {
+        let mut folder = openat(folder, ".", FOLDER, Mode::empty())?;
+        // What is still to be looked into, at every depth down to this folder's.
+        let mut left = vec![self.hide_in(&folder)?];
+        while let Some(below) = left.last_mut() {
+            if let Some(name) = below.pop() {
+                folder = openat(&folder, &name, FOLDER, Mode::empty())?;
+                left.push(self.hide_in(&folder)?);
+            } else {
+                left.pop();
+                if !left.is_empty() {
+                    folder = openat(&folder, "..", FOLDER, Mode::empty())?;
                 }
             }
         }
         Ok(())
+    }
+
+    /// Does so in this folder alone, and returns the names of the folders that stay.
+    fn hide_in(&mut self, folder: &OwnedFd) -> Result<Vec<CString>, Refusal> {
+        let mut stay = Vec::new();
+        for entry in Dir::read_from(folder)? {
+            let name = entry?.file_name().to_owned();
+            if matches!(name.to_bytes(), b"." | b"..") {
+                continue;
+            }
+            let place = Place { folder: folder.try_clone()?, name };
+            let stat = place.stat()?;
+            if !self.of_this_layer.contains(&stat.st_ino) {
+                self.remove(&place)?;
+            } else if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+                stay.push(place.name);
+            }
+        }
+        Ok(stay)
     }
 
     /// Removes what stands at a place; nothing there is no error.
@@ -285,6 +310,8 @@ impl Unpacker {
                 let start = path[..end].iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
                 let above = self.open_folder(path[..start].strip_suffix(b"/").unwrap_or_default())?;
                 let name = &path[start..end];
+                // A single name can lead through a hundred of them.
+                self.count_one().map_err(|_| Refusal::TooLarge)?;
                 mkdirat(&above, name, Mode::from_raw_mode(0o755))?;
                 self.note(&statat(&above, name, AtFlags::SYMLINK_NOFOLLOW)?);
             }
@@ -429,6 +456,7 @@ fn refused_archive(problem: Problem<io::Error>) -> Error {
 
 fn refused_entry(refusal: Refusal, name: &CStr) -> Error {
     match refusal {
+        Refusal::TooLarge => too_large(),
         Refusal::Entry(reason) => invalid("an entry of the image cannot be unpacked").detail(reason),
         Refusal::Machine(error) => full(error),
     }

@@ -1,12 +1,15 @@
 //! What an operator decides about the way out of sandboxes.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::io;
+use std::net::{IpAddr, ToSocketAddrs as _};
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use ci_core::network::{HostName, IpNetwork};
 use ci_core::{Error, ErrorKind, Result};
+use tokio::sync::Semaphore;
+use tokio::task::spawn_blocking;
 
 /// What jobs may reach at most, whatever their rules say, and from which address.
 ///
@@ -71,7 +74,7 @@ impl Egress {
 impl Default for Egress {
     /// Everything that rules can name, by the system's resolver.
     fn default() -> Self {
-        let resolver = Arc::new(SystemResolver);
+        let resolver = Arc::new(SystemResolver::default());
         Self { denied: Vec::new(), private_networks: true, sources: Vec::new(), resolver }
     }
 }
@@ -114,16 +117,89 @@ pub trait Resolver: fmt::Debug + Send + Sync + 'static {
     async fn resolve(&self, host: &HostName) -> Result<Vec<IpAddr>>;
 }
 
-/// This machine's own way to look up hosts: `getaddrinfo(3)`.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct SystemResolver;
+/// This machine's own way to look up hosts: `getaddrinfo(3)`, at most 32 at a time; clones share that bound.
+///
+/// A look-up holds one of `tokio`'s threads for blocking work until it has an answer, also when nobody waits for that any
+/// more: half a minute and longer where no server answers. Jobs must not get at all of these threads in that way.
+#[derive(Clone, Debug)]
+pub struct SystemResolver {
+    slots: Arc<Semaphore>,
+}
+
+impl SystemResolver {
+    const MOST_AT_ONCE: usize = 32;
+
+    /// Does blocking work when there is a slot for it, which is free again when the work is done and not before.
+    async fn in_slot<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        let slot = self.slots.clone().acquire_owned().await.map_err(io::Error::other)?;
+        let work = move || {
+            let _slot = slot;
+            work()
+        };
+        spawn_blocking(work).await.map_err(io::Error::other)?
+    }
+}
+
+impl Default for SystemResolver {
+    fn default() -> Self {
+        Self { slots: Arc::new(Semaphore::new(Self::MOST_AT_ONCE)) }
+    }
+}
 
 #[async_trait]
 impl Resolver for SystemResolver {
     async fn resolve(&self, host: &HostName) -> Result<Vec<IpAddr>> {
-        let found = tokio::net::lookup_host((host.as_str(), 0)).await;
-        let found =
-            found.map_err(|error| Error::new(ErrorKind::NotFound, "look up a host").caused_by(error))?;
-        Ok(found.map(|address| address.ip()).collect())
+        let name = host.as_str().to_owned();
+        let look_up = move || {
+            let found = (name.as_str(), 0).to_socket_addrs()?;
+            Ok(found.map(|address| address.ip()).collect())
+        };
+        let found = self.in_slot(look_up).await;
+        found.map_err(|error| Error::new(ErrorKind::NotFound, "look up a host").caused_by(error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::sync::Mutex;
+    use tokio::task::JoinSet;
+
+    use super::*;
+
+    /// Look-ups that no server answers, given up by those who asked: they must leave threads for others.
+    #[tokio::test]
+    async fn look_ups_that_hang_do_not_take_all_threads() {
+        let resolver = SystemResolver::default();
+        let (running, gate) = (Arc::<AtomicUsize>::default(), Arc::<Mutex<()>>::default());
+        let closed = gate.lock().await;
+        let mut asked = JoinSet::new();
+        for _ in 0..10 * SystemResolver::MOST_AT_ONCE {
+            let (resolver, running, gate) = (resolver.clone(), running.clone(), gate.clone());
+            asked.spawn(async move {
+                let hang = move || {
+                    running.fetch_add(1, Ordering::Relaxed);
+                    drop(gate.blocking_lock());
+                    Ok(())
+                };
+                resolver.in_slot(hang).await
+            });
+        }
+        while running.load(Ordering::Relaxed) < SystemResolver::MOST_AT_ONCE {
+            tokio::task::yield_now().await;
+        }
+        asked.shutdown().await;
+        let name = HostName::parse("localhost").unwrap();
+        assert_eq!(resolver.slots.available_permits(), 0, "they still run");
+        spawn_blocking(|| ()).await.unwrap();
+        assert_eq!(running.load(Ordering::Relaxed), SystemResolver::MOST_AT_ONCE);
+        drop(closed);
+        assert!(resolver.resolve(&name).await.unwrap().iter().all(IpAddr::is_loopback));
     }
 }

@@ -66,6 +66,8 @@ const EAFNOSUPPORT: u32 = 97;
 const TIOCSTI: u32 = 0x5412;
 /// Speaks to the console (`ioctl_console(2)`).
 const TIOCLINUX: u32 = 0x541c;
+/// Who may run on the other threads of a core (`Documentation/admin-guide/hw-vuln/core-scheduling.rst`).
+const PR_SCHED_CORE: u32 = 62;
 const FORBIDDEN: Verdict = Verdict::Fail(1);
 
 const fn allow(calls: &'static [u32]) -> Group {
@@ -125,7 +127,7 @@ pub(super) const POLICY: &[Group] = &[
     allow(calls![
         __NR_execve __NR_execveat __NR_exit __NR_exit_group __NR_wait4 __NR_waitid __NR_getpid
         __NR_getppid __NR_gettid __NR_getpgid __NR_setpgid __NR_getsid __NR_setsid
-        __NR_set_tid_address __NR_set_robust_list __NR_get_robust_list __NR_rseq __NR_prctl
+        __NR_set_tid_address __NR_set_robust_list __NR_get_robust_list __NR_rseq
         __NR_pidfd_open __NR_pidfd_send_signal
     ]),
     #[cfg(target_arch = "x86_64")]
@@ -224,6 +226,18 @@ pub(super) const POLICY: &[Group] = &[
             argument: 1,
             mask: u32::MAX,
             values: &[TIOCSTI, TIOCLINUX],
+            then: FORBIDDEN,
+            otherwise: Verdict::Allow,
+        }),
+    },
+    // A process that will share a core with nobody (`PR_SCHED_CORE`) keeps the core's other threads idle, which no group's
+    // quota counts: a job of many of them would take twice its processors from the others.
+    Group {
+        calls: calls![__NR_prctl],
+        rule: Rule::By(Check {
+            argument: 0,
+            mask: u32::MAX,
+            values: &[PR_SCHED_CORE],
             then: FORBIDDEN,
             otherwise: Verdict::Allow,
         }),
