@@ -25,7 +25,7 @@ fn a_job_that_could_not_run_as_written_is_refused() -> Result<()> {
     check(
         &undeclared,
         expect![
-            "check the job: a step names a secret that the job does not ask for; add it to the job (step: deploy, secret: TOKEN)"
+            "check the job: it names a secret that the job does not ask for; add it to the job (secret: TOKEN, step: deploy)"
         ],
     );
     check(&undeclared.with_secret(secret.clone()), expect!["it can run"]);
@@ -33,7 +33,7 @@ fn a_job_that_could_not_run_as_written_is_refused() -> Result<()> {
     check(
         &empty.clone().with_step(both).with_secret(secret),
         expect![
-            "check the job: a step has a secret either as a variable or as a file; choose one (step: deploy, secret: TOKEN)"
+            "check the job: it has a secret either as a variable or as a file; choose one (secret: TOKEN, step: deploy)"
         ],
     );
 
