@@ -304,11 +304,8 @@ impl Runner {
 
         let mut services = Services::default();
         let mut console = Console::new(claim, &self.parts, &lease);
-        let ran = until(
-            stop.as_mut(),
-            self.run_in(claim, &sandbox, &mut services, &mut console, outcome),
-        )
-        .await;
+        let ran =
+            until(stop.as_mut(), self.run_in(claim, &sandbox, &mut services, &mut console, outcome)).await;
         outcome.usage = self.measure(claim, &sandbox).await;
         outcome.services = self.outcomes_of_services(claim, &services).await;
         outcome.network = Some(Box::new(sandbox.network().masked(|text| lease.mask_text(text))));

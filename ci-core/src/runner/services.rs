@@ -64,7 +64,10 @@ struct Printed {
 /// Why a service is not ready.
 enum Unready {
     /// It is the service's own fault.
-    Service { conclusion: Conclusion, reason: String },
+    Service {
+        conclusion: Conclusion,
+        reason: String,
+    },
     Other(Error),
 }
 
@@ -323,7 +326,8 @@ impl<'a> Member<'a> {
             let _ = write!(notice, "\nthe last output of its check:\n{check}");
         }
         *locked(&self.notice) = Some(notice);
-        let reason = format!("{what}; its last output is in the log; raise its patience, or look at its check");
+        let reason =
+            format!("{what}; its last output is in the log; raise its patience, or look at its check");
         Unready::Service { conclusion: Conclusion::TimedOut, reason }
     }
 }

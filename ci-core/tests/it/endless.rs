@@ -211,7 +211,8 @@ async fn services_that_print_without_end_leave_the_steps_their_turn() -> Result<
     let mut spec = JobSpec::new(Rig::spec().image);
     for name in ["one", "two"] {
         let (name, image) = (ServiceName::parse(name)?, Rig::spec().image);
-        spec = spec.with_service(Beside::command(name, image, Arg::new("print")?, []).with_ready(run("probe")?));
+        spec =
+            spec.with_service(Beside::command(name, image, Arg::new("print")?, []).with_ready(run("probe")?));
     }
     for number in 0..STEPS {
         let name = StepName::parse(number.to_string())?;

@@ -441,7 +441,11 @@ async fn what_it_prints_is_read_and_bounded() -> Result<()> {
         .assert_eq(&outcome.reason.expect("a reason"));
 
         let (outcome, _) = ran(&service, spec.with_service(db("db")?.with_limits(enough))).await?;
-        assert_eq!(outcome.conclusion, Conclusion::TimedOut, "{talker} may print so much, and all of it is read");
+        assert_eq!(
+            outcome.conclusion,
+            Conclusion::TimedOut,
+            "{talker} may print so much, and all of it is read"
+        );
     }
     Ok(())
 }
