@@ -72,7 +72,7 @@ async fn steps_use_a_server() {
     assert!(server.duration >= Duration::from_secs(1), "{server:?}");
 }
 
-/// Where the programs of the newest PostgreSQL of this machine lie.
+/// Where the programs of the newest Postgres of this machine lie.
 fn postgres() -> Option<PathBuf> {
     let versions = fs::read_dir("/usr/lib/postgresql").ok()?.flatten();
     let folders = versions.map(|version| version.path().join("bin"));

@@ -236,7 +236,8 @@ impl Runner {
             claim.keep().await;
             future::pending::<Infallible>().await
         };
-        match beside(kept, self.run_to_end(&claim, stop)).await {
+        // In a box, lest every future around it be as large as all that a job does.
+        match beside(kept, Box::pin(self.run_to_end(&claim, stop))).await {
             Ok((outcome, torn_down)) => torn_down.map(|()| outcome),
             Err(error) if error.kind() == ErrorKind::Fenced => Err(error),
             Err(error) => {
@@ -309,8 +310,8 @@ impl Runner {
         outcome.usage = self.measure(claim, &sandbox).await;
         outcome.services = self.outcomes_of_services(claim, &services).await;
         outcome.network = Some(Box::new(sandbox.network().masked(|text| lease.mask_text(text))));
-        // First of all: a log that cannot be reached must not keep the sandbox alive past its lease.
         let notices = services.take_notices();
+        // First of all: a log that cannot be reached must not keep the sandbox alive past its lease.
         let torn_down = self.destroy_all(sandbox, services).await;
         if torn_down.is_ok() {
             self.observe(claim, &Event::SandboxDestroyed);

@@ -18,7 +18,7 @@ use ci_core::sandbox::{
     SandboxUsage, Sandboxes, SecretUse, Spec,
 };
 use ci_core::secret::{SecretStore as _, SecretValue};
-use ci_core::{ByteSize, ErrorKind, Result};
+use ci_core::{ByteSize, Error, ErrorKind, Result};
 use expect_test::expect;
 use futures_util::poll;
 use tokio::sync::oneshot;
@@ -183,13 +183,13 @@ async fn they_are_made_after_the_job_and_gone_before_it() -> Result<()> {
     let job = claim.job().clone();
     let outcome = service.runner.run(claim, never()).await?;
     assert_eq!(outcome.conclusion, Conclusion::Succeeded, "{outcome:?}");
-    expect![[r#"
+    expect![[r"
         make 0
         make 1 beside 0: image-of-db, 512 MiB, {Namespaces}
         make 2 beside 0: image-of-cache, 64 MiB, {Namespaces}
         destroy 2
         destroy 1
-        destroy 0"#]]
+        destroy 0"]]
     .assert_eq(&books.lines().join("\n"));
     let events: Vec<String> = service.seen.events(&job);
     let names: Vec<&str> = events.iter().map(|event| event.split([' ', '(']).next().unwrap_or("")).collect();
@@ -285,11 +285,11 @@ async fn one_that_fails_before_it_is_ready_fails_the_job() -> Result<()> {
     let spec = with_secret(&service).await?;
     let spec = spec.with_artifact(ArtifactName::parse("source")?, SandboxPath::work());
     let (outcome, log) = ran(&service, spec).await?;
-    expect![[r#"
+    expect![[r"
         service `db` ended with exit code 1 before it was ready; its last output:
         no such password: ***
         giving up
-    "#]]
+    "]]
     .assert_eq(&log);
     assert_eq!((outcome.conclusion, outcome.exit_code()), (Conclusion::Failed, 125));
     let reason = "service `db` ended with exit code 1 before it was ready; its last output is in the log";
@@ -318,7 +318,7 @@ async fn one_that_is_not_ready_in_time_fails_the_job() -> Result<()> {
         let spec = Rig::spec().with_service(db("db")?.with_patience(Duration::from_secs(40)));
         let (outcome, log) = ran(&service, spec).await?;
         assert_eq!((outcome.conclusion, outcome.steps.len()), (Conclusion::TimedOut, 0));
-        assert!(outcome.duration >= Duration::from_secs(40) && outcome.duration < Duration::from_secs(60));
+        assert!(outcome.duration >= Duration::from_secs(40) && outcome.duration < Duration::from_mins(1));
         let reason = outcome.reason.expect("a reason");
         assert!(reason.starts_with("service `db` was not ready within 40s;"), "{reason}");
         let before = "service `db` was not ready within 40s; its last output:\nrecovering\n";
@@ -332,20 +332,20 @@ async fn one_that_ends_while_steps_run_is_told_of() -> Result<()> {
     for (status, expected) in [
         (
             ExitStatus::Signal(11),
-            expect![[r#"
+            expect![[r"
                 testing
                 service `db` was ended by signal 11; its last output:
                 a query
                 testing
-            "#]],
+            "]],
         ),
         (
             ExitStatus::Code(0),
-            expect![[r#"
+            expect![[r"
                 testing
                 service `db` ended with exit code 0
                 testing
-            "#]],
+            "]],
         ),
     ] {
         let service = slow(rig()?);
@@ -482,7 +482,7 @@ async fn what_cannot_be_started_is_named() -> Result<()> {
 }
 
 /// A job with two services, one of which is ready late, on a backend that takes its time.
-async fn slow_job() -> Result<Service> {
+fn slow_job() -> Result<Service> {
     let rig = rig()?;
     let asked = AtomicUsize::new(0);
     rig.backend.on("probe", move |_| Reply::exit(u8::from(asked.fetch_add(1, Ordering::Relaxed) < 2)));
@@ -494,7 +494,7 @@ async fn a_job_that_is_stopped_at_any_moment_leaves_none() -> Result<()> {
     for why in [Stop::Cancel, Stop::ShutDown] {
         let mut phases = [0; 3];
         for at in 1.. {
-            let service = slow_job().await?;
+            let service = slow_job()?;
             let claim = service.claim(Rig::spec().with_service(db("a")?).with_service(db("b")?)).await?;
             let job = claim.job().clone();
             let (stop, asked) = oneshot::channel();
@@ -531,7 +531,7 @@ async fn a_job_that_is_stopped_at_any_moment_leaves_none() -> Result<()> {
 #[tokio::test]
 async fn a_runner_that_is_dropped_at_any_moment_abandons_them_all() -> Result<()> {
     for at in 1.. {
-        let service = slow_job().await?;
+        let service = slow_job()?;
         let claim = service.claim(Rig::spec().with_service(db("a")?).with_service(db("b")?)).await?;
         let has_ended = {
             let mut running = pin!(service.runner.run(claim, never()));
@@ -585,6 +585,52 @@ async fn what_is_left_of_one_is_told_and_reaped() -> Result<()> {
     assert_eq!(service.rig.backend.living().len(), 1, "the service's: its own went all the same");
     assert_eq!((seen(&service, &job, "SandboxDestroyed"), seen(&service, &job, "Finished")), (0, 1));
     assert_eq!(service.rig.sandboxes.reap().await?, 1);
+    Ok(())
+}
+
+/// The second start finds the sandbox gone, and what ended it is told a little later.
+#[derive(Debug, Default)]
+struct Gone(AtomicUsize);
+
+impl Hook for Gone {
+    async fn around<T: Send>(&self, call: Call, done: impl Future<Output = Result<T>> + Send) -> Result<T> {
+        if call == Call::Exec && self.0.fetch_add(1, Ordering::Relaxed) == 1 {
+            return Err(Error::new(ErrorKind::Unavailable, "start a program")
+                .because("it is gone")
+                .permanent());
+        }
+        for _ in 0..5 {
+            yield_now().await;
+        }
+        done.await
+    }
+}
+
+#[tokio::test]
+async fn how_one_ended_says_more_than_a_check_that_finds_it_gone() -> Result<()> {
+    for (end, expected) in [
+        (Reply::end(ExitStatus::OutOfMemory), Conclusion::LimitExceeded),
+        (Reply::hang(), Conclusion::Errored),
+    ] {
+        let rig = rig()?;
+        rig.backend.on("serve", move |_| end.clone());
+        let backend = Arc::new(Hooked::new(rig.backend.clone(), Gone::default()));
+        let service = Service::with_parts(rig, |parts| parts.sandboxes = Sandboxes::new(backend));
+        let claim = service.claim(Rig::spec().with_service(db("db")?)).await?;
+        let mut running = pin!(service.runner.run(claim, never()));
+        let mut outcome = None;
+        for poll in 0..200 {
+            if let Poll::Ready(ended) = poll!(&mut running) {
+                outcome = Some(ended?);
+                break;
+            }
+            if poll > 100 {
+                service.rig.clock.advance(Duration::from_secs(1));
+            }
+        }
+        let outcome = outcome.expect("it waits a moment, and no more");
+        assert_eq!(outcome.conclusion, expected, "{outcome:?}");
+    }
     Ok(())
 }
 
