@@ -150,6 +150,12 @@ checked_text! {
     CacheKey, "a cache key", "1 to 256 bytes without control characters", |t| is_printable(t, 256)
 }
 checked_text! {
+    /// What people call a service that runs beside a job.
+    ServiceName, "a service's name", "1 to 64 of A-Z a-z 0-9 - _ . that starts with a letter or digit", |t| {
+        is_slug(t, 64)
+    }
+}
+checked_text! {
     /// A secret's name, which is also the name of the variable that a step sees.
     SecretName, "a secret name", "1 to 128 of A-Z 0-9 _ that does not start with a digit", |t| {
         (1..=128).contains(&t.len())

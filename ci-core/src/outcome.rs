@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::artifact::Artifact;
 use crate::error::Error;
-use crate::id::StepName;
+use crate::id::{ServiceName, StepName};
 use crate::log::Cursor;
 use crate::network::NetworkReport;
 use crate::sandbox::{ExitStatus, IsolationReport, SandboxUsage, Usage};
@@ -42,6 +42,9 @@ pub struct Outcome {
     pub reason: Option<String>,
     /// The steps that were started, in their order.
     pub steps: Vec<StepOutcome>,
+    /// The services that were made, in their order.
+    #[serde(default)]
+    pub services: Vec<ServiceOutcome>,
     /// What was kept.
     pub artifacts: Vec<Artifact>,
     /// How the job was isolated, when it got as far as a sandbox.
@@ -62,6 +65,7 @@ impl Outcome {
             conclusion,
             reason: None,
             steps: Vec::new(),
+            services: Vec::new(),
             artifacts: Vec::new(),
             isolation: None,
             usage: None,
@@ -105,7 +109,7 @@ impl Outcome {
     /// | 124, as of `timeout` | took too long |
     /// | 130, as after Ctrl-C | was cancelled |
     /// | 137, as after the kernel's own killing | ran out of memory |
-    /// | 125, as of `docker run` | was refused, could not be run, printed too much, or left nothing to keep |
+    /// | 125, as of `docker run` | was refused, could not be run, printed too much, left nothing to keep, or had a service that failed before it was ready |
     pub fn exit_code(&self) -> u8 {
         const NOT_THE_JOB: u8 = 125;
         match (self.conclusion, self.steps.last().and_then(|step| step.status)) {
@@ -127,15 +131,16 @@ impl Outcome {
 pub enum Conclusion {
     /// All steps succeeded.
     Succeeded,
-    /// A step failed, or the steps left nothing where the job names something to keep.
+    /// A step failed, a service failed before it was ready, or the steps left nothing where the job names something to
+    /// keep.
     Failed,
     /// Somebody asked for it to stop.
     Cancelled,
-    /// It took longer than it was allowed to.
+    /// It took longer than it was allowed to, or a service was not ready in time.
     TimedOut,
     /// It used more than it was allowed to.
     LimitExceeded,
-    /// It was not allowed to begin, or to have a secret that it asks for.
+    /// It was not allowed to begin, or to have a secret that it asks for; or it has services where there can be none.
     Refused,
     /// It could not be run as it is written: no such commit, image or secret, or a machine that cannot.
     Errored,
@@ -156,4 +161,18 @@ pub struct StepOutcome {
     /// Which part of the job's log it wrote. What could have been the beginning of a secret at its end stands where the
     /// next step writes, or at the log's end.
     pub output: Range<Cursor>,
+}
+
+/// How one service ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct ServiceOutcome {
+    /// What people call it.
+    pub name: ServiceName,
+    /// How its program ended by itself; `None` when it ran for as long as it was needed.
+    pub status: Option<ExitStatus>,
+    /// How long its program ran, until the job's own sandbox was taken down at the latest.
+    pub duration: Duration,
+    /// What its sandbox used, which is no part of what the job's used.
+    pub usage: Option<SandboxUsage>,
 }

@@ -6,6 +6,7 @@ mod architecture;
 mod fixture;
 mod job;
 mod quickstart;
+mod services;
 mod traces;
 
 /// The service of the quickstart: what integrators start from is what is tested.

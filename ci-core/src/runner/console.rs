@@ -80,6 +80,18 @@ impl<'a> Console<'a> {
         self.sink.take(stream, &masked).await
     }
 
+    /// Says something about the job, each on lines of its own, and stores it. It goes through the mask that steps write
+    /// through: what ends as a secret begins must not meet its rest.
+    pub(super) async fn say(&mut self, notices: &[String]) -> Result<()> {
+        for notice in notices {
+            let before = if self.sink.is_in_line { "\n" } else { "" };
+            let after = if notice.ends_with('\n') { "" } else { "\n" };
+            let masked = self.stderr.push(format!("{before}{notice}{after}").as_bytes());
+            self.sink.take(OutputStream::Stderr, &masked).await?;
+        }
+        self.sink.flush().await
+    }
+
     /// Stores what is pending.
     pub(super) async fn flush(&mut self) -> Result<()> {
         self.sink.flush().await
@@ -106,13 +118,15 @@ struct Sink<'a> {
     parts: &'a Parts,
     pending: Masked,
     since: Option<Duration>,
+    /// Whether the last line has no end yet.
+    is_in_line: bool,
     seq: u64,
     written: u64,
 }
 
 impl<'a> Sink<'a> {
     fn new(claim: &'a Claim, parts: &'a Parts) -> Self {
-        Self { claim, parts, pending: Masked::default(), since: None, seq: 0, written: 0 }
+        Self { claim, parts, pending: Masked::default(), since: None, is_in_line: false, seq: 0, written: 0 }
     }
 
     async fn open(&mut self) -> Result<()> {
@@ -141,6 +155,7 @@ impl<'a> Sink<'a> {
             return Ok(());
         }
         self.parts.observer.observe(self.claim.job(), &Event::Output { stream, bytes: masked });
+        self.is_in_line = !masked.as_bytes().ends_with(b"\n");
         self.since.get_or_insert_with(|| self.parts.clock.elapsed());
         self.pending.append(masked);
         if self.pending.len() >= FULL { self.flush().await } else { Ok(()) }

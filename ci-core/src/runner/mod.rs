@@ -9,11 +9,14 @@
 //!
 //! The variables `CI` (`true`), `CI_COMMIT`, `CI_JOB`, `CI_REF` (where the code was found by a branch or tag),
 //! `HOME` (`/tmp`), `LANG` (`C.UTF-8`) and `PATH`; over them those of the job, of the step, and the secrets that the
-//! step names. It runs in `/work`, with the files of the exact commit, and can write there and in `/tmp`.
+//! step names. It runs in `/work`, with the files of the exact commit, and can write there and in `/tmp`. A
+//! [`Service`](crate::job::Service) sees the same, but for the job's variables, the step's and the files.
 
 mod console;
 mod files;
+mod services;
 mod step;
+mod tail;
 mod work;
 
 use std::convert::Infallible;
@@ -26,13 +29,14 @@ use std::time::Duration;
 use futures_util::future::{self, Either};
 
 use self::console::Console;
+use self::services::Services;
 use crate::artifact::{Artifact, ArtifactStore};
 use crate::audit::{Audit, Entry};
 use crate::cache::CacheStore;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::forge::{CheckState, Checks, Source};
-use crate::id::{JobId, SecretName, StepName};
+use crate::id::{JobId, SecretName, ServiceName, StepName};
 use crate::log::LogStore;
 use crate::outcome::{Conclusion, Outcome, StepOutcome};
 use crate::queue::{Claim, MOST_ATTEMPTS, Released};
@@ -129,6 +133,8 @@ pub enum Event<'a> {
     SandboxCreated(&'a IsolationReport),
     /// Its code is in the sandbox.
     CheckedOut,
+    /// One of its services is ready.
+    ServiceReady(&'a ServiceName),
     /// A step begins.
     StepStarted {
         /// Its number, from 0.
@@ -138,14 +144,14 @@ pub enum Event<'a> {
         /// Its name.
         name: &'a StepName,
     },
-    /// The running step wrote something.
+    /// The running step wrote something, or there is something to say about a service.
     Output {
         /// Where to.
         stream: OutputStream,
         /// What, with secrets hidden.
         bytes: &'a Masked,
     },
-    /// What its sandbox uses, every ten seconds while steps run.
+    /// What its own sandbox uses, every ten seconds while steps run.
     Usage(&'a SandboxUsage),
     /// A step has ended.
     StepFinished {
@@ -156,7 +162,7 @@ pub enum Event<'a> {
     },
     /// A file was kept.
     ArtifactKept(&'a Artifact),
-    /// Its sandbox is proven gone.
+    /// Its sandbox is proven gone, and those of its services are.
     SandboxDestroyed,
     /// It has ended, and its outcome is recorded. A job that is given back for another try has no such event.
     Finished(&'a Outcome),
@@ -230,7 +236,8 @@ impl Runner {
             claim.keep().await;
             future::pending::<Infallible>().await
         };
-        match beside(kept, self.run_to_end(&claim, stop)).await {
+        // In a box, lest every future around it be as large as all that a job does.
+        match beside(kept, Box::pin(self.run_to_end(&claim, stop))).await {
             Ok((outcome, torn_down)) => torn_down.map(|()| outcome),
             Err(error) if error.kind() == ErrorKind::Fenced => Err(error),
             Err(error) => {
@@ -279,6 +286,10 @@ impl Runner {
     ) -> Result<Result<()>> {
         let mut stop = pin!(self.stop(claim, stop));
         until(stop.as_mut(), self.open(claim)).await?;
+        if let Err(error) = services::admit(claim, &self.parts.sandboxes) {
+            *outcome = Outcome::refused(&error);
+            return Ok(Ok(()));
+        }
         let lease = until(stop.as_mut(), self.lease(claim)).await?;
         if !lease.unmasked().is_empty() {
             self.observe(claim, &Event::Unmasked(lease.unmasked()));
@@ -292,18 +303,22 @@ impl Runner {
         self.observe(claim, &Event::SandboxCreated(sandbox.isolation()));
         outcome.isolation = Some(sandbox.isolation().clone());
 
+        let mut services = Services::default();
         let mut console = Console::new(claim, &self.parts, &lease);
-        let ran = until(stop.as_mut(), self.run_in(claim, &sandbox, &mut console, outcome)).await;
+        let ran =
+            until(stop.as_mut(), self.run_in(claim, &sandbox, &mut services, &mut console, outcome)).await;
         outcome.usage = self.measure(claim, &sandbox).await;
+        outcome.services = self.outcomes_of_services(claim, &services).await;
         outcome.network = Some(Box::new(sandbox.network().masked(|text| lease.mask_text(text))));
+        let notices = services.take_notices();
         // First of all: a log that cannot be reached must not keep the sandbox alive past its lease.
-        let torn_down =
-            until(pin!(self.late(LAST_PATIENCE, "destroy a sandbox")), sandbox.destroy()).await.map(drop);
+        let torn_down = self.destroy_all(sandbox, services).await;
         if torn_down.is_ok() {
             self.observe(claim, &Event::SandboxDestroyed);
         }
         let told = until(pin!(self.late(LAST_PATIENCE, "store a job's last output")), async {
-            self.end_stopped_step(claim, &mut console, outcome).await.and(console.finish().await)
+            let step_ended = self.end_stopped_step(claim, &mut console, outcome).await;
+            step_ended.and(console.say(&notices).await).and(console.finish().await)
         })
         .await;
         match ran.and(told) {
@@ -316,10 +331,11 @@ impl Runner {
         }
     }
 
-    async fn run_in(
+    async fn run_in<'a>(
         &self,
-        claim: &Claim,
+        claim: &'a Claim,
         sandbox: &Sandbox,
+        services: &mut Services<'a>,
         console: &mut Console<'_>,
         outcome: &mut Outcome,
     ) -> Result<()> {
@@ -327,10 +343,19 @@ impl Runner {
         self.observe(claim, &Event::CheckedOut);
         self.restore_caches(claim, sandbox).await?;
         console.open().await?;
-        let steps = Box::pin(self.run_steps(claim, sandbox, console, outcome));
-        beside(self.watch_usage(claim, sandbox), steps).await?;
-        // What ran out of memory is gone, and has nothing to keep.
-        if outcome.conclusion == Conclusion::LimitExceeded {
+        let lease = console.lease();
+        self.create_services(claim, sandbox, lease, services).await?;
+        let services = &*services;
+        let worked = Box::pin(async {
+            if self.await_services(claim, services, lease, outcome).await? {
+                self.run_steps(claim, sandbox, services, console, outcome).await?;
+            }
+            Ok(())
+        });
+        let mut kept = Box::pin(self.keep_services(claim, services, lease));
+        beside(self.watch_usage(claim, sandbox), until(kept.as_mut(), worked)).await?;
+        // What has not begun or ran out of memory has nothing to keep.
+        if outcome.steps.is_empty() || outcome.conclusion == Conclusion::LimitExceeded {
             return Ok(());
         }
         self.keep_artifacts(claim, sandbox, outcome).await?;
@@ -344,6 +369,7 @@ impl Runner {
         &self,
         claim: &Claim,
         sandbox: &Sandbox,
+        services: &Services<'_>,
         console: &mut Console<'_>,
         outcome: &mut Outcome,
     ) -> Result<()> {
@@ -353,6 +379,7 @@ impl Runner {
             outcome.steps.push(StepOutcome::started(step.name.clone(), console.begin_step()));
             let exit = self.step(claim, step, sandbox, console).await?;
             self.end_step(claim, console, outcome, Some(&exit)).await?;
+            console.say(&services.take_notices()).await?;
             if !exit.status.is_success() {
                 outcome.conclusion = match exit.status {
                     ExitStatus::OutOfMemory => Conclusion::LimitExceeded,

@@ -29,7 +29,9 @@ impl Runner {
     ) -> Result<Exit> {
         let mut bounds = Bounds::default().with_silence(claim.spec().timeouts.silence);
         bounds.timeout = step.timeout;
-        let command = command(claim, step)?;
+        let command = command(claim, &step.run, &[&claim.spec().environment, &step.environment])?
+            .with_secrets(step.secrets.iter().cloned())
+            .with_directory(step.directory.clone().unwrap_or_else(SandboxPath::work));
         let clock = self.parts.clock.clone();
         let starting = sandbox.exec(&command, console.lease());
         let process = Bounded::start(OPERATION, clock, bounds, starting).await;
@@ -98,9 +100,9 @@ impl StepOutcome {
     }
 }
 
-/// What a step runs, with the variables that every step has.
-fn command(claim: &Claim, step: &Step) -> Result<Command> {
-    let (program, arguments) = match &step.run {
+/// What a step or a service runs, with the variables that every program of a job has, and over them its own.
+pub(super) fn command(claim: &Claim, run: &Run, environments: &[&Environment]) -> Result<Command> {
+    let (program, arguments) = match run {
         Run::Script(script) => {
             let arguments = [Arg::new("-e")?, Arg::new("-c")?, Arg::new(script.as_str())?];
             (Arg::new("/bin/sh")?, Vec::from(arguments))
@@ -122,11 +124,8 @@ fn command(claim: &Claim, step: &Step) -> Result<Command> {
     if let Some(reference) = claim.code().reference() {
         environment.set("CI_REF".parse()?, reference);
     }
-    environment.extend(&claim.spec().environment);
-    environment.extend(&step.environment);
-    let directory = step.directory.clone().unwrap_or_else(SandboxPath::work);
-    Ok(Command::new(program, arguments)
-        .with_environment(&environment)
-        .with_secrets(step.secrets.iter().cloned())
-        .with_directory(directory))
+    for own in environments {
+        environment.extend(own);
+    }
+    Ok(Command::new(program, arguments).with_environment(&environment))
 }

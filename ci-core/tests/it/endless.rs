@@ -7,11 +7,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use ci_core::access::Read;
-use ci_core::id::{JobId, SandboxId, SecretName, StepName};
-use ci_core::job::{JobSpec, Script, Step};
+use ci_core::id::{JobId, SandboxId, SecretName, ServiceName, StepName};
+use ci_core::job::{Arg, JobSpec, Run, Script, Service as Beside, Step};
 use ci_core::log::{Cursor, LogStore as _};
-use ci_core::memory::{Logs, Rig, Scripted};
+use ci_core::memory::{Logs, Reply, Rig, Scripted};
 use ci_core::network::NetworkReport;
+use ci_core::outcome::Conclusion;
 use ci_core::queue::Claim;
 use ci_core::sandbox::{
     Backend, Capabilities, Command, Input, Instance, IsolationReport, OutputStream, Process, ProcessEvent,
@@ -22,6 +23,7 @@ use ci_core::{ByteStream, Error, ErrorKind, Result};
 use futures_util::poll;
 use tokio::task::{consume_budget, yield_now};
 
+use crate::hanging::soon;
 use crate::runner::{Service, never};
 use crate::{ours, writer};
 
@@ -50,6 +52,15 @@ impl Backend for Endless {
         self.0.abandon(id);
     }
 
+    async fn create_beside(
+        &self,
+        id: &SandboxId,
+        spec: &Spec,
+        other: &SandboxId,
+    ) -> Result<Box<dyn Instance>> {
+        Ok(Box::new(Printing(self.0.create_beside(id, spec, other).await?)))
+    }
+
     fn capabilities(&self) -> Capabilities {
         self.0.capabilities()
     }
@@ -60,8 +71,12 @@ struct Printing(Box<dyn Instance>);
 
 #[async_trait]
 impl Instance for Printing {
-    async fn exec<'a>(&'a self, _: &Command, _: &SecretLease) -> Result<Box<dyn Process + 'a>> {
-        Ok(Box::new(Program { has_begun: false }))
+    async fn exec<'a>(&'a self, command: &Command, lease: &SecretLease) -> Result<Box<dyn Process + 'a>> {
+        match command.program.as_str() {
+            "print" | "/bin/sh" => Ok(Box::new(Program { has_begun: false })),
+            // One that needs what a task may do at a time.
+            _ => Ok(Box::new(Frugal(self.0.exec(command, lease).await?))),
+        }
     }
 
     async fn upload(&self, path: &SandboxPath, tar: ByteStream<'_>) -> Result<()> {
@@ -112,6 +127,29 @@ impl Process for Program {
     }
 }
 
+#[derive(Debug)]
+struct Frugal<'a>(Box<dyn Process + 'a>);
+
+#[async_trait]
+impl Process for Frugal<'_> {
+    async fn next(&mut self) -> Result<ProcessEvent> {
+        consume_budget().await;
+        self.0.next().await
+    }
+
+    async fn signal(&self, signal: Signal) -> Result<()> {
+        self.0.signal(signal).await
+    }
+
+    fn input(&mut self) -> Option<Box<dyn Input>> {
+        self.0.input()
+    }
+
+    async fn resize(&self, size: TerminalSize) -> Result<()> {
+        self.0.resize(size).await
+    }
+}
+
 /// A service of such sandboxes, and a job that has the secret.
 async fn claimed() -> Result<(Service, Claim)> {
     let rig = Rig::new()?;
@@ -157,5 +195,30 @@ async fn what_a_job_printed_is_shown_though_it_prints_on() -> Result<()> {
         yield_now().await;
     }
     assert_eq!(log_of(&service.rig, &job).await?, "begun\n***");
+    Ok(())
+}
+
+#[tokio::test]
+async fn services_that_print_without_end_leave_the_steps_their_turn() -> Result<()> {
+    const STEPS: usize = 200;
+    let rig = Rig::new()?;
+    rig.backend.set_capabilities(Capabilities::default().with_services());
+    rig.backend.on("work", |_| Reply::exit(0).stdout("worked\n"));
+    rig.backend.on("probe", |_| Reply::exit(0).stdout("ready"));
+    let backend = Arc::new(Endless(rig.backend.clone()));
+    let service = Service::with_parts(rig, |parts| parts.sandboxes = Sandboxes::new(backend));
+    let run = |program| Ok::<_, Error>(Run::Command { program: Arg::new(program)?, arguments: Vec::new() });
+    let mut spec = JobSpec::new(Rig::spec().image);
+    for name in ["one", "two"] {
+        let (name, image) = (ServiceName::parse(name)?, Rig::spec().image);
+        spec =
+            spec.with_service(Beside::command(name, image, Arg::new("print")?, []).with_ready(run("probe")?));
+    }
+    for number in 0..STEPS {
+        let name = StepName::parse(number.to_string())?;
+        spec = spec.with_step(Step::command(name, Arg::new("work")?, []));
+    }
+    let outcome = soon(&service.rig, service.runner.run(service.claim(spec).await?, never())).await?;
+    assert_eq!((outcome.conclusion, outcome.steps.len()), (Conclusion::Succeeded, STEPS));
     Ok(())
 }

@@ -10,13 +10,13 @@ use std::time::Duration;
 use ci_core::access::{Grant, Read};
 use ci_core::artifact::ArtifactStore as _;
 use ci_core::forge::CheckState;
-use ci_core::id::{ArtifactName, CacheKey, Digest, JobId, SecretName, StepName};
-use ci_core::job::{JobSpec, Script, Step};
+use ci_core::id::{ArtifactName, CacheKey, Digest, ImageName, JobId, SecretName, ServiceName, StepName};
+use ci_core::job::{Arg, JobSpec, Run, Script, Service as Beside, Step};
 use ci_core::log::{Cursor, LogStore as _};
 use ci_core::memory::{Artifacts, Database, Logs, Reply, Rig};
 use ci_core::outcome::{Conclusion, Outcome};
 use ci_core::queue::{Queue as _, Stage, State};
-use ci_core::sandbox::{SandboxPath, Sandboxes};
+use ci_core::sandbox::{Capabilities, SandboxPath, Sandboxes};
 use ci_core::secret::{SecretStore as _, SecretValue};
 use ci_core::{ByteSize, Error, ErrorKind, Result, stream};
 use futures_util::poll;
@@ -308,7 +308,19 @@ fn report() -> Result<ArtifactName> {
     ArtifactName::parse("report")
 }
 
-/// Enqueues a job of two steps with a secret, a cache and an artifact.
+/// A database that is ready at the second look, and sees the secret.
+fn database(service: &Service, token: SecretName) -> Result<Beside> {
+    let looks = AtomicUsize::new(0);
+    let backend = &service.rig.backend;
+    backend.set_capabilities(Capabilities::default().with_services());
+    backend.on("serve", |call| Reply::hang().stdout(call.variable("TOKEN").unwrap_or_default().to_vec()));
+    backend.on("probe", move |_| Reply::exit(u8::from(looks.fetch_add(1, Ordering::AcqRel) == 0)));
+    let (name, image) = (ServiceName::parse("db")?, ImageName::parse("db-15")?);
+    let probe = Run::Command { program: Arg::new("probe")?, arguments: Vec::new() };
+    Ok(Beside::command(name, image, Arg::new("serve")?, []).with_ready(probe).with_secret(token))
+}
+
+/// Enqueues a job of two steps with a service, a secret, a cache and an artifact.
 async fn enqueue(service: &Service) -> Result<JobId> {
     let token = SecretName::parse("TOKEN")?;
     let grant = writer(&service.rig, &ours()).await?;
@@ -316,6 +328,7 @@ async fn enqueue(service: &Service) -> Result<JobId> {
     let (kept, cached) = (SandboxPath::work().join("report")?, SandboxPath::work().join("cache")?);
     let mut spec = JobSpec::new(Rig::spec().image)
         .with_secret(token.clone())
+        .with_service(database(service, token.clone())?)
         .with_cache(CacheKey::parse("c")?, cached.clone())
         .with_artifact(report()?, kept.clone());
     for name in ["one", "two"] {

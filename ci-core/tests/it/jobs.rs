@@ -1,7 +1,9 @@
 //! What a job may look like.
 
-use ci_core::id::{CacheKey, Label, SecretName, StepName};
-use ci_core::job::{JobSpec, Limits, Script, Step};
+use std::time::Duration;
+
+use ci_core::id::{CacheKey, ImageName, Label, SecretName, ServiceName, StepName};
+use ci_core::job::{JobSpec, Limits, Run, Script, Service, Step};
 use ci_core::memory::Rig;
 use ci_core::sandbox::{SandboxPath, SecretUse};
 use ci_core::{ByteSize, Result};
@@ -25,7 +27,7 @@ fn a_job_that_could_not_run_as_written_is_refused() -> Result<()> {
     check(
         &undeclared,
         expect![
-            "check the job: a step names a secret that the job does not ask for; add it to the job (step: deploy, secret: TOKEN)"
+            "check the job: it names a secret that the job does not ask for; add it to the job (secret: TOKEN, step: deploy)"
         ],
     );
     check(&undeclared.with_secret(secret.clone()), expect!["it can run"]);
@@ -33,7 +35,7 @@ fn a_job_that_could_not_run_as_written_is_refused() -> Result<()> {
     check(
         &empty.clone().with_step(both).with_secret(secret),
         expect![
-            "check the job: a step has a secret either as a variable or as a file; choose one (step: deploy, secret: TOKEN)"
+            "check the job: it has a secret either as a variable or as a file; choose one (secret: TOKEN, step: deploy)"
         ],
     );
 
@@ -69,6 +71,53 @@ fn a_job_that_could_not_run_as_written_is_refused() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn a_service_that_could_not_run_as_written_is_refused() -> Result<()> {
+    let token = SecretName::parse("TOKEN")?;
+    let db = |name: &str| {
+        let (name, image) = (ServiceName::parse(name)?, ImageName::parse("db")?);
+        Ok::<_, ci_core::Error>(Service::script(name, image, Script::literal("serve")))
+    };
+    let with = |service: Service| Rig::spec().with_service(service);
+    check(&with(db("db")?), expect!["it can run"]);
+    let mut many = Rig::spec();
+    for number in 0..8 {
+        many = many.with_service(db(&number.to_string())?);
+    }
+    check(&many, expect!["it can run"]);
+    check(&many.with_service(db("one-more")?), expect!["check the job: a job has at most 8 services"]);
+    let twice = with(db("db")?).with_service(db("db")?);
+    check(&twice, expect!["check the job: two services have the same name; rename one"]);
+    let secretive = with(db("db")?.with_secret(token.clone()));
+    check(
+        &secretive,
+        expect![
+            "check the job: it names a secret that the job does not ask for; add it to the job (secret: TOKEN, service: db)"
+        ],
+    );
+    check(&secretive.with_secret(token), expect!["it can run"]);
+    let empty = with(db("db")?.with_limits(Limits::default().with_memory(ByteSize::bytes(0))));
+    check(
+        &empty,
+        expect![
+            "check the job: nothing runs without memory, processor time and a process; raise its limits (service: db)"
+        ],
+    );
+    let hasty = with(db("db")?.with_patience(Duration::ZERO));
+    check(
+        &hasty,
+        expect!["check the job: a service needs time to become ready; raise its patience (service: db)"],
+    );
+    let long = Run::Script(Script::authored("x".repeat(128 * 1024)));
+    check(
+        &with(db("db")?.with_ready(long)),
+        expect![
+            "check the job: a script or an argument has less than 128 KiB; keep it in the repository (service: db)"
+        ],
+    );
+    Ok(())
+}
+
 /// A pipeline's file says what it needs to; what is misspelt must not be left out.
 #[test]
 fn a_job_is_read_with_defaults_and_without_surprises() {
@@ -80,6 +129,8 @@ fn a_job_is_read_with_defaults_and_without_surprises() {
         r#"{"image": "host", "steps": [], "limits": {"memroy": 1}}"#,
         r#"{"image": "host", "steps": [], "timeouts": {"slience": {"secs": 1, "nanos": 0}}}"#,
         r#"{"image": "host", "steps": [{"name": "a", "run": {"Script": "true"}, "secret": ["A"]}]}"#,
+        r#"{"image": "host", "steps": [], "services": [{"name": "a", "image": "b"}]}"#,
+        r#"{"image": "host", "steps": [], "services": [{"name": "a", "image": "b", "run": {"Script": "c"}, "reddy": 1}]}"#,
         r#"{"image": "host", "steps": [{"name": "a", "run": {"Command": {"program": "a\u0000b", "arguments": []}}}]}"#,
     ] {
         assert!(read(wrong).is_err(), "{wrong}");

@@ -23,6 +23,7 @@ mod queue;
 mod runner;
 mod sandboxes;
 mod secrets;
+mod services;
 mod source;
 mod ui;
 

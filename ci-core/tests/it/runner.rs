@@ -72,7 +72,7 @@ impl Service {
         self.rig.dispatcher.enqueue(&NewJob::requested(&grant, code, spec)?).await
     }
 
-    async fn output(&self, job: &JobId) -> Result<String> {
+    pub(crate) async fn output(&self, job: &JobId) -> Result<String> {
         let grant = writer(&self.rig, &ours()).await?.lower::<Read>();
         let page = self.logs.read(&grant, job, Cursor(0), 1 << 20).await?;
         Ok(String::from_utf8_lossy(&page.bytes).into_owned())

@@ -1,10 +1,14 @@
 //! What a job is: an image, steps, and everything it may have, all of it declared before it starts.
 
+mod service;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+pub use self::service::Service;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::external::External;
@@ -44,10 +48,13 @@ pub struct JobSpec {
     pub image: ImageName,
     /// What runs, in this order; the first failure ends the job.
     pub steps: Vec<Step>,
+    /// What runs beside the steps: a database for tests, say. The job is refused where the backend has no services.
+    #[serde(default)]
+    pub services: Vec<Service>,
     /// Variables of every step.
     #[serde(default)]
     pub environment: Environment,
-    /// Secrets that are leased for this job; a step sees those that it names.
+    /// Secrets that are leased for this job; a step or a service sees those that it names.
     #[serde(default)]
     pub secrets: Vec<SecretName>,
     /// Folders that are restored before the first step and saved after the last one succeeded.
@@ -56,7 +63,7 @@ pub struct JobSpec {
     /// Files that are kept when all steps have run, whether or not they succeeded.
     #[serde(default)]
     pub artifacts: Vec<ArtifactSpec>,
-    /// How much it may use.
+    /// How much it may use. Each of its services may use as much again, or what it says itself.
     #[serde(default)]
     pub limits: Limits,
     /// Where it may connect to.
@@ -71,17 +78,18 @@ pub struct JobSpec {
     /// Whether submodules are checked out too.
     #[serde(default)]
     pub submodules: Submodules,
-    /// What the sandbox must guarantee; the job is refused where it cannot.
+    /// What the sandbox must guarantee, and that of each service; the job is refused where it cannot.
     #[serde(default)]
     pub minimum: Vec<Guarantee>,
 }
 
 impl JobSpec {
-    /// A job on `image` without steps, secrets, network, caches or artifacts, within the default limits.
+    /// A job on `image` without steps, services, secrets, network, caches or artifacts, within the default limits.
     pub fn new(image: ImageName) -> Self {
         Self {
             image,
             steps: Vec::new(),
+            services: Vec::new(),
             environment: Environment::default(),
             secrets: Vec::new(),
             caches: Vec::new(),
@@ -98,6 +106,12 @@ impl JobSpec {
     /// Adds a step.
     pub fn with_step(mut self, step: Step) -> Self {
         self.steps.push(step);
+        self
+    }
+
+    /// Runs a service beside the steps.
+    pub fn with_service(mut self, service: Service) -> Self {
+        self.services.push(service);
         self
     }
 
@@ -162,22 +176,20 @@ impl JobSpec {
     }
 
     /// Refuses a job that could not run as it is written: no steps, more than 1,000 steps, secrets, caches, artifacts or
-    /// labels, more than 1 MiB as JSON, or a step that names a secret which the job does not ask for, or in two forms.
-    /// [`NewJob`](crate::queue::NewJob) does so by itself.
+    /// labels, more than 8 services, more than 1 MiB as JSON, or a step or service that names a secret which the job does
+    /// not ask for, or in two forms. [`NewJob`](crate::queue::NewJob) does so by itself.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::Invalid`], naming the part.
     pub fn check(&self) -> Result<()> {
         const MOST_PARTS: usize = 1_000;
+        const MOST_SERVICES: usize = 8;
         const MOST_BYTES: usize = 1024 * 1024;
-        // The kernel takes no longer one (execve(2), MAX_ARG_STRLEN).
-        const LONGEST_ARGUMENT: usize = 128 * 1024;
-        let invalid = |reason: &'static str| Error::new(ErrorKind::Invalid, "check the job").because(reason);
         if self.steps.is_empty() {
             return Err(invalid("a job needs at least one step"));
         }
-        let Self { steps, secrets, caches, artifacts, labels, limits, .. } = self;
+        let Self { steps, services, secrets, caches, artifacts, labels, limits, .. } = self;
         let parts = [steps.len(), secrets.len(), caches.len(), artifacts.len()];
         if parts.iter().any(|part| *part > MOST_PARTS) {
             return Err(invalid("a job has at most 1000 steps, secrets, caches and artifacts each"));
@@ -185,47 +197,62 @@ impl JobSpec {
         if labels.len() > MOST_LABELS {
             return Err(invalid("a job demands at most 5 labels"));
         }
-        if limits.memory == ByteSize::bytes(0) || limits.cpu_millis == 0 || limits.processes == 0 {
-            return Err(invalid(
-                "nothing runs without memory, processor time and a process; raise its limits",
-            ));
+        if services.len() > MOST_SERVICES {
+            return Err(invalid("a job has at most 8 services"));
         }
-        if !(1..=10_000).contains(&limits.weight) {
-            return Err(invalid("a weight is from 1 to 10000"));
-        }
+        limits.check()?;
         let names: BTreeSet<_> = artifacts.iter().map(|artifact| &artifact.name).collect();
         let keys: BTreeSet<_> = caches.iter().map(|cache| &cache.key).collect();
         if names.len() < artifacts.len() || keys.len() < caches.len() {
             return Err(invalid("two artifacts or two caches have the same name; rename one"));
         }
+        let names: BTreeSet<_> = services.iter().map(|service| &service.name).collect();
+        if names.len() < services.len() {
+            return Err(invalid("two services have the same name; rename one"));
+        }
         if serde_json::to_vec(self).map_or(true, |json| json.len() > MOST_BYTES) {
             return Err(invalid("a job says at most 1 MiB; keep large scripts in the repository"));
         }
-        for step in &self.steps {
-            if step.run.longest() >= LONGEST_ARGUMENT {
-                return Err(invalid(
-                    "a script or an argument has less than 128 KiB; keep it in the repository",
-                )
-                .with("step", &step.name));
-            }
-            let mut forms = BTreeMap::new();
-            for SecretUse { name, form } in &step.secrets {
-                if !self.secrets.contains(name) {
-                    return Err(invalid(
-                        "a step names a secret that the job does not ask for; add it to the job",
-                    )
-                    .with("step", &step.name)
+        for Step { name, run, secrets, .. } in steps {
+            let checked = run.check().and_then(|()| self.check_secrets(secrets));
+            checked.map_err(|error| error.with("step", name))?;
+        }
+        for service in services {
+            self.check_service(service).map_err(|error| error.with("service", &service.name))?;
+        }
+        Ok(())
+    }
+
+    fn check_service(&self, service: &Service) -> Result<()> {
+        let Service { run, secrets, limits, ready, patience, .. } = service;
+        run.check()?;
+        ready.as_ref().map_or(Ok(()), Run::check)?;
+        limits.map_or(Ok(()), |limits| limits.check())?;
+        if patience.is_zero() {
+            return Err(invalid("a service needs time to become ready; raise its patience"));
+        }
+        self.check_secrets(secrets)
+    }
+
+    /// Checks what a step or a service asks for.
+    fn check_secrets(&self, secrets: &[SecretUse]) -> Result<()> {
+        let mut forms = BTreeMap::new();
+        for SecretUse { name, form } in secrets {
+            if !self.secrets.contains(name) {
+                return Err(invalid("it names a secret that the job does not ask for; add it to the job")
                     .with("secret", name));
-                }
-                if forms.insert(name, form).is_some_and(|before| before != form) {
-                    return Err(invalid("a step has a secret either as a variable or as a file; choose one")
-                        .with("step", &step.name)
-                        .with("secret", name));
-                }
+            }
+            if forms.insert(name, form).is_some_and(|before| before != form) {
+                return Err(invalid("it has a secret either as a variable or as a file; choose one")
+                    .with("secret", name));
             }
         }
         Ok(())
     }
+}
+
+fn invalid(reason: &'static str) -> Error {
+    Error::new(ErrorKind::Invalid, "check the job").because(reason)
 }
 
 /// One command or script of a job.
@@ -315,7 +342,7 @@ impl Step {
     }
 }
 
-/// What a step runs.
+/// What a step or a service runs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Run {
@@ -331,6 +358,15 @@ pub enum Run {
 }
 
 impl Run {
+    fn check(&self) -> Result<()> {
+        // The kernel takes no longer one (execve(2), MAX_ARG_STRLEN).
+        const LONGEST_ARGUMENT: usize = 128 * 1024;
+        if self.longest() >= LONGEST_ARGUMENT {
+            return Err(invalid("a script or an argument has less than 128 KiB; keep it in the repository"));
+        }
+        Ok(())
+    }
+
     /// How many bytes the longest of its texts has.
     fn longest(&self) -> usize {
         match self {
@@ -516,7 +552,7 @@ pub struct ArtifactSpec {
     pub path: SandboxPath,
 }
 
-/// How much a job may use. A backend that cannot hold one of them says so in its
+/// How much a job may use, or a service of it. A backend that cannot hold one of them says so in its
 /// [`IsolationReport`](crate::sandbox::IsolationReport).
 ///
 /// # Example
@@ -570,6 +606,18 @@ impl Default for Limits {
 }
 
 impl Limits {
+    fn check(&self) -> Result<()> {
+        if self.memory == ByteSize::bytes(0) || self.cpu_millis == 0 || self.processes == 0 {
+            return Err(invalid(
+                "nothing runs without memory, processor time and a process; raise its limits",
+            ));
+        }
+        if !(1..=10_000).contains(&self.weight) {
+            return Err(invalid("a weight is from 1 to 10000"));
+        }
+        Ok(())
+    }
+
     /// Replaces the bound on memory.
     pub fn with_memory(mut self, memory: ByteSize) -> Self {
         self.memory = memory;
