@@ -36,7 +36,7 @@ async fn ids_are_mapped_away_from_the_host() {
     let mut process = sandbox.start(&format!("echo up; exec sleep {marker}")).await.unwrap();
     process.next().await.unwrap();
     let mut uid = None;
-    eventually(Duration::from_secs(2), || {
+    eventually(Duration::from_secs(20), || {
         uid = uid_of(&marker);
         uid.is_some()
     });
