@@ -1,5 +1,7 @@
 //! Bounds, and how reaching them looks.
 
+use std::time::{Duration, Instant};
+
 use ci_core::id::SandboxId;
 use ci_core::job::Limits;
 use ci_core::sandbox::{Backend as _, ExitStatus, Guarantee};
@@ -49,8 +51,11 @@ async fn processor_time_is_bounded() {
         return;
     }
     let sandbox = rig.sandbox_of(&spec().with_limits(Limits::default().with_cpu_millis(100))).await;
+    let began = Instant::now();
     let ran = sandbox.run("timeout 1 sh -c 'while :; do :; done'").await;
-    assert!(ran.exit.usage.cpu.as_millis() < 400, "{ran:?}");
+    // A tenth, and some more for the periods that it begins and ends in. On a slow machine it takes longer to start.
+    let most = began.elapsed() / 5 + Duration::from_millis(200);
+    assert!(ran.exit.usage.cpu < most, "{most:?}: {ran:?}");
     sandbox.destroy().await;
 }
 
