@@ -127,7 +127,7 @@
 //! # Kernels
 //!
 //! The tests of this crate run on these, as root and as an ordinary user; others should do, and what one lacks is in the
-//! [`IsolationReport`](ci_core::sandbox::IsolationReport).
+//! [`IsolationReport`].
 //!
 //! | Linux | Control groups | What it lacks |
 //! |---|---|---|
