@@ -9,7 +9,7 @@
 
 use crate::call::raw;
 use crate::nr;
-use crate::rights::{RULES, known};
+use crate::rights::{granted, known};
 use crate::sys::{self, CWD, Errno, Fd, O_DIRECTORY, O_NOFOLLOW, O_PATH, word};
 
 /// `struct landlock_ruleset_attr`.
@@ -43,14 +43,14 @@ pub(crate) fn restrict() -> sys::Result<bool> {
     let rules =
         unsafe { raw(nr::LANDLOCK_CREATE_RULESET, [(&raw const attributes) as usize, size, 0, 0, 0, 0]) }?;
     let rules = Fd::owned(rules as i32);
-    for (path, allowed) in RULES {
+    for (path, allowed) in granted(handled) {
         const PATH_BENEATH: usize = 1;
         let folder = match sys::open(CWD, path, O_PATH | O_NOFOLLOW | O_DIRECTORY, 0) {
             // Also where an image has a link in its place: what it leads to has a rule, or none.
             Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => continue,
             folder => folder?,
         };
-        let rule = Beneath { allowed: allowed & handled, folder: folder.0 };
+        let rule = Beneath { allowed, folder: folder.0 };
         // SAFETY: landlock_add_rule(2) reads a `struct landlock_path_beneath_attr`, which is packed.
         unsafe {
             raw(nr::LANDLOCK_ADD_RULE, [word(rules.0), PATH_BENEATH, (&raw const rule) as usize, 0, 0, 0])

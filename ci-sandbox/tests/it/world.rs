@@ -116,7 +116,7 @@ impl Namespace {
         let own = fs::read_link("/proc/self/ns/net").unwrap();
         let child = Command::new("unshare").args(["--net", "sleep", "1000"]).spawn().unwrap();
         let path = format!("/proc/{}/ns/net", child.id());
-        assert!(eventually(Duration::from_secs(5), || fs::read_link(&path).is_ok_and(|other| other != own)));
+        assert!(eventually(Duration::from_secs(20), || fs::read_link(&path).is_ok_and(|other| other != own)));
         Self(child)
     }
 
