@@ -95,6 +95,15 @@ impl Guest {
         Ok(guest)
     }
 
+    /// One in the network of another, with the program in it.
+    pub(crate) async fn beside(backend: Arc<dyn Backend>, spec: Spec, other: &SandboxId) -> Result<Self> {
+        let mut guest = Self { backend, instance: None, id: SandboxId::random() };
+        let made = guest.backend.create_beside(&guest.id, &spec, other);
+        guest.instance = Some(within("create a sandbox beside another", made).await?);
+        guest.upload("/work", program()).await?;
+        Ok(guest)
+    }
+
     /// One without the program, under this id.
     pub(crate) async fn empty(backend: Arc<dyn Backend>, id: SandboxId, spec: &Spec) -> Result<Self> {
         let mut guest = Self { backend, instance: None, id };

@@ -26,6 +26,7 @@ use ci_core::Result;
 use ci_core::conformance::skip;
 use ci_core::sandbox::{Guarantee, IsolationReport};
 
+pub(crate) use self::network::port_of;
 pub(crate) use self::secrets::{claim, lease};
 pub(crate) use self::stage::Stage;
 use super::Bench;

@@ -23,7 +23,7 @@ pub(crate) async fn claim() -> Result<(Rig, Claim)> {
 }
 
 /// A lease of one secret of that name.
-pub(crate) fn lease(claim: &Claim, name: &str, value: &str) -> Result<SecretLease> {
+pub(crate) fn lease(claim: &Claim, name: &str, value: impl Into<Vec<u8>>) -> Result<SecretLease> {
     let secret = (name.parse()?, SecretValue::new(value));
     Ok(SecretLease::new(claim.trusted()?, [secret], Arc::new(Masking::new())))
 }
@@ -86,7 +86,7 @@ pub(super) async fn namespaces(stage: &Stage) -> Result<Outcome> {
 pub(super) async fn of_another_program(stage: &Stage) -> Result<Outcome> {
     let secret = unique("secret-");
     let (_rig, claim) = claim().await?;
-    let lease = lease(&claim, "TOKEN", &secret)?;
+    let lease = lease(&claim, "TOKEN", secret.clone())?;
     let guest = stage.fresh().await?;
     // One that has it and waits, and one that had it and is gone.
     let asking = command(&["environment"]).with_secrets(["TOKEN".parse::<ci_core::id::SecretName>()?]);
@@ -117,7 +117,7 @@ async fn search(guest: &Guest, secret: &str, owner: &str) -> Result<Outcome> {
 pub(super) async fn of_another_sandbox(stage: &Stage) -> Result<Outcome> {
     let secret = unique("secret-");
     let (_rig, claim) = claim().await?;
-    let lease = lease(&claim, "TOKEN", &secret)?;
+    let lease = lease(&claim, "TOKEN", secret.clone())?;
     let owner = stage.fresh().await?;
     let waiting = command(&["wait"]).with_secrets(["TOKEN".parse::<ci_core::id::SecretName>()?]);
     let mut process = within("start a program", owner.instance().exec(&waiting, &lease)).await?;
