@@ -88,7 +88,10 @@ pub(crate) fn secret_file(words: Words) -> usize {
         let _ = write_all(1, &page.bytes()[..length]);
     }
     match words.get(3).to_bytes() {
-        b"stay" => wait_for_the_end(),
+        b"stay" => {
+            let _ = write_all(1, b"\n");
+            wait_for_the_end()
+        }
         b"leave" => {
             if let Ok(None) = fork() {
                 wait_for_the_end();

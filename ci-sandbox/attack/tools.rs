@@ -53,6 +53,10 @@ pub(crate) fn run(name: &CStr, words: Words) -> usize {
         b"random" => random(),
         b"find" => find(words),
         b"listen" => network::listen(words.get(2).to_bytes()),
+        b"whoami" => {
+            let (user, group) = (ask!(nr::GETEUID).unwrap_or(0), ask!(nr::GETEGID).unwrap_or(0));
+            said(write_all(1, line!("{user} {group}\n").as_bytes()))
+        }
         b"alternate" => streams::alternate(words),
         b"terminal" => streams::terminal(),
         b"resized" => streams::resized(),

@@ -19,7 +19,7 @@ use super::attack::Outcome;
 use super::tar::Archive;
 
 /// The program of `attack/`.
-static PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/attack"));
+pub(crate) static PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/attack"));
 
 /// Where it is inside.
 pub(crate) const PATH: &str = "/work/attack";

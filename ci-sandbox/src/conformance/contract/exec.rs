@@ -7,7 +7,7 @@ use ci_core::ErrorKind;
 use ci_core::job::{Arg, Environment};
 use ci_core::sandbox::{Command, ExitStatus, Signal};
 
-use super::{gone, refusal, sandbox};
+use super::{alternating, gone, refusal, sandbox};
 use crate::conformance::Bench;
 use crate::conformance::guest::{command, finish, path};
 use crate::conformance::machine::{backwards, unique};
@@ -108,7 +108,7 @@ pub async fn merged_output_keeps_its_order(bench: Arc<dyn Bench>) {
     let alternate = command(&["alternate", &LINES.to_string()]);
     let merged = alternate.clone().with_merged_output();
     let ran = finish(&mut *guest.exec(&merged).await.expect("it starts")).await.expect("it ends");
-    let expected: String = (0..LINES).map(|number| format!("out {number}\nerr {number}\n")).collect();
+    let expected = alternating(LINES, "\n");
     assert!(
         ran.text() == expected,
         "{} bytes of {} came, or in another order",

@@ -14,6 +14,9 @@ use crate::conformance::guest::{Guest, command, finish, line, within};
 /// More than all buffers on the way hold, and the bound for what a caller may be relieved of by them.
 const MUCH: usize = 16 * 1024 * 1024;
 
+/// What is written at a time.
+static PIECE: [u8; 65_536] = [b'x'; 65_536];
+
 /// How long is waited for something not to happen.
 const MOMENT: Duration = Duration::from_millis(200);
 
@@ -26,7 +29,7 @@ async fn reading<'a>(guest: &'a Guest, words: &[&str]) -> (Box<dyn Process + 'a>
 /// Writes until it is not taken any more, and says why.
 async fn refused(input: &mut dyn Input) -> Result<()> {
     for _ in 0..2 * MUCH / 65_536 {
-        within("write to a program", input.write(Bytes::from_static(&[b'x'; 65_536]))).await?;
+        within("write to a program", input.write(Bytes::from_static(&PIECE))).await?;
     }
     Ok(())
 }
@@ -90,7 +93,7 @@ pub async fn who_reads_nothing_holds_its_writer_back(bench: Arc<dyn Bench>) {
     let (mut process, mut input) = reading(&guest, &["wait"]).await;
     assert_eq!(line(&mut *process).await.expect("it is up"), "up");
     let mut taken = 0;
-    let piece = Bytes::from_static(&[b'x'; 65_536]);
+    let piece = Bytes::from_static(&PIECE);
     while tokio::time::timeout(MOMENT, input.write(piece.clone())).await.is_ok() {
         taken += piece.len();
         assert!(taken < MUCH, "{taken} bytes that nobody reads were taken");

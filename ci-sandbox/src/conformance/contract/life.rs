@@ -70,7 +70,7 @@ pub async fn an_abandoned_sandbox_goes(bench: Arc<dyn Bench>) {
     drop(guest.start_up(&["daemon", &marker]).await);
     // Dropping it abandons it.
     drop(guest);
-    assert!(eventually(PATIENCE, || processes_with(&marker) == 0).await, "its programs still run");
+    assert!(eventually(PATIENCE / 6, || processes_with(&marker) == 0).await, "its programs still run");
     empty(&*bench.backend(), &id).await;
 }
 

@@ -24,6 +24,9 @@ macro_rules! cases {
     ($($file:ident { $($case:ident),+ $(,)? })+) => {
         $(pub use self::$file::{$($case),+};)+
 
+        /// The names of all cases.
+        pub const CASES: &[&str] = &[$($(stringify!($case)),+),+];
+
         ci_core::declare_kit! {
             /// Runs every case about sandboxes, against a closure that makes a [`Bench`](crate::conformance::Bench) in
             /// an `Arc`.
@@ -126,6 +129,12 @@ async fn sandbox_of(bench: &Arc<dyn Bench>, spec: Spec) -> Guest {
 async fn gone(guest: Guest) {
     let residue = guest.destroy().await.expect("it can be taken down");
     assert!(residue.is_empty(), "something of it is left: {residue:?}");
+}
+
+/// What the program writes that writes to both streams in turn.
+fn alternating(lines: usize, end: &str) -> String {
+    let pairs = (0..lines).map(|number| format!("out {number}{end}err {number}{end}"));
+    pairs.collect::<Vec<_>>().concat()
 }
 
 /// The error of something that must fail.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ci_core::ErrorKind;
 use ci_core::sandbox::{ExitStatus, OutputStream, Process, ProcessEvent, Signal, TerminalSize};
 
-use super::{gone, refusal, sandbox};
+use super::{alternating, gone, refusal, sandbox};
 use crate::conformance::Bench;
 use crate::conformance::guest::{Guest, Ran, command, finish, within};
 use crate::conformance::machine::{backwards, unique};
@@ -151,7 +151,7 @@ pub async fn a_terminal_changes_nothing_but_line_ends(bench: Arc<dyn Bench>) {
     const LINES: usize = 3_000;
     let guest = sandbox(&bench).await;
     let ran = ended(&mut *on_terminal(&guest, &["alternate", &LINES.to_string()]).await).await;
-    let expected: String = (0..LINES).map(|number| format!("out {number}\r\nerr {number}\r\n")).collect();
+    let expected = alternating(LINES, "\r\n");
     assert!(ran.text() == expected, "{} bytes of {} came, or others", ran.stdout.len(), expected.len());
     gone(guest).await;
 }
