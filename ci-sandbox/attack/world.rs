@@ -7,9 +7,10 @@ use crate::nr;
 use crate::scan::shown;
 use crate::streams::one_of;
 use crate::sys::{Errno, Fd, Page, Words, ask, number, read, read_start, write_all};
-use crate::task::wait_for_the_end;
+use crate::task::{fork, ignore, wait_for_the_end};
 use crate::verdict::{Doors, Line, Verdict, held, line, untried};
 
+const SIGPIPE: usize = 13;
 const READABLE: u32 = 1;
 const WRITABLE: u32 = 4;
 
@@ -63,6 +64,7 @@ fn next_line(socket: &Fd) -> Option<Line> {
 /// A way to somebody: `ADDRESS/PORT` directly, `NAME:PORT` by the proxy that the variables name (as curl(1) and others
 /// read them).
 fn reach(words: Words, to: &CStr) -> Option<Fd> {
+    ignore(SIGPIPE);
     if let [digits @ .., _] = to.to_bytes()
         && digits.contains(&b'/')
     {
@@ -84,7 +86,7 @@ fn reach(words: Words, to: &CStr) -> Option<Fd> {
 }
 
 /// Connects to `TO`, says which address it has itself there and what the other end says first; with `stay` it keeps
-/// the connection.
+/// the connection, with `leave` another process does.
 pub(crate) fn talk(words: Words) -> usize {
     let Some(socket) = reach(words, words.get(2)) else { return 1 };
     let Some(said) = next_line(&socket) else { return 2 };
@@ -95,8 +97,14 @@ pub(crate) fn talk(words: Words) -> usize {
     let [a, b, c, d] = [4, 5, 6, 7].map(|at| own.bytes()[at]);
     let port = u16::from_be_bytes([own.bytes()[2], own.bytes()[3]]);
     let _ = write_all(1, line!("{a}.{b}.{c}.{d}:{port} {said}\n").as_bytes());
-    if words.get(3) == c"stay" {
-        wait_for_the_end();
+    match words.get(3).to_bytes() {
+        b"stay" => wait_for_the_end(),
+        b"leave" => {
+            if let Ok(None) = fork() {
+                wait_for_the_end();
+            }
+        }
+        _ => {}
     }
     0
 }
@@ -200,6 +208,7 @@ pub(crate) fn forge_packets(words: Words) -> Verdict {
     let (Some(to), Some(via)) = (Target::parse(words.get(2)), Target::parse(words.get(3))) else {
         return untried!("it is no address");
     };
+    ignore(SIGPIPE);
     let mut doors = Doors::new();
     // A source that is another's: the server's own, for one.
     for (name, option) in [("IP_FREEBIND", IP_FREEBIND), ("IP_TRANSPARENT", IP_TRANSPARENT)] {

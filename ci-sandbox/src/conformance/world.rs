@@ -60,6 +60,7 @@ pub trait World: fmt::Debug + Send + Sync {
     /// Whether somebody outside, and the machine itself, can connect to this address. It may take seconds.
     fn reaches(&self, address: SocketAddr) -> bool;
 
-    /// What of the machine's network could be left behind: devices, routes, and rules that name an address, a line each.
+    /// What of the machine's network could be left behind: devices, routes, rules that name an address of a sandbox, and
+    /// connections of one that it keeps track of, a line each.
     fn traces(&self) -> BTreeSet<String>;
 }

@@ -80,6 +80,8 @@ pub(crate) enum Flaw {
     MakesOneForAll,
     MakesServicesApart,
     MakesServicesOfTheJob,
+    /// Of this one there is no native backend.
+    KeepsPrivileges,
 }
 
 /// One over `inner`, which it clears up after itself.

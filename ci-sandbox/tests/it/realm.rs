@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd as _;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -23,6 +24,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tokio::runtime::{Handle, Runtime};
 
 use crate::support::{image, is_root};
+use crate::weak::Weak;
 use crate::world::{MACHINE, METADATA, OTHER, OUTSIDE, POOL, SERVER, shell_in, within};
 
 /// Somebody who answers whoever asks for a name.
@@ -87,9 +89,24 @@ impl Realm {
         RoutedNetwork::new(POOL.parse().unwrap())
     }
 
-    /// Nothing where the machine has no means to make one.
+    /// One with the native backend. Nothing where the machine has no means to make it.
     pub(crate) fn new(routed: RoutedNetwork) -> Option<Self> {
-        const TOOLS: [&str; 5] = ["ip", "nft", "nsenter", "sysctl", "unshare"];
+        Self::of(move |state, names| {
+            let config = Config::new(state)
+                .with_image(image(), ImageSource::host_toolchain())
+                .with_routed(routed)
+                .with_egress(Egress::default().with_resolver(Arc::new(names)));
+            Arc::new(Native::new(config).unwrap())
+        })
+    }
+
+    /// One with a weak backend. Nothing where the machine has no means to make it.
+    pub(crate) fn of_weak(weak: Weak) -> Option<Self> {
+        Self::of(|_, _| Arc::new(weak))
+    }
+
+    fn of(make: impl FnOnce(PathBuf, Names) -> Arc<dyn Backend> + Send + 'static) -> Option<Self> {
+        const TOOLS: [&str; 6] = ["conntrack", "ip", "nft", "nsenter", "sysctl", "unshare"];
         let is_there = |tool: &str| {
             Command::new(tool).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok()
         };
@@ -121,12 +138,9 @@ impl Realm {
             (server, serve(namespace.pid(), place(server)))
         });
         let (state, names) = (tempfile::tempdir().unwrap(), Names::default());
-        let config = Config::new(state.path())
-            .with_image(image(), ImageSource::host_toolchain())
-            .with_routed(routed)
-            .with_egress(Egress::default().with_resolver(Arc::new(names.clone())));
-        let (runtime, native) = in_namespace(machine.pid(), config);
-        let backend = Arc::new(There { native, handle: runtime.handle().clone() });
+        let (of_state, of_names) = (state.path().to_owned(), names.clone());
+        let (runtime, inner) = in_namespace(machine.pid(), move || make(of_state, of_names));
+        let backend = Arc::new(There { inner, handle: runtime.handle().clone() });
         let servers = servers.into();
         Some(Self { backend, servers, names, runtime: Some(runtime), _state: state, machine, outside })
     }
@@ -152,28 +166,31 @@ fn enter(pid: u32) {
 }
 
 /// A backend all of whose threads are in the network of a process.
-fn in_namespace(pid: u32, config: Config) -> (Runtime, Native) {
+fn in_namespace(
+    pid: u32,
+    make: impl FnOnce() -> Arc<dyn Backend> + Send + 'static,
+) -> (Runtime, Arc<dyn Backend>) {
     within(pid, move || {
         let mut runtime = tokio::runtime::Builder::new_multi_thread();
         let runtime =
             runtime.worker_threads(2).enable_all().on_thread_start(move || enter(pid)).build().unwrap();
-        let native = runtime.block_on(async { Native::new(config) }).unwrap();
-        (runtime, native)
+        let backend = runtime.block_on(async { make() });
+        (runtime, backend)
     })
 }
 
 /// A backend whose work is done on a runtime of its own.
 #[derive(Debug)]
 struct There {
-    native: Native,
+    inner: Arc<dyn Backend>,
     handle: Handle,
 }
 
 #[async_trait]
 impl Backend for There {
     async fn create(&self, id: &SandboxId, spec: &Spec) -> Result<Box<dyn Instance>> {
-        let (native, id, spec) = (self.native.clone(), id.clone(), spec.clone());
-        self.handle.spawn(async move { native.create(&id, &spec).await }).await.unwrap()
+        let (inner, id, spec) = (self.inner.clone(), id.clone(), spec.clone());
+        self.handle.spawn(async move { inner.create(&id, &spec).await }).await.unwrap()
     }
 
     async fn create_beside(
@@ -182,27 +199,27 @@ impl Backend for There {
         spec: &Spec,
         other: &SandboxId,
     ) -> Result<Box<dyn Instance>> {
-        let (native, id, spec, other) = (self.native.clone(), id.clone(), spec.clone(), other.clone());
-        self.handle.spawn(async move { native.create_beside(&id, &spec, &other).await }).await.unwrap()
+        let (inner, id, spec, other) = (self.inner.clone(), id.clone(), spec.clone(), other.clone());
+        self.handle.spawn(async move { inner.create_beside(&id, &spec, &other).await }).await.unwrap()
     }
 
     async fn destroy(&self, id: &SandboxId) -> Result<Residue> {
-        let (native, id) = (self.native.clone(), id.clone());
-        self.handle.spawn(async move { native.destroy(&id).await }).await.unwrap()
+        let (inner, id) = (self.inner.clone(), id.clone());
+        self.handle.spawn(async move { inner.destroy(&id).await }).await.unwrap()
     }
 
     async fn leftovers(&self) -> Result<Vec<SandboxId>> {
-        let native = self.native.clone();
-        self.handle.spawn(async move { native.leftovers().await }).await.unwrap()
+        let inner = self.inner.clone();
+        self.handle.spawn(async move { inner.leftovers().await }).await.unwrap()
     }
 
     fn abandon(&self, id: &SandboxId) {
-        let (native, id) = (self.native.clone(), id.clone());
-        self.handle.spawn(async move { native.abandon(&id) });
+        let (inner, id) = (self.inner.clone(), id.clone());
+        self.handle.spawn(async move { inner.abandon(&id) });
     }
 
     fn capabilities(&self) -> Capabilities {
-        self.native.capabilities()
+        self.inner.capabilities()
     }
 }
 
@@ -244,7 +261,8 @@ impl World for Realm {
 
     /// The addresses that rest are no trace of a network, but of its having been.
     fn traces(&self) -> BTreeSet<String> {
-        const SCRIPT: &str = "ip -o link | cut -d: -f2 | cut -d@ -f1; ip route show table all
+        const SCRIPT: &str = "conntrack -L 2> /dev/null | grep -oE 'src=10\\.200\\.[^[]*' || true
+            ip -o link | cut -d: -f2 | cut -d@ -f1; ip route show table all
             nft list tables | while read -r _ family name; do
                 [ $name = ci_sandbox_addresses ] || nft -s list table $family $name | grep -oE '10\\.200\\.[0-9./]+' || true
             done";
