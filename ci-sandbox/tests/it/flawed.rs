@@ -95,12 +95,21 @@ struct Shared {
     spec: Spec,
     made: Mutex<BTreeMap<SandboxId, Arc<dyn Instance>>>,
     destroyed: Mutex<BTreeSet<SandboxId>>,
+    /// Held while the one for all is made.
+    one: tokio::sync::Mutex<()>,
 }
 
 impl Flawed {
     /// `spec` is one that `inner` can make.
     pub(crate) fn new(inner: Arc<dyn Backend>, flaw: Flaw, spec: Spec) -> Self {
-        Self(Arc::new(Shared { inner, flaw, spec, made: Mutex::default(), destroyed: Mutex::default() }))
+        Self(Arc::new(Shared {
+            inner,
+            flaw,
+            spec,
+            made: Mutex::default(),
+            destroyed: Mutex::default(),
+            one: tokio::sync::Mutex::default(),
+        }))
     }
 
     /// Takes down what a flaw has left.
@@ -144,7 +153,7 @@ impl Flawed {
 #[async_trait]
 impl Backend for Flawed {
     async fn create(&self, id: &SandboxId, spec: &Spec) -> Result<Box<dyn Instance>> {
-        let (mut spec, mut id) = (spec.clone(), id.clone());
+        let (mut spec, mut id, mut one) = (spec.clone(), id.clone(), None);
         match self.0.flaw {
             Flaw::IgnoresMinimum => spec.minimum.clear(),
             Flaw::IgnoresRules => spec.network = NetworkPolicy::None,
@@ -159,6 +168,7 @@ impl Backend for Flawed {
                 }
             }
             Flaw::MakesOneForAll => {
+                one = Some(self.0.one.lock().await);
                 let first = self.0.made.lock().unwrap().values().next().cloned();
                 if let Some(first) = first {
                     return Ok(Box::new(self.of_instance(&id, first, None)));
@@ -174,7 +184,9 @@ impl Backend for Flawed {
             self.0.made.lock().unwrap().insert(id, instance.clone());
             other = Some(instance);
         }
-        Ok(Box::new(self.of_instance(&id, inner, other)))
+        let made = self.of_instance(&id, inner, other);
+        drop(one);
+        Ok(Box::new(made))
     }
 
     async fn create_beside(
@@ -466,7 +478,7 @@ impl Process for FlawedProcess<'_> {
 
 impl Drop for FlawedProcess<'_> {
     fn drop(&mut self) {
-        if self.flaw == Flaw::LeavesDroppedPrograms {
+        if matches!(self.flaw, Flaw::LeavesDroppedPrograms | Flaw::DestroysNothing) {
             std::mem::forget(self.inner.take());
         }
     }

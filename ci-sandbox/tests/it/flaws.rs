@@ -227,7 +227,8 @@ flaws! {
     the_living_listed: ListsTheLiving { nobody_lists_what_is_in_use: "listed as left over" }
     one_for_all: MakesOneForAll {
         the_image_is_not_the_jobs_to_write: "is shared with another sandbox",
-        many_live_side_by_side: "left",
+        // Whoever is first takes it away from the others, or overwrites what they wrote.
+        many_live_side_by_side: "",
     }
     services_apart: MakesServicesApart {
         a_service_is_reached_at_loopback: "served",
