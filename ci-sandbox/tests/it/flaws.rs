@@ -124,7 +124,11 @@ macro_rules! flaws {
             async fn $test() {
                 $(
                     let said = objection(Flaw::$flaw, |bench| Box::pin(contract::$case(bench))).await;
-                    let said = said.unwrap_or_else(|| panic!("{} does not find it", stringify!($case)));
+                    // A guarantee that takes root is not tried without it.
+                    let Some(said) = said else {
+                        assert!(!is_root(), "{} does not find it", stringify!($case));
+                        return skip(stringify!($test), "root", "an ordinary user's backend does not declare it");
+                    };
                     assert!(said.contains($word), "{}: {:?} is not in {said}", stringify!($case), $word);
                 )+
             }
