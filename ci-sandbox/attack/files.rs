@@ -14,6 +14,47 @@ const KIND: u32 = 0o170_000;
 const CHARACTER: u32 = 0o020_000;
 const FOLDER: u32 = 0o040_000;
 
+/// F-3: what an image made of links, devices and names leads to: `F-3 TERCES`, where the word is in a file of the machine
+/// that the image's links point to.
+pub(crate) fn hostile_image(words: Words) -> Verdict {
+    let secret = words.backwards(2);
+    let mut doors = Doors::new();
+    for door in [
+        "/escape",
+        "/folder/file",
+        "/hard",
+        "/up/file",
+        "/etc/passwd",
+        "/etc/resolv.conf",
+        "/work/file",
+        "/tmp/file",
+    ] {
+        doors.tried_one();
+        if crate::scan::file_contains(path_of!("{door}").as_text(), secret.get()) == Ok(true) {
+            doors.open(&line!("read a file of the machine at {door}"));
+        }
+    }
+    for device in ["/disk", "/memory", "/dev/memory", "/dev/disk", "/etc/disk"] {
+        let path = path_of!("{device}");
+        let is_device =
+            kind(path.as_text()).is_ok_and(|(mode, _)| matches!(mode & KIND, CHARACTER | 0o060_000));
+        doors.tried_one();
+        if is_device && open(path.as_text(), O_RDONLY).is_ok() {
+            doors.open(&line!("open the image's device {device}"));
+        }
+    }
+    // What is written there must not arrive; the kit looks.
+    for door in
+        ["/folder/new", "/up/new", "/work/new", "/tmp/new", "/proc/new", "/dev/new", "/etc/new", "/escape"]
+    {
+        let _ = put(path_of!("{door}").as_text(), b"hit");
+    }
+    match doors.verdict() {
+        Verdict::Held(_) => held!("the image's links and devices lead nowhere"),
+        other => other,
+    }
+}
+
 /// F-1: descriptors of the programs that made the sandbox (CVE-2024-21626), and a working directory outside.
 pub(crate) fn inherited_descriptors(_: Words) -> Verdict {
     const GET_FLAGS: usize = 1;

@@ -30,16 +30,22 @@ mod limits;
 #[path = "../init/mem.rs"]
 mod mem;
 mod network;
+#[macro_use]
+#[allow(dead_code)] // The init's half of it.
+#[path = "../init/nr.rs"]
+mod nr_of_init;
 mod nr;
 mod outside;
 mod process;
 mod scan;
 mod secrets;
+mod streams;
 mod sys;
 mod task;
 mod terminal;
 mod tools;
 mod verdict;
+mod world;
 
 use core::arch::global_asm;
 use core::ffi::CStr;
@@ -117,6 +123,10 @@ fn attack(name: &CStr) -> Option<fn(Words) -> Verdict> {
         b"N-1" => network::devices_and_routes,
         b"N-2" | b"N-3" | b"N-4" => network::reach,
         b"N-3-local" => network::reach_local,
+        b"N-5" => world::tunnel,
+        b"N-6" => world::forge_packets,
+        b"S-2-supervisor" => terminal::take_the_supervisors,
+        b"F-3" => files::hostile_image,
         b"R-4" => limits::burn,
         b"R-6" => network::sockets_in_sight,
         b"E-1" => secrets::search,

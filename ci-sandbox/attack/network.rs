@@ -1,4 +1,4 @@
-//! Attacks by sockets: S-10, S-11, N-1 to N-4, R-6.
+//! Attacks by sockets where there is no network: S-10, S-11, N-1 to N-4, R-6.
 
 use core::ffi::CStr;
 
@@ -8,13 +8,13 @@ use crate::sys::{Errno, Fd, O_CLOEXEC, O_NONBLOCK, Page, Result, Words, ask, num
 use crate::verdict::{Doors, Verdict, held, line, untried};
 
 const UNIX: usize = 1;
-const IPV4: usize = 2;
+pub(crate) const IPV4: usize = 2;
 const IPV6: usize = 10;
-const STREAM: usize = 1;
-const DATAGRAM: usize = 2;
-const RAW: usize = 3;
+pub(crate) const STREAM: usize = 1;
+pub(crate) const DATAGRAM: usize = 2;
+pub(crate) const RAW: usize = 3;
 
-fn socket(family: usize, kind: usize, protocol: usize) -> Result<Fd> {
+pub(crate) fn socket(family: usize, kind: usize, protocol: usize) -> Result<Fd> {
     ask!(nr::SOCKET, family, kind | O_CLOEXEC | O_NONBLOCK, protocol).map(|file| Fd(file as i32))
 }
 
@@ -145,17 +145,17 @@ pub(crate) fn reach(words: Words) -> Verdict {
 }
 
 /// An address and a port, as the kernel takes them.
-struct Target {
-    family: usize,
+pub(crate) struct Target {
+    pub(crate) family: usize,
     address: [u8; 28],
-    length: usize,
+    pub(crate) length: usize,
     /// Whether it can be nobody but this sandbox: then a refusal is its own.
     is_own: bool,
 }
 
 impl Target {
     /// `1.2.3.4/80`, or an IPv6 address as 32 hexadecimal digits with the port.
-    fn parse(text: &CStr) -> Option<Self> {
+    pub(crate) fn parse(text: &CStr) -> Option<Self> {
         let mut parts = text.to_bytes().split(|byte| *byte == b'/');
         let (address, port) = (parts.next()?, number(parts.next()?) as u16);
         let mut bytes = [0; 28];
@@ -177,7 +177,7 @@ impl Target {
         Some(Self { family: IPV4, address: bytes, length: 16, is_own })
     }
 
-    fn page(&self) -> Page {
+    pub(crate) fn page(&self) -> Page {
         let mut page = Page::new();
         page.put(0, &self.address);
         page
@@ -190,7 +190,7 @@ impl Target {
     }
 
     /// A datagram, which the kit listens for.
-    fn send(&self) {
+    pub(crate) fn send(&self) {
         if let Ok(socket) = socket(self.family, DATAGRAM, 0) {
             let mut word = Page::text(b"attack");
             let _ = ask!(nr::SENDTO, socket.0, &mut word, 6, 0, &mut self.page(), self.length);
@@ -198,7 +198,7 @@ impl Target {
     }
 
     /// Whether somebody takes a connection, or refuses it, within a second.
-    fn answers(&self) -> bool {
+    pub(crate) fn answers(&self) -> bool {
         const WRITABLE: u32 = 4;
         const SOCKET_LEVEL: usize = 1;
         const ERROR: usize = 4;
@@ -275,12 +275,23 @@ pub(crate) fn sockets_in_sight(_: Words) -> Verdict {
 
 /// Listens on all addresses, says at which port, and answers everybody with `word`, for a minute at most.
 pub(crate) fn listen(word: &[u8]) -> usize {
+    listen_at(0, word)
+}
+
+/// The same at a port.
+pub(crate) fn listen_at(port: u16, word: &[u8]) -> usize {
     const ONLY_IPV6: usize = 26;
+    const SOCKET_LEVEL: usize = 1;
+    const REUSE: usize = 2;
     let Ok(listener) = socket(IPV6, STREAM, 0).or_else(|_| socket(IPV4, STREAM, 0)) else { return 1 };
     let mut off = Page::new();
     let _ = ask!(nr::SETSOCKOPT, listener.0, 41, ONLY_IPV6, &mut off, 4);
+    let mut on = Page::new();
+    on.put_u32(0, 1);
+    let _ = ask!(nr::SETSOCKOPT, listener.0, SOCKET_LEVEL, REUSE, &mut on, 4);
     let mut address = Page::new();
     address.put(0, &(IPV6 as u16).to_ne_bytes());
+    address.put(2, &port.to_be_bytes());
     if ask!(nr::BIND, listener.0, &mut address, 28).is_err() || ask!(nr::LISTEN, listener.0, 8).is_err() {
         return 1;
     }

@@ -1,97 +1,54 @@
-//! The numbers of the calls.
+//! The numbers of the calls: those that the init makes, and those that only an attack does.
 
-/// Declares the numbers of the calls for both architectures.
-macro_rules! numbers {
-    ($($name:ident $x86_64:literal $aarch64:literal;)*) => {
-        $(pub(crate) const $name: usize = if cfg!(target_arch = "x86_64") { $x86_64 } else { $aarch64 };)*
-    };
-}
+pub(crate) use crate::nr_of_init::*;
 
-// arch/x86/entry/syscalls/syscall_64.tbl and include/uapi/asm-generic/unistd.h of Linux.
 numbers! {
-    READ 0 63;
-    WRITE 1 64;
-    CLOSE 3 57;
-    MMAP 9 222;
-    MUNMAP 11 215;
-    RT_SIGACTION 13 134;
-    RT_SIGPROCMASK 14 135;
-    IOCTL 16 29;
     SHMGET 29 194;
     SHMAT 30 196;
-    NANOSLEEP 35 101;
     GETPID 39 172;
-    SOCKET 41 198;
     CONNECT 42 203;
     SENDTO 44 206;
-    BIND 49 200;
-    LISTEN 50 201;
     GETSOCKNAME 51 204;
     SOCKETPAIR 53 199;
     SETSOCKOPT 54 208;
     GETSOCKOPT 55 209;
-    CLONE 56 220;
     WAIT4 61 260;
-    KILL 62 129;
     UNAME 63 160;
     SEMGET 64 190;
     MSGGET 68 186;
     FCNTL 72 25;
     GETCWD 79 17;
-    CHDIR 80 49;
-    SYSLOG 103 116;
-    GETPPID 110 173;
-    SETSID 112 157;
-    CAPGET 125 90;
     PTRACE 101 117;
-    SETRESUID 117 147;
+    SYSLOG 103 116;
+    GETEUID 107 175;
+    GETEGID 108 177;
+    GETPPID 110 173;
+    CAPGET 125 90;
+    RT_SIGTIMEDWAIT 128 137;
     PERSONALITY 135 92;
-    STATFS 137 43;
-    SETPRIORITY 141 140;
-    SCHED_SETSCHEDULER 144 119;
-    PIVOT_ROOT 155 41;
-    PRCTL 157 167;
     ADJTIMEX 159 171;
     CHROOT 161 51;
     ACCT 163 89;
     MOUNT 165 40;
-    UMOUNT2 166 39;
     SWAPON 167 224;
     SWAPOFF 168 225;
     REBOOT 169 142;
-    SETHOSTNAME 170 161;
     SETDOMAINNAME 171 162;
     INIT_MODULE 175 105;
     DELETE_MODULE 176 106;
     QUOTACTL 179 60;
-    GETDENTS64 217 61;
     CLOCK_GETTIME 228 113;
-    EXIT_GROUP 231 94;
     MQ_OPEN 240 180;
     KEXEC_LOAD 246 104;
     ADD_KEY 248 217;
     REQUEST_KEY 249 218;
-    KEYCTL 250 219;
-    IOPRIO_SET 251 30;
-    OPENAT 257 56;
-    MKDIRAT 258 34;
     MKNODAT 259 33;
-    UNLINKAT 263 35;
-    LINKAT 265 37;
-    SYMLINKAT 266 36;
-    READLINKAT 267 78;
-    FCHMODAT 268 53;
-    PPOLL 271 73;
-    UNSHARE 272 97;
     FALLOCATE 285 47;
     ACCEPT4 288 242;
-    PIPE2 293 59;
     INOTIFY_INIT1 294 26;
     PERF_EVENT_OPEN 298 241;
     FANOTIFY_INIT 300 262;
-    PRLIMIT64 302 261;
     OPEN_BY_HANDLE_AT 304 265;
-    SETNS 308 268;
     PROCESS_VM_READV 310 270;
     KCMP 312 272;
     FINIT_MODULE 313 273;
@@ -103,14 +60,8 @@ numbers! {
     KEXEC_FILE_LOAD 320 294;
     BPF 321 280;
     USERFAULTFD 323 282;
-    STATX 332 291;
     IO_URING_SETUP 425 425;
-    OPEN_TREE 428 428;
-    MOVE_MOUNT 429 429;
-    FSOPEN 430 430;
     FSPICK 433 433;
     PIDFD_OPEN 434 434;
-    CLONE3 435 435;
     PIDFD_GETFD 438 438;
-    MOUNT_SETATTR 442 442;
 }

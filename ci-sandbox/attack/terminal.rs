@@ -64,6 +64,26 @@ fn type_into(terminal: i32, request: usize) -> Result<usize> {
     ask!(nr::IOCTL, terminal, request, &mut letter)
 }
 
+/// Takes the terminal of whoever supervises for its own, where its streams or the machine's consoles are one.
+pub(crate) fn take_the_supervisors(_: Words) -> Verdict {
+    let mut doors = Doors::new();
+    // Without a session's terminal `/dev/tty` answers ENXIO.
+    doors.closed("open the terminal of its session", open(c"/dev/tty", O_RDWR));
+    let taken = crate::task::apart(|| {
+        let _ = ask!(nr::SETSID);
+        let stream = (0..3).find(|stream| ask!(nr::IOCTL, *stream, TIOCSCTTY, 0).is_ok());
+        stream.map_or(0, |stream| stream as u8 + 1)
+    });
+    doors.tried_one();
+    if let Ok(stream @ 1..=3) = taken {
+        doors.open(&line!("be controlled by the terminal that its stream {} is", stream - 1));
+    }
+    for console in [c"/dev/tty0", c"/dev/tty1", c"/dev/ttyS0", c"/dev/hvc0", c"/dev/vcs"] {
+        doors.closed(crate::scan::shown(console), open(console, O_RDWR));
+    }
+    doors.verdict()
+}
+
 fn own_terminal() -> Result<(Fd, Fd)> {
     let master = open(c"/dev/ptmx", O_RDWR)?;
     let mut number = Page::new();

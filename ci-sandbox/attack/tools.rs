@@ -8,7 +8,7 @@ use crate::task::{
     self, SIGSTOP, block_all, fork, fork_with, ignore, kill, now_ms, sleep_ms, wait, wait_for_the_end,
 };
 use crate::verdict::line;
-use crate::{files, limits, network, outside};
+use crate::{files, limits, network, outside, streams, world};
 
 const UP: &[u8] = b"up\n";
 /// What kit and program know that a stream has at a place.
@@ -53,6 +53,20 @@ pub(crate) fn run(name: &CStr, words: Words) -> usize {
         b"random" => random(),
         b"find" => find(words),
         b"listen" => network::listen(words.get(2).to_bytes()),
+        b"whoami" => {
+            let (user, group) = (ask!(nr::GETEUID).unwrap_or(0), ask!(nr::GETEGID).unwrap_or(0));
+            said(write_all(1, line!("{user} {group}\n").as_bytes()))
+        }
+        b"alternate" => streams::alternate(words),
+        b"terminal" => streams::terminal(),
+        b"resized" => streams::resized(),
+        b"keep-terminal" => streams::keep_terminal(words),
+        b"secret-file" => streams::secret_file(words),
+        b"fill" => streams::fill(words),
+        b"hidden-work" => streams::hidden_work(words),
+        b"talk" => world::talk(words),
+        b"hoard-connections" => world::hoard_connections(words),
+        b"listen-at" => network::listen_at(words.number(2) as u16, words.get(3).to_bytes()),
         b"hoard-processes" => limits::hoard_processes(words),
         b"hoard-watches" => limits::hoard_watches(),
         b"messages" => {

@@ -43,7 +43,7 @@ impl Finding {
 
 /// Tries every attack against a backend, those too that it does not claim to withstand.
 ///
-/// It takes half a minute on a machine of two processors, and starts some hundred sandboxes. Run it where an attack that
+/// It takes about a minute on a machine of two processors, and starts some two hundred sandboxes. Run it where an attack that
 /// works does no harm to others: the attacks are bounded and harmless by themselves, a backend without bounds is not.
 ///
 /// # Example

@@ -1,14 +1,16 @@
 //! What a backend's tests hand to the kits.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use ci_core::Result;
 use ci_core::id::{ImageName, SandboxId};
 use ci_core::sandbox::Backend;
 
 use super::guest::Guest;
+use super::world::World;
 
 /// A backend, and the hands that a few cases need.
 ///
@@ -25,6 +27,26 @@ pub trait Bench: fmt::Debug + Send + Sync {
     /// sandbox leaves behind is searched for there.
     fn folders(&self) -> Vec<PathBuf> {
         Vec::new()
+    }
+
+    /// A backend like this one that has the image in `layout` (an OCI image layout of one image, whose layers are not
+    /// compressed), and what it calls it. It is hostile: the backend may refuse it, here or when a sandbox is made.
+    ///
+    /// Nothing when the backend takes no such images; the case is skipped then.
+    ///
+    /// # Errors
+    ///
+    /// Why the backend does not take this image.
+    async fn with_image(&self, layout: &Path) -> Option<Result<(Arc<dyn Backend>, ImageName)>> {
+        let _ = layout;
+        None
+    }
+
+    /// A network of its own for one case about rules, with a backend like this one in it.
+    ///
+    /// Nothing when the tests make none; the cases about rules are skipped then.
+    async fn world(&self) -> Option<Arc<dyn World>> {
+        None
     }
 
     /// Has *another* process make a sandbox, with a backend that shares its books with this one, and start something in

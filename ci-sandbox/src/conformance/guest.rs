@@ -19,7 +19,7 @@ use super::attack::Outcome;
 use super::tar::Archive;
 
 /// The program of `attack/`.
-static PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/attack"));
+pub(crate) static PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/attack"));
 
 /// Where it is inside.
 pub(crate) const PATH: &str = "/work/attack";
@@ -92,6 +92,15 @@ impl Guest {
         let guest = Self::empty(backend, SandboxId::random(), &spec).await?;
         within("upload the program", guest.instance().upload(&SandboxPath::work(), stream::once(program())))
             .await?;
+        Ok(guest)
+    }
+
+    /// One in the network of another, with the program in it.
+    pub(crate) async fn beside(backend: Arc<dyn Backend>, spec: Spec, other: &SandboxId) -> Result<Self> {
+        let mut guest = Self { backend, instance: None, id: SandboxId::random() };
+        let made = guest.backend.create_beside(&guest.id, &spec, other);
+        guest.instance = Some(within("create a sandbox beside another", made).await?);
+        guest.upload("/work", program()).await?;
         Ok(guest)
     }
 

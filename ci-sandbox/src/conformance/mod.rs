@@ -20,6 +20,10 @@
 //! beside it, a listener, a secret in this program's memory - the kit has itself. It sends nothing beyond this machine:
 //! an address is looked up before anything is sent to it, and where no way leads there nothing is.
 //!
+//! Two things a backend's tests bring along where the backend has them, and the cases that need them are skipped
+//! otherwise: a [`World`] for sandboxes that may connect to somebody, and a way to make an image of an OCI layout
+//! ([`Bench::with_image`]), which the kit fills with what an image must not do.
+//!
 //! A machine that runs the tests for backends on *other* machines (a cluster, a virtual machine) needs no more than the
 //! port. Then what a test looks for on its own machine is not there to be found, and those parts pass; run the kit on a
 //! node as well.
@@ -80,9 +84,12 @@ pub mod contract;
 mod assess;
 mod bench;
 mod guest;
+mod layout;
 mod machine;
 mod tar;
+mod world;
 
 pub use assess::{Assessment, Finding, assess, assess_by};
 pub use attack::Outcome;
 pub use bench::{Bench, inhabit};
+pub use world::{Server, World};

@@ -105,6 +105,9 @@ impl Instance for NativeInstance {
     }
 
     async fn usage(&self) -> Result<SandboxUsage> {
+        if self.life.init().is_none() {
+            return Err(self.life.gone("tell what a sandbox uses"));
+        }
         let mut usage = self.life.groups.usage();
         // Of its file tree only the sandbox itself knows. A job that leaves its process 1 no time, or has ended, hides
         // no more than that.

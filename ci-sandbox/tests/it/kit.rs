@@ -6,11 +6,14 @@ use std::process::Stdio;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use ci_core::Result;
 use ci_core::conformance::Setup;
 use ci_core::id::{ImageName, SandboxId};
 use ci_core::sandbox::Backend;
-use ci_sandbox::conformance::{self, Bench};
+use ci_sandbox::conformance::{self, Bench, World};
+use ci_sandbox::native::{Config, ImageSource, Native};
 
+use crate::realm::Realm;
 use crate::support::{Rig, image, itself, native};
 
 const STATE: &str = "CI_SANDBOX_KIT_STATE";
@@ -50,6 +53,14 @@ impl Bench for OnNative {
         vec![self.0.state().to_owned()]
     }
 
+    async fn with_image(&self, layout: &Path) -> Option<Result<(Arc<dyn Backend>, ImageName)>> {
+        Some(of_image(&self.0, ImageSource::oci_layout(layout)))
+    }
+
+    async fn world(&self) -> Option<Arc<dyn World>> {
+        Realm::new(Realm::routed()).map(|realm| Arc::new(realm) as Arc<dyn World>)
+    }
+
     async fn crash(&self, marker: &str) -> Option<SandboxId> {
         let mut command = itself(&[], "kit::victim");
         command.env(STATE, self.0.state()).env(MARKER, marker).stdout(Stdio::piped());
@@ -63,6 +74,15 @@ impl Bench for OnNative {
         victim.wait().unwrap();
         id
     }
+}
+
+/// A backend like the rig's that has this image alone.
+pub(crate) fn of_image(rig: &Rig, source: ImageSource) -> Result<(Arc<dyn Backend>, ImageName)> {
+    let name = ImageName::parse("hostile").unwrap();
+    let state = rig.state().join(SandboxId::random().to_string());
+    std::fs::create_dir(&state).unwrap();
+    let native = Native::new(Config::new(state).with_image(name.clone(), source))?;
+    Ok((Arc::new(native), name))
 }
 
 /// Not a test of its own: the program that a case kills.

@@ -3,6 +3,9 @@
 #[allow(dead_code)]
 #[path = "../../init/tar/mod.rs"]
 mod format;
+/// The kit's own archives, which other tests make their images of.
+#[path = "../../src/conformance/tar.rs"]
+mod made;
 
 use std::ffi::CString;
 
@@ -10,6 +13,9 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use format::{Entry, Kind, Problem, Reader, Source, write_header};
+
+pub(crate) use made::Archive as Made;
+use made::entries;
 
 /// An archive in memory.
 struct Slice<'a>(&'a [u8]);
@@ -22,73 +28,6 @@ impl Source for Slice<'_> {
         buffer[..taken.len()].copy_from_slice(taken);
         self.0 = rest;
         Ok(taken.len())
-    }
-}
-
-/// An archive that a test makes up, hostile ones too.
-pub(crate) struct Made {
-    bytes: Vec<u8>,
-    mode: u32,
-    owner: (u32, u32),
-}
-
-impl Made {
-    pub(crate) fn new() -> Self {
-        Self { bytes: Vec::new(), mode: 0o644, owner: (0, 0) }
-    }
-
-    pub(crate) fn mode(mut self, mode: u32) -> Self {
-        self.mode = mode;
-        self
-    }
-
-    pub(crate) fn owner(mut self, uid: u32, gid: u32) -> Self {
-        self.owner = (uid, gid);
-        self
-    }
-
-    pub(crate) fn file(self, name: &str, content: &[u8]) -> Self {
-        self.entry(name, b'0', "", content)
-    }
-
-    pub(crate) fn folder(self, name: &str) -> Self {
-        self.entry(name, b'5', "", b"")
-    }
-
-    pub(crate) fn symlink(self, name: &str, target: &str) -> Self {
-        self.entry(name, b'2', target, b"")
-    }
-
-    pub(crate) fn hard_link(self, name: &str, target: &str) -> Self {
-        self.entry(name, b'1', target, b"")
-    }
-
-    pub(crate) fn special(self, name: &str, kind: u8) -> Self {
-        self.entry(name, kind, "", b"")
-    }
-
-    pub(crate) fn end(mut self) -> Vec<u8> {
-        self.bytes.extend([0; 1024]);
-        self.bytes
-    }
-
-    fn entry(mut self, name: &str, kind: u8, link: &str, content: &[u8]) -> Self {
-        let mut header = [0; 512];
-        header[..name.len()].copy_from_slice(name.as_bytes());
-        header[100..107].copy_from_slice(format!("{:07o}", self.mode).as_bytes());
-        header[108..115].copy_from_slice(format!("{:07o}", self.owner.0).as_bytes());
-        header[116..123].copy_from_slice(format!("{:07o}", self.owner.1).as_bytes());
-        header[124..135].copy_from_slice(format!("{:011o}", content.len()).as_bytes());
-        header[156] = kind;
-        header[157..157 + link.len()].copy_from_slice(link.as_bytes());
-        header[257..265].copy_from_slice(b"ustar\x0000");
-        header[148..156].fill(b' ');
-        let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
-        header[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
-        self.bytes.extend(header);
-        self.bytes.extend(content);
-        self.bytes.resize(self.bytes.len().next_multiple_of(512), 0);
-        self
     }
 }
 
@@ -110,12 +49,34 @@ pub(crate) fn is_plain(bytes: &[u8]) -> bool {
 }
 
 #[test]
+fn what_the_kit_makes_it_reads() {
+    let made = Made::new().folder("a").mode(0o755).file("a/b", b"content").symlink("a/l", "b").end();
+    let read = entries(&made).unwrap();
+    let shown: Vec<_> = read.iter().map(|entry| (entry.path(), entry.kind, entry.content.len())).collect();
+    assert_eq!(shown, [("a".to_owned(), b'5', 0), ("a/b".to_owned(), b'0', 7), ("a/l".to_owned(), b'2', 0)]);
+    let modes: Vec<_> = read.iter().map(|entry| entry.mode).collect();
+    assert_eq!((modes, read[2].link.as_slice()), (vec![0o755; 3], &b"b"[..]));
+    assert_eq!(entries(&made[..700]), None);
+}
+
+#[test]
+fn the_kit_reads_long_names() {
+    let pax = |record: &[u8]| {
+        let archive = Made::new().entry("x", b'x', "", record).file("short", b"");
+        entries(&archive.end()).unwrap()
+    };
+    assert_eq!(pax(b"13 path=long\n")[0].name, b"long");
+    assert_eq!(pax(b"nonsense")[0].name, b"short");
+    assert_eq!(pax(b"99 path=long\n")[0].name, b"short");
+}
+
+#[test]
 fn names_are_made_relative_and_plain() {
     let tar = Made::new().file("./a//b/./c", b"x").folder("d/").folder("./").symlink("l", "../x").end();
     let expected = [
         "File a/b/c \"\" 644 1 0",
-        "Directory d \"\" 644 0 0",
-        "Directory  \"\" 644 0 0",
+        "Directory d \"\" 755 0 0",
+        "Directory  \"\" 755 0 0",
         "Symlink l \"../x\" 644 0 0",
     ];
     assert_eq!(listing(&tar).unwrap(), expected);

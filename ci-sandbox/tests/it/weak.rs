@@ -119,7 +119,7 @@ fn filter() -> String {
 
 impl Shared {
     fn has(&self, hole: &str) -> bool {
-        self.hole == hole
+        self.hole.split(',').any(|one| one == hole)
     }
 
     fn start(&self) -> std::io::Result<Inside> {
@@ -255,8 +255,8 @@ impl Backend for Weak {
     }
 
     fn capabilities(&self) -> Capabilities {
-        let report = IsolationReport::new(self.0.declared.iter().copied());
-        Capabilities::new(report)
+        let capabilities = Capabilities::new(IsolationReport::new(self.0.declared.iter().copied()));
+        if self.0.has("rules") { capabilities.with_egress_to_networks() } else { capabilities }
     }
 }
 
@@ -275,6 +275,7 @@ impl WeakInstance {
         words: &[&str],
         variables: &[Vec<u8>],
         input: &Path,
+        is_terminal: bool,
     ) -> std::io::Result<WeakProcess> {
         let mut perl = tokio::process::Command::new("perl");
         perl.args(["-e", ENTER]);
@@ -285,8 +286,9 @@ impl WeakInstance {
         let mut child = perl.spawn()?;
         let first = self.inside.first.to_string();
         let count = variables.len().to_string();
+        let holes = format!("{}{}", self.shared.hole, if is_terminal { ",terminal" } else { "" });
         let mut told: Vec<&[u8]> =
-            [first.as_str(), self.shared.hole, folder, &self.shared.filter].map(str::as_bytes).to_vec();
+            [first.as_str(), &holes, folder, &self.shared.filter].map(str::as_bytes).to_vec();
         told.extend([input.as_os_str().as_bytes(), count.as_bytes()]);
         told.extend(variables.iter().map(Vec::as_slice));
         told.extend(words.iter().map(|word| word.as_bytes()));
@@ -301,7 +303,7 @@ impl WeakInstance {
     /// Runs a script inside with a file of the machine as its input: its exit code, and what it said.
     async fn script(&self, script: &str, path: &SandboxPath, input: &Path) -> Result<(ExitStatus, Vec<u8>)> {
         let words = ["/bin/sh", "-c", script, "sh", path.as_str()];
-        let mut process = self.enter("/", &words, &[], input).await.map_err(failed)?;
+        let mut process = self.enter("/", &words, &[], input, false).await.map_err(failed)?;
         let mut output = Vec::new();
         loop {
             match process.next().await? {
@@ -328,9 +330,11 @@ impl Instance for WeakInstance {
         let set = command.environment.iter();
         let mut variables: Vec<Vec<u8>> =
             set.map(|(name, value)| [name.as_str().as_bytes(), b"=", value.as_bytes()].concat()).collect();
-        if !matches!(command.streams, Streams::Pipes { input: false, merged: false, .. }) {
-            return Err(unsupported("it reads nothing and has no terminal"));
-        }
+        let is_terminal = match command.streams {
+            Streams::Pipes { input: false, merged: false, .. } => false,
+            Streams::Terminal(_) => true,
+            _ => return Err(unsupported("it reads nothing and merges nothing")),
+        };
         for SecretUse { name, form } in &command.secrets {
             if *form != SecretForm::Variable {
                 return Err(unsupported("secrets are variables here"));
@@ -340,7 +344,7 @@ impl Instance for WeakInstance {
         let words: Vec<&str> =
             std::iter::once(&command.program).chain(&command.arguments).map(Arg::as_str).collect();
         let nothing = Path::new("/dev/null");
-        let process = self.enter(command.directory.as_str(), &words, &variables, nothing).await;
+        let process = self.enter(command.directory.as_str(), &words, &variables, nothing, is_terminal).await;
         Ok(Box::new(process.map_err(failed)?))
     }
 

@@ -25,20 +25,20 @@ pub(super) async fn deep_and_many(stage: &Stage) -> Result<Outcome> {
 }
 
 /// A file of the machine that must neither be read nor changed.
-struct Bait {
+pub(super) struct Bait {
     folder: Folder,
-    secret: String,
+    pub(super) secret: String,
 }
 
 impl Bait {
-    fn new() -> Result<Self> {
+    pub(super) fn new() -> Result<Self> {
         let failed = |error| unexpected("make a file", format!("{error}"));
         let bait = Self { folder: Folder::new().map_err(failed)?, secret: unique("bait-") };
         fs::write(bait.file(), &bait.secret).map_err(failed)?;
         Ok(bait)
     }
 
-    fn file(&self) -> PathBuf {
+    pub(super) fn file(&self) -> PathBuf {
         self.folder.path().join("file")
     }
 
@@ -47,7 +47,7 @@ impl Bait {
     }
 
     /// What has been done to it.
-    fn damage(&self) -> Option<&'static str> {
+    pub(super) fn damage(&self) -> Option<&'static str> {
         if fs::read_to_string(self.file()).ok().as_ref() != Some(&self.secret) {
             return Some("change a file of the machine");
         }

@@ -11,9 +11,11 @@
 //! | K | a guard of the sandbox, looked at directly |
 
 mod files;
+mod images;
 mod network;
 mod process;
 mod resources;
+mod routed;
 mod secrets;
 mod stage;
 
@@ -26,6 +28,7 @@ use ci_core::Result;
 use ci_core::conformance::skip;
 use ci_core::sandbox::{Guarantee, IsolationReport};
 
+pub(crate) use self::network::port_of;
 pub(crate) use self::secrets::{claim, lease};
 pub(crate) use self::stage::Stage;
 use super::Bench;
@@ -224,6 +227,8 @@ attacks! {
         [], [PlatformSecrets], program ["F-1"];
     f_02_overwrite_the_supervisor: "F-2", "overwrite the supervising program (CVE-2019-5736)",
         [SeparateInit], [PlatformSecrets], program ["F-2"];
+    f_03_hostile_images: "F-3", "be an image whose links, names and devices lead outside (CVE-2019-19921)",
+        [], [PlatformSecrets], scene [images::hostile];
     f_05_devices_are_devices: "F-5", "be shown something else as a device (CVE-2025-31133)",
         [], [], program ["F-5"];
     f_06_proc_is_proc: "F-6", "have writes to /proc go elsewhere (CVE-2025-52881)",
@@ -283,6 +288,10 @@ attacks! {
         [SyscallFilter], [PlatformSecrets], program ["S-1"];
     s_02_terminal: "S-2", "type into a terminal (CVE-2017-5226)",
         [SyscallFilter], [OverlappingBuilds], program ["S-2"];
+    s_02_given_terminal: "S-2", "type into the terminal that it was given",
+        [SyscallFilter], [OverlappingBuilds], scene [resources::given_terminal];
+    s_02_terminal_of_the_supervisor: "S-2", "have the supervisor's terminal for its own",
+        [], [PlatformSecrets], program ["S-2-supervisor"];
     s_03_processes_outside: "S-3", "read and signal processes outside",
         [Namespaces], [PlatformSecrets], scene [secrets::processes_outside];
     s_04_messages: "S-4", "find messages and shared memory of another sandbox",
@@ -320,8 +329,22 @@ attacks! {
         [Firewalled], [PlatformSecrets], scene [network::abstract_names];
     n_04_metadata: "N-4", "reach a cloud's metadata service, however it is spelled",
         [Firewalled], [PlatformSecrets], scene [network::metadata];
+    n_04_beside_the_rules: "N-4", "reach, where rules allow somebody, those whom they do not",
+        [Firewalled], [PlatformSecrets], scene [routed::beside_the_rules];
+    n_05_name_tunnel: "N-5", "send data out as names that are looked up",
+        [Firewalled], [RemoteInfluence], scene [routed::tunnel];
+    n_06_forged_packets: "N-6", "send packets that lie about where they come from",
+        [Firewalled], [OverlappingBuilds], scene [routed::forged];
+    n_07_surviving_flow: "N-7", "leave a connection that outlives it",
+        [Firewalled], [SubsequentBuilds], scene [routed::surviving_flow];
     n_08_inbound: "N-8", "be reached from outside",
         [Firewalled], [RemoteInfluence], scene [network::inbound];
+    n_09_exhaustion: "N-9", "use up another's connections",
+        [Firewalled], [OverlappingBuilds], scene [routed::exhaustion];
+    n_10_before_the_rules: "N-10", "connect before there are rules, and leave some behind",
+        [Firewalled], [SubsequentBuilds], scene [routed::before_the_rules];
+    n_11_inherited_address: "N-11", "receive what was sent to the one before",
+        [Firewalled], [SubsequentBuilds], scene [routed::inherited_address];
 
     r_01_flood: "R-1", "write without end",
         [], [OverlappingBuilds], scene [resources::flood];
@@ -333,6 +356,8 @@ attacks! {
         [], [], scene [resources::slow_reader];
     r_04_processor: "R-4", "use more processors than are allowed",
         [CpuLimit], [OverlappingBuilds], scene [resources::processor];
+    r_04_hidden_work: "R-4", "use processors without its being counted",
+        [], [], scene [resources::hidden_work];
     r_05_forged_frames: "R-5", "forge frames and ends in the output",
         [], [], scene [resources::forged_frames];
     r_06_sockets_in_sight: "R-6", "find a socket of the supervisor or an engine",
@@ -344,6 +369,8 @@ attacks! {
         [], [PlatformSecrets], scene [secrets::of_another_program];
     e_02_names_of_the_machine: "E-2", "read what names the machine, and its variables",
         [Namespaces], [PlatformSecrets], scene [secrets::names_of_the_machine];
+    e_03_secret_file: "E-3", "find a secret that another program was given as a file",
+        [], [PlatformSecrets], scene [secrets::in_a_file];
     e_04_secret_of_another_sandbox: "E-4", "find a secret of another sandbox, and of one that is gone",
         [], [OverlappingBuilds], scene [secrets::of_another_sandbox];
     e_05_randomness: "E-5", "have the same random numbers as another sandbox",
@@ -355,4 +382,6 @@ attacks! {
         [], [SubsequentBuilds], scene [files::change_the_image];
     k_03_shared_folders: "K-3", "find files of another sandbox",
         [], [OverlappingBuilds], scene [files::shared_folders];
+    k_04_service_beside: "K-4", "share more with a service than its network",
+        [], [OverlappingBuilds], scene [secrets::beside];
 }

@@ -47,7 +47,7 @@ pub(super) async fn sibling(stage: &Stage) -> Result<Outcome> {
     outcome
 }
 
-fn port_of(said: &str) -> Result<u16> {
+pub(crate) fn port_of(said: &str) -> Result<u16> {
     said.parse().map_err(|_| unexpected("listen in a sandbox", format!("it said {said:?}")))
 }
 

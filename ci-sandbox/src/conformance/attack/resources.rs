@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use ci_core::job::Limits;
-use ci_core::sandbox::{ExitStatus, OutputStream, ProcessEvent};
+use ci_core::sandbox::{ExitStatus, OutputStream, ProcessEvent, TerminalSize};
 use ci_core::{ByteSize, ErrorKind, Result};
 
 use super::stage::gone;
 use super::{Outcome, Stage};
-use crate::conformance::guest::{finish, unexpected, within};
+use crate::conformance::guest::{command, finish, unexpected, within};
 use crate::conformance::tar::entries;
 
 pub(super) async fn fill_the_disk(stage: &Stage) -> Result<Outcome> {
@@ -100,6 +100,51 @@ pub(super) async fn processor(stage: &Stage) -> Result<Outcome> {
     let outcome = guest.attack(&["R-4", &MILLIS.to_string()]).await?;
     gone(guest).await?;
     Ok(outcome)
+}
+
+/// Work in short lives that nobody waits for.
+pub(super) async fn hidden_work(stage: &Stage) -> Result<Outcome> {
+    const WORK: Duration = Duration::from_millis(400);
+    let guest = stage.fresh().await?;
+    let usage = || async { Ok::<_, ci_core::Error>(guest.instance().usage().await?.cpu) };
+    let before = within("ask what a sandbox uses", usage()).await?;
+    guest.run(&["hidden-work", &WORK.as_millis().to_string(), "/work/worked"]).await?;
+    within("wait for the work to be done", async {
+        while guest.run(&["read", "/work/worked"]).await?.text() != "done" {}
+        Ok(())
+    })
+    .await?;
+    let after = within("ask what a sandbox uses", usage()).await?;
+    gone(guest).await?;
+    let (Some(before), Some(after)) = (before, after) else {
+        return Ok(Outcome::Untried("the machine cannot tell what a sandbox uses".to_owned()));
+    };
+    let counted = after.saturating_sub(before);
+    Ok(if counted >= WORK * 3 / 4 {
+        Outcome::Held(format!("{counted:?} were counted of {WORK:?} of hidden work"))
+    } else {
+        Outcome::Broken(format!("it could: work for {WORK:?} of which {counted:?} are counted"))
+    })
+}
+
+/// On a terminal that it was given, whose other end the supervisor reads.
+pub(super) async fn given_terminal(stage: &Stage) -> Result<Outcome> {
+    let guest = stage.guest().await?;
+    let typing = command(&["S-2"]).with_terminal(TerminalSize { rows: 24, columns: 80 });
+    let mut process = match guest.exec(&typing).await {
+        Err(error) if error.kind() == ErrorKind::Unsupported => {
+            return Ok(Outcome::Untried("the backend has no terminals".to_owned()));
+        }
+        process => process?,
+    };
+    let ran = finish(&mut *process).await?;
+    let text = ran.text();
+    Ok(match text.lines().last().and_then(|line| line.split_once(": ")) {
+        Some(("held", how)) => Outcome::Held(how.to_owned()),
+        Some(("BROKEN", how)) => Outcome::Broken(how.to_owned()),
+        Some(("untried", why)) => Outcome::Untried(why.to_owned()),
+        _ => return Err(unexpected("type into a terminal", format!("{}, {text:?}", ran.exit.status))),
+    })
 }
 
 pub(super) async fn flood(stage: &Stage) -> Result<Outcome> {

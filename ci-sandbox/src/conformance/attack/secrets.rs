@@ -3,12 +3,12 @@
 use std::fs;
 use std::sync::Arc;
 
-use ci_core::Result;
 use ci_core::memory::{Masking, Rig};
 use ci_core::queue::Claim;
-use ci_core::sandbox::{OutputStream, ProcessEvent};
+use ci_core::sandbox::{OutputStream, ProcessEvent, SecretUse};
 use ci_core::secret::{SecretLease, SecretValue};
 use ci_core::trust::Origin;
+use ci_core::{ErrorKind, Result};
 
 use super::stage::gone;
 use super::{Outcome, Stage};
@@ -23,7 +23,7 @@ pub(crate) async fn claim() -> Result<(Rig, Claim)> {
 }
 
 /// A lease of one secret of that name.
-pub(crate) fn lease(claim: &Claim, name: &str, value: &str) -> Result<SecretLease> {
+pub(crate) fn lease(claim: &Claim, name: &str, value: impl Into<Vec<u8>>) -> Result<SecretLease> {
     let secret = (name.parse()?, SecretValue::new(value));
     Ok(SecretLease::new(claim.trusted()?, [secret], Arc::new(Masking::new())))
 }
@@ -86,7 +86,7 @@ pub(super) async fn namespaces(stage: &Stage) -> Result<Outcome> {
 pub(super) async fn of_another_program(stage: &Stage) -> Result<Outcome> {
     let secret = unique("secret-");
     let (_rig, claim) = claim().await?;
-    let lease = lease(&claim, "TOKEN", &secret)?;
+    let lease = lease(&claim, "TOKEN", secret.clone())?;
     let guest = stage.fresh().await?;
     // One that has it and waits, and one that had it and is gone.
     let asking = command(&["environment"]).with_secrets(["TOKEN".parse::<ci_core::id::SecretName>()?]);
@@ -117,7 +117,7 @@ async fn search(guest: &Guest, secret: &str, owner: &str) -> Result<Outcome> {
 pub(super) async fn of_another_sandbox(stage: &Stage) -> Result<Outcome> {
     let secret = unique("secret-");
     let (_rig, claim) = claim().await?;
-    let lease = lease(&claim, "TOKEN", &secret)?;
+    let lease = lease(&claim, "TOKEN", secret.clone())?;
     let owner = stage.fresh().await?;
     let waiting = command(&["wait"]).with_secrets(["TOKEN".parse::<ci_core::id::SecretName>()?]);
     let mut process = within("start a program", owner.instance().exec(&waiting, &lease)).await?;
@@ -129,6 +129,82 @@ pub(super) async fn of_another_sandbox(stage: &Stage) -> Result<Outcome> {
     Ok(match beside {
         Outcome::Held(_) => after,
         other => other,
+    })
+}
+
+/// As a file: in no argument and no variable of anybody while its program lives, and nowhere afterwards.
+pub(super) async fn in_a_file(stage: &Stage) -> Result<Outcome> {
+    let secret = unique("secret-");
+    let (_rig, claim) = claim().await?;
+    let lease = lease(&claim, "KEY", secret.clone())?;
+    let guest = stage.fresh().await?;
+    let asking = |last| {
+        Result::Ok(command(&["secret-file", "KEY", last]).with_secrets([SecretUse::file("KEY".parse()?)]))
+    };
+    let owner = within("start a program", guest.instance().exec(&asking("stay")?, &lease)).await;
+    let mut owner = match owner {
+        Err(error) if error.kind() == ErrorKind::Unsupported => {
+            return Ok(Outcome::Untried("the backend has no secrets as files".to_owned()));
+        }
+        owner => owner?,
+    };
+    let said = crate::conformance::guest::line(&mut *owner).await?;
+    let path = said.lines().next().unwrap_or_default().to_owned();
+    let living = guest.attack(&["E-1", &backwards(&secret), "0", "processes"]).await?;
+    let beside = search(&stage.fresh().await?, &secret, "0").await?;
+    drop(owner);
+    // Another has ended by itself, and left a process behind.
+    let mut ended = within("start a program", guest.instance().exec(&asking("leave")?, &lease)).await?;
+    crate::conformance::guest::finish(&mut *ended).await?;
+    drop(ended);
+    let mut left = guest.run(&["read", &path]).await?.text();
+    let start = std::time::Instant::now();
+    while !left.is_empty() && start.elapsed() < crate::conformance::guest::PATIENCE / 10 {
+        left = guest.run(&["read", &path]).await?.text();
+    }
+    let after = search(&guest, &secret, "0").await?;
+    gone(guest).await?;
+    if !left.is_empty() {
+        return Ok(Outcome::Broken(format!("it could: read {path} after its program has ended")));
+    }
+    Ok([living, beside].into_iter().find(|outcome| !matches!(outcome, Outcome::Held(_))).unwrap_or(after))
+}
+
+/// What a service sees of its job, beside the network.
+pub(super) async fn beside(stage: &Stage) -> Result<Outcome> {
+    if !stage.bench.backend().capabilities().services {
+        return Ok(Outcome::Untried("the backend has no services".to_owned()));
+    }
+    let (word, key) = (unique("jobs-"), (0x00c1_5a7e ^ std::process::id()).to_string());
+    let job = stage.fresh().await?;
+    let service = Guest::beside(stage.bench.backend(), stage.spec(), &job.id).await?;
+    let marked = job.run(&["mark", &word]).await?.text();
+    let mut waiting = job.start_up(&["wait", &word]).await?;
+    let mut holder = job.start(&["messages", &key]).await?;
+    crate::conformance::guest::line(&mut *holder).await?;
+    let mut shared = None;
+    for folder in marked.lines() {
+        let file = format!("{}/{word}", folder.trim_end_matches('/'));
+        if !service.run(&["read", &file]).await?.stdout.is_empty() {
+            shared = Some(format!("it could: read the job's {folder}"));
+        }
+    }
+    if !service.run(&["find", &backwards(&word)]).await?.text().is_empty() {
+        shared = Some("it could: see the job's programs".to_owned());
+    }
+    let messages = service.attack(&["S-4", &key]).await?;
+    let signalled = service.attack(&["P-8", &namespace("pid"), &boot()]).await;
+    let disturbed = tokio::time::timeout(std::time::Duration::from_millis(100), waiting.next()).await.is_ok();
+    drop((waiting, holder));
+    gone(service).await?;
+    gone(job).await?;
+    Ok(match (shared, messages, signalled) {
+        (Some(how), ..) => Outcome::Broken(how),
+        _ if disturbed => Outcome::Broken("it could: end the job's programs".to_owned()),
+        (None, Outcome::Held(_), Ok(Outcome::Held(_)) | Err(_)) => {
+            Outcome::Held("files, programs and messages of the job are not its own".to_owned())
+        }
+        (None, Outcome::Held(_), Ok(other)) | (None, other, _) => other,
     })
 }
 

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ci_core::job::{Arg, Environment, Limits};
-use ci_core::sandbox::{Command, ExitStatus, Guarantee, Signal, Spec};
-use ci_core::{ByteSize, ErrorKind};
+use ci_core::ErrorKind;
+use ci_core::job::{Arg, Environment};
+use ci_core::sandbox::{Command, ExitStatus, Signal};
 
-use super::{declares, gone, refusal, sandbox, sandbox_of};
+use super::{alternating, gone, refusal, sandbox};
 use crate::conformance::Bench;
 use crate::conformance::guest::{command, finish, path};
 use crate::conformance::machine::{backwards, unique};
@@ -102,6 +102,30 @@ pub async fn both_streams_are_whole_and_apart(bench: Arc<dyn Bench>) {
 }
 
 #[doc(hidden)]
+pub async fn merged_output_keeps_its_order(bench: Arc<dyn Bench>) {
+    const LINES: usize = 5_000;
+    let guest = sandbox(&bench).await;
+    let alternate = command(&["alternate", &LINES.to_string()]);
+    let merged = alternate.clone().with_merged_output();
+    let ran = finish(&mut *guest.exec(&merged).await.expect("it starts")).await.expect("it ends");
+    let expected = alternating(LINES, "\n");
+    assert!(
+        ran.text() == expected,
+        "{} bytes of {} came, or in another order",
+        ran.stdout.len(),
+        expected.len()
+    );
+    assert!(ran.stderr.is_empty(), "{} bytes came from the other stream", ran.stderr.len());
+    let ran = finish(&mut *guest.exec(&alternate).await.expect("it starts")).await.expect("it ends");
+    let lines = |bytes: &[u8], word: &str| {
+        String::from_utf8_lossy(bytes).lines().filter(|line| line.starts_with(word)).count()
+    };
+    assert_eq!((lines(&ran.stdout, "out "), lines(&ran.stderr, "err ")), (LINES, LINES), "each whole");
+    assert_eq!((lines(&ran.stdout, "err "), lines(&ran.stderr, "out ")), (0, 0), "and apart");
+    gone(guest).await;
+}
+
+#[doc(hidden)]
 pub async fn what_cannot_be_started_says_why(bench: Arc<dyn Bench>) {
     let guest = sandbox(&bench).await;
     let program = |text: &str| Command::new(Arg::new(text).expect("a program"), []);
@@ -144,30 +168,6 @@ pub async fn a_dropped_process_is_stopped(bench: Arc<dyn Bench>) {
     while !guest.run(&find).await.expect("it runs").text().is_empty() {
         assert!(start.elapsed() < PATIENCE, "a program that was dropped still runs");
     }
-    gone(guest).await;
-}
-
-#[doc(hidden)]
-pub async fn usage_is_counted(bench: Arc<dyn Bench>) {
-    let guest = sandbox(&bench).await;
-    let ran = guest.run(&["R-4", "64000"]).await.expect("it runs");
-    assert!(ran.exit.usage.cpu > Duration::from_millis(50), "{:?}", ran.exit.usage);
-    assert!(ran.exit.usage.cpu < Duration::from_secs(10), "{:?}", ran.exit.usage);
-    let ran = guest.run(&["F-14", "anonymous", "16"]).await.expect("it runs");
-    let peak = ran.exit.usage.peak_memory;
-    assert!((8 * 1024 * 1024..1024 * 1024 * 1024).contains(&peak), "{peak} bytes of 16 MiB");
-    gone(guest).await;
-}
-
-#[doc(hidden)]
-pub async fn running_out_of_memory_is_an_outcome(bench: Arc<dyn Bench>) {
-    if !declares(&bench, Guarantee::MemoryLimit, "running_out_of_memory_is_an_outcome") {
-        return;
-    }
-    let spec = Spec::new(bench.image()).with_limits(Limits::default().with_memory(ByteSize::mib(48)));
-    let guest = sandbox_of(&bench, spec).await;
-    let ran = guest.run(&["F-14", "anonymous", "256"]).await.expect("its end is an outcome, not an error");
-    assert_eq!(ran.exit.status, ExitStatus::OutOfMemory);
     gone(guest).await;
 }
 

@@ -55,7 +55,7 @@ pub async fn what_is_gone_cannot_be_used(bench: Arc<dyn Bench>) {
     let guest = sandbox(&bench).await;
     let mut process = guest.start_up(&["wait"]).await.expect("it starts");
     empty(&*bench.backend(), &guest.id).await;
-    let ended = tokio::time::timeout(PATIENCE, process.next()).await.expect("it ends");
+    let ended = tokio::time::timeout(PATIENCE / 6, process.next()).await.expect("it ends");
     assert_eq!(refusal(ended).kind(), ErrorKind::Unavailable);
     drop(process);
     assert_eq!(refusal(guest.start(&["exit", "0"]).await).kind(), ErrorKind::Unavailable);
@@ -70,7 +70,7 @@ pub async fn an_abandoned_sandbox_goes(bench: Arc<dyn Bench>) {
     drop(guest.start_up(&["daemon", &marker]).await);
     // Dropping it abandons it.
     drop(guest);
-    assert!(eventually(PATIENCE, || processes_with(&marker) == 0).await, "its programs still run");
+    assert!(eventually(PATIENCE / 6, || processes_with(&marker) == 0).await, "its programs still run");
     empty(&*bench.backend(), &id).await;
 }
 

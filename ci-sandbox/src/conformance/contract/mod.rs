@@ -2,8 +2,13 @@
 
 mod exec;
 mod files;
+mod input;
 mod life;
+mod limits;
 mod secrets;
+mod services;
+mod terminal;
+mod time;
 
 use std::sync::Arc;
 
@@ -18,6 +23,9 @@ use super::guest::Guest;
 macro_rules! cases {
     ($($file:ident { $($case:ident),+ $(,)? })+) => {
         $(pub use self::$file::{$($case),+};)+
+
+        /// The names of all cases.
+        pub const CASES: &[&str] = &[$($(stringify!($case)),+),+];
 
         ci_core::declare_kit! {
             /// Runs every case about sandboxes, against a closure that makes a [`Bench`](crate::conformance::Bench) in
@@ -36,12 +44,44 @@ cases! {
         it_runs_where_it_is_told,
         there_is_nothing_on_its_input,
         both_streams_are_whole_and_apart,
+        merged_output_keeps_its_order,
         what_cannot_be_started_says_why,
         a_signal_reaches_the_program,
         a_dropped_process_is_stopped,
-        usage_is_counted,
-        running_out_of_memory_is_an_outcome,
         programs_share_their_files,
+    }
+    input {
+        what_is_written_is_read,
+        an_input_ends_when_it_is_dropped,
+        an_input_is_handed_out_once,
+        who_reads_nothing_holds_its_writer_back,
+        what_nobody_will_read_is_refused,
+    }
+    terminal {
+        a_terminal_is_all_three_streams,
+        there_is_no_terminal_that_nobody_asked_for,
+        a_terminal_can_be_resized,
+        what_is_typed_has_its_effect,
+        a_terminal_ends_with_its_program,
+        signals_and_drops_reach_a_program_on_a_terminal,
+        a_terminal_changes_nothing_but_line_ends,
+    }
+    time {
+        what_takes_too_long_is_killed,
+        writing_without_end_is_no_way_around_it,
+        silence_is_bounded_by_itself,
+    }
+    limits {
+        running_out_of_memory_is_an_outcome,
+        a_full_disk_is_the_writers_error,
+        a_full_process_table_is_an_error,
+        a_programs_use_is_counted,
+        a_sandboxs_use_is_what_it_did,
+        a_sandbox_that_is_gone_uses_nothing,
+    }
+    services {
+        a_service_is_reached_at_loopback,
+        each_ends_without_the_other,
     }
     files {
         a_tree_comes_back_as_it_went,
@@ -55,6 +95,8 @@ cases! {
     }
     secrets {
         a_secret_is_seen_by_the_program_that_asked,
+        a_secret_can_be_a_file,
+        a_secret_file_goes_with_its_program,
         a_secret_that_is_not_leased_is_not_found,
         secrets_end_with_the_claim,
         every_guarantee_is_held_or_says_why_not,
@@ -87,6 +129,12 @@ async fn sandbox_of(bench: &Arc<dyn Bench>, spec: Spec) -> Guest {
 async fn gone(guest: Guest) {
     let residue = guest.destroy().await.expect("it can be taken down");
     assert!(residue.is_empty(), "something of it is left: {residue:?}");
+}
+
+/// What the program writes that writes to both streams in turn.
+fn alternating(lines: usize, end: &str) -> String {
+    let pairs = (0..lines).map(|number| format!("out {number}{end}err {number}{end}"));
+    pairs.collect::<Vec<_>>().concat()
 }
 
 /// The error of something that must fail.

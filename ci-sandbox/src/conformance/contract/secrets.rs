@@ -6,12 +6,14 @@ use std::time::Duration;
 use ci_core::ErrorKind;
 use ci_core::id::SandboxId;
 use ci_core::network::{Destination, EgressRule, HostName, NetworkPolicy};
-use ci_core::sandbox::{Guarantee, Spec};
+use ci_core::sandbox::{ExitStatus, Guarantee, SecretUse, Signal, Spec};
+use ci_core::secret::SecretLease;
 
 use super::{gone, refusal, sandbox};
 use crate::conformance::Bench;
 use crate::conformance::attack::{claim, lease};
-use crate::conformance::guest::{Guest, command, finish};
+use crate::conformance::guest::{Guest, command, finish, line};
+use crate::conformance::machine::unique;
 
 const VALUE: &str = "p\u{e4}ss w\"ord\nof two lines";
 
@@ -28,6 +30,64 @@ pub async fn a_secret_is_seen_by_the_program_that_asked(bench: Arc<dyn Bench>) {
     let mut process = guest.instance().exec(&command(&["environment"]), &lease).await.expect("it starts");
     assert_eq!(finish(&mut *process).await.expect("it ends").text(), "", "it did not ask");
     drop(process);
+    gone(guest).await;
+}
+
+/// The path of a secret's file, what is said of it, and what it holds.
+async fn secret_file(guest: &Guest, lease: &SecretLease, last: &str) -> (String, String, Vec<u8>) {
+    let key = SecretUse::file("KEY".parse().expect("a name"));
+    let asking = command(&["secret-file", "KEY", last]).with_secrets([key]);
+    let mut process = guest.instance().exec(&asking, lease).await.expect("it starts");
+    let ran = finish(&mut *process).await.expect("it ends");
+    assert_eq!(ran.exit.status, ExitStatus::Code(0), "its variable names a file that it can read: {ran:?}");
+    let mut parts = ran.stdout.splitn(3, |byte| *byte == b'\n');
+    let mut text = || String::from_utf8_lossy(parts.next().unwrap_or_default()).into_owned();
+    (text(), text(), parts.next().unwrap_or_default().to_owned())
+}
+
+/// Any bytes, whole, and readable for the job's user alone.
+#[doc(hidden)]
+pub async fn a_secret_can_be_a_file(bench: Arc<dyn Bench>) {
+    let (_rig, claim) = claim().await.expect("a claim");
+    let guest = sandbox(&bench).await;
+    let any: Vec<u8> = (0..10_000_u32).map(|number| number.to_le_bytes()[0]).collect();
+    for value in [any, Vec::new()] {
+        let lease = lease(&claim, "KEY", value.clone()).expect("a lease");
+        let (path, kind, content) = secret_file(&guest, &lease, "").await;
+        assert!(content == value, "{} bytes of {} were in it, or others", content.len(), value.len());
+        let mode = kind.split(' ').next().and_then(|mode| u32::from_str_radix(mode, 8).ok()).expect("a mode");
+        assert_eq!(mode & 0o170_077, 0o100_000, "a plain file for the job's user alone: {kind}");
+        let after = guest.run(&["read", &path]).await.expect("it runs");
+        assert_eq!(after.exit.status, ExitStatus::Code(1), "{path} is still there, without its program");
+    }
+    gone(guest).await;
+}
+
+/// It goes with the program that asked for it, whoever lives on, and not before; and nobody else is told of it.
+#[doc(hidden)]
+pub async fn a_secret_file_goes_with_its_program(bench: Arc<dyn Bench>) {
+    let (_rig, claim) = claim().await.expect("a claim");
+    let secret = unique("secret-");
+    let lease = lease(&claim, "KEY", secret.clone()).expect("a lease");
+    let guest = sandbox(&bench).await;
+    // Two at once: the one's end is not the other's.
+    let key = SecretUse::file("KEY".parse().expect("a name"));
+    let staying = command(&["secret-file", "KEY", "stay"]).with_secrets([key]);
+    let mut staying = guest.instance().exec(&staying, &lease).await.expect("it starts");
+    let path =
+        line(&mut *staying).await.expect("it says where").lines().next().unwrap_or_default().to_owned();
+    let (other, _, content) = secret_file(&guest, &lease, "leave").await;
+    assert!(content == secret.as_bytes(), "the second one has it too");
+    assert_ne!(guest.run(&["read", &other]).await.expect("it runs").exit.status, ExitStatus::Code(0));
+    assert_ne!(other, path, "each has a file of its own");
+    let beside = guest.run(&["read", &path]).await.expect("it runs").text();
+    assert_eq!(beside, secret, "the first one's has gone with another's end");
+    assert_eq!(guest.run(&["environment"]).await.expect("it runs").text(), "", "it did not ask");
+    staying.signal(Signal::Kill).await.expect("it is there");
+    finish(&mut *staying).await.expect("it ends");
+    drop(staying);
+    let after = guest.run(&["read", &path]).await.expect("it runs").exit.status;
+    assert_eq!(after, ExitStatus::Code(1), "{path} is still there, without its program");
     gone(guest).await;
 }
 
