@@ -118,6 +118,7 @@ pub mod cache;
 pub mod clock;
 #[cfg(feature = "conformance")]
 pub mod conformance;
+pub mod debug;
 pub mod error;
 mod external;
 pub mod forge;

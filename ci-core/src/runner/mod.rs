@@ -11,6 +11,7 @@
 //! `HOME` (`/tmp`), `LANG` (`C.UTF-8`) and `PATH`; over them those of the job, of the step, and the secrets that the
 //! step names. It runs in `/work`, with the files of the exact commit, and can write there and in `/tmp`.
 
+mod booth;
 mod console;
 mod files;
 mod step;
@@ -25,14 +26,16 @@ use std::time::Duration;
 
 use futures_util::future::{self, Either};
 
+use self::booth::Booth;
 use self::console::Console;
 use crate::artifact::{Artifact, ArtifactStore};
 use crate::audit::{Audit, Entry};
 use crate::cache::CacheStore;
 use crate::clock::Clock;
+use crate::debug::Desk;
 use crate::error::{Error, ErrorKind, Result};
 use crate::forge::{CheckState, Checks, Source};
-use crate::id::{JobId, SecretName, StepName};
+use crate::id::{JobId, SecretName, StepName, UserId};
 use crate::log::LogStore;
 use crate::outcome::{Conclusion, Outcome, StepOutcome};
 use crate::queue::{Claim, MOST_ATTEMPTS, Released};
@@ -156,6 +159,10 @@ pub enum Event<'a> {
     },
     /// A file was kept.
     ArtifactKept(&'a Artifact),
+    /// A step failed, and its sandbox is kept for so long, or until whoever came has gone.
+    Kept(Duration),
+    /// Somebody was let in through the [`Desk`].
+    DebugOpened(&'a UserId),
     /// Its sandbox is proven gone.
     SandboxDestroyed,
     /// It has ended, and its outcome is recorded. A job that is given back for another try has no such event.
@@ -198,12 +205,20 @@ pub enum Event<'a> {
 #[derive(Clone, Debug)]
 pub struct Runner {
     parts: Parts,
+    desk: Option<Desk>,
 }
 
 impl Runner {
     /// A runner over `parts`.
     pub fn new(parts: Parts) -> Self {
-        Self { parts }
+        Self { parts, desk: None }
+    }
+
+    /// Lets people into the sandboxes of its jobs who are granted it at `desk`; see [`debug`](crate::debug). Without one
+    /// nobody is.
+    pub fn with_debug(mut self, desk: Desk) -> Self {
+        self.desk = Some(desk);
+        self
     }
 
     /// Runs the claimed job to its end, or until `stop` is ready, somebody asks for it to stop, its time is
@@ -293,7 +308,18 @@ impl Runner {
         outcome.isolation = Some(sandbox.isolation().clone());
 
         let mut console = Console::new(claim, &self.parts, &lease);
-        let ran = until(stop.as_mut(), self.run_in(claim, &sandbox, &mut console, outcome)).await;
+        let booth = Booth::new(self.desk.as_ref(), claim, &self.parts, &lease);
+        let ran = {
+            let mut serving = pin!(booth.serve(&sandbox));
+            let running = self.run_in(claim, &sandbox, &booth, &mut console, outcome);
+            let ran = until(stop.as_mut(), beside(serving.as_mut(), running)).await;
+            if ran.is_ok() && outcome.conclusion == Conclusion::Failed {
+                // Whatever ends the wait, the job has its conclusion.
+                let _ = future::select(stop, pin!(beside(serving, booth.keep()))).await;
+            }
+            ran
+        };
+        outcome.influenced_by = booth.close();
         outcome.usage = self.measure(claim, &sandbox).await;
         outcome.network = Some(Box::new(sandbox.network().masked(|text| lease.mask_text(text))));
         // First of all: a log that cannot be reached must not keep the sandbox alive past its lease.
@@ -303,7 +329,9 @@ impl Runner {
             self.observe(claim, &Event::SandboxDestroyed);
         }
         let told = until(pin!(self.late(LAST_PATIENCE, "store a job's last output")), async {
-            self.end_stopped_step(claim, &mut console, outcome).await.and(console.finish().await)
+            let told = self.end_stopped_step(claim, &mut console, outcome).await.and(console.finish().await);
+            outcome.artifacts.extend(booth.finish().await);
+            told
         })
         .await;
         match ran.and(told) {
@@ -320,6 +348,7 @@ impl Runner {
         &self,
         claim: &Claim,
         sandbox: &Sandbox,
+        booth: &Booth<'_>,
         console: &mut Console<'_>,
         outcome: &mut Outcome,
     ) -> Result<()> {
@@ -334,7 +363,8 @@ impl Runner {
             return Ok(());
         }
         self.keep_artifacts(claim, sandbox, outcome).await?;
-        if outcome.conclusion == Conclusion::Succeeded {
+        // Nobody changes what is saved, and what somebody may have changed is not.
+        if outcome.conclusion == Conclusion::Succeeded && booth.close().is_empty() {
             self.save_caches(claim, sandbox).await;
         }
         Ok(())

@@ -107,6 +107,18 @@ fn command(claim: &Claim, step: &Step) -> Result<Command> {
         }
         Run::Command { program, arguments } => (program.clone(), arguments.clone()),
     };
+    let mut environment = base_environment(claim)?;
+    environment.extend(&claim.spec().environment);
+    environment.extend(&step.environment);
+    let directory = step.directory.clone().unwrap_or_else(SandboxPath::work);
+    Ok(Command::new(program, arguments)
+        .with_environment(&environment)
+        .with_secrets(step.secrets.iter().cloned())
+        .with_directory(directory))
+}
+
+/// The variables that everything has that runs in a job.
+pub(super) fn base_environment(claim: &Claim) -> Result<Environment> {
     let mut environment = Environment::default();
     let base = [
         ("CI", "true"),
@@ -122,11 +134,5 @@ fn command(claim: &Claim, step: &Step) -> Result<Command> {
     if let Some(reference) = claim.code().reference() {
         environment.set("CI_REF".parse()?, reference);
     }
-    environment.extend(&claim.spec().environment);
-    environment.extend(&step.environment);
-    let directory = step.directory.clone().unwrap_or_else(SandboxPath::work);
-    Ok(Command::new(program, arguments)
-        .with_environment(&environment)
-        .with_secrets(step.secrets.iter().cloned())
-        .with_directory(directory))
+    Ok(environment)
 }
