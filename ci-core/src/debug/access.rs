@@ -220,7 +220,8 @@ impl DebugSession {
 #[derive(Debug)]
 pub struct DebugInput {
     typed: Option<mpsc::Sender<Bytes>>,
-    asks: mpsc::Sender<Ask>,
+    sizes: watch::Sender<Option<TerminalSize>>,
+    signals: mpsc::Sender<Signal>,
 }
 
 impl DebugInput {
@@ -247,31 +248,17 @@ impl DebugInput {
         self.typed = None;
     }
 
-    /// Changes the size of the program's terminal, without effect where there is none or the program has ended.
-    ///
-    /// # Cancel safety
-    ///
-    /// When the future is dropped, the size may be changed.
-    pub async fn resize(&self, size: TerminalSize) {
-        // Nobody listens when it has ended.
-        let _ = self.asks.send(Ask::Resize(size)).await;
+    /// Changes the size of the program's terminal, without effect where there is none or the program has ended. Of several
+    /// that come at once only the last may be seen.
+    pub fn resize(&self, size: TerminalSize) {
+        self.sizes.send_replace(Some(size));
     }
 
-    /// Sends the program a signal, without effect when it has ended.
-    ///
-    /// # Cancel safety
-    ///
-    /// When the future is dropped, the signal may be sent.
-    pub async fn signal(&self, signal: Signal) {
-        let _ = self.asks.send(Ask::Signal(signal)).await;
+    /// Sends the program a signal, without effect when it has ended. Those that come faster than they can be sent are lost.
+    pub fn signal(&self, signal: Signal) {
+        // It never waits: who steers a program must not be kept by one that nobody listens to.
+        let _ = self.signals.try_send(signal);
     }
-}
-
-/// What is asked of a running program.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Ask {
-    Resize(TerminalSize),
-    Signal(Signal),
 }
 
 /// A program that shall be started.
@@ -285,7 +272,8 @@ pub(crate) struct Start {
 #[derive(Debug)]
 pub(crate) struct Wires {
     pub(crate) typed: mpsc::Receiver<Bytes>,
-    pub(crate) asks: mpsc::Receiver<Ask>,
+    pub(crate) sizes: watch::Receiver<Option<TerminalSize>>,
+    pub(crate) signals: mpsc::Receiver<Signal>,
     /// Closed when the person's side is gone.
     pub(crate) events: mpsc::Sender<Result<DebugEvent>>,
 }
@@ -363,16 +351,18 @@ impl Stay {
     /// The two sides of a session.
     pub(crate) fn wires(&self) -> (Wires, DebugSession) {
         let (typed, to_type) = mpsc::channel(ON_THE_WAY);
-        let (asks, asked) = mpsc::channel(ON_THE_WAY);
+        let (signals, signalled) = mpsc::channel(ON_THE_WAY);
+        let sizes = watch::Sender::new(None);
         let (events, happened) = mpsc::channel(ON_THE_WAY);
+        let wires = Wires { typed: to_type, sizes: sizes.subscribe(), signals: signalled, events };
         let session = DebugSession {
             job: self.job.clone(),
-            input: Some(DebugInput { typed: Some(typed), asks }),
+            input: Some(DebugInput { typed: Some(typed), sizes, signals }),
             events: happened,
             end: self.end.subscribe(),
             has_ended: false,
         };
-        (Wires { typed: to_type, asks: asked, events }, session)
+        (wires, session)
     }
 }
 

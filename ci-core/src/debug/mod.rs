@@ -48,8 +48,8 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
-pub(crate) use self::access::{Ask, Start, Stay, Visit, Wires};
 pub use self::access::{DebugAccess, DebugEnd, DebugEvent, DebugInput, DebugProgram, DebugSession};
+pub(crate) use self::access::{Start, Stay, Visit, Wires};
 pub(crate) use self::record::Record;
 use crate::access::{Authority, Grant, Write};
 use crate::audit::{Audit, Entry};

@@ -11,20 +11,21 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::{Event, Parts, beside, step};
 use crate::artifact::Artifact;
 use crate::audit::Entry;
 use crate::debug::{
-    Ask, Attendance, DebugEnd, DebugEvent, DebugProgram, Desk, MOST_SESSIONS, Record, Start, Stay, Visit,
-    Wires,
+    Attendance, DebugEnd, DebugEvent, DebugProgram, Desk, MOST_SESSIONS, Record, Start, Stay, Visit, Wires,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::UserId;
 use crate::job::Arg;
 use crate::queue::Claim;
-use crate::sandbox::{Command, Input, OutputStream, Process, ProcessEvent, Sandbox, SandboxPath};
+use crate::sandbox::{
+    Command, Input, OutputStream, Process, ProcessEvent, Sandbox, SandboxPath, Signal, TerminalSize,
+};
 use crate::secret::{Mask, Masked, SecretLease};
 use crate::stream;
 
@@ -191,9 +192,10 @@ impl<'a> Booth<'a> {
         if answer.send(Ok(session)).is_err() {
             return;
         }
-        let Wires { typed, asks, events } = wires;
         let input = process.input();
-        let followed = self.follow(&mut *process, asks, &events, &record);
+        let Wires { typed, sizes, signals, events } = wires;
+        let screen = Screen { booth: self, record: &record, events: &events };
+        let followed = self.follow(&mut *process, sizes, signals, &screen);
         let ended = beside(feed(input, typed), followed).await;
         drop(process);
         let stored = self.store(guest, &record).await;
@@ -206,29 +208,25 @@ impl<'a> Booth<'a> {
     async fn follow(
         &self,
         process: &mut (dyn Process + '_),
-        mut asks: mpsc::Receiver<Ask>,
-        events: &mpsc::Sender<Result<DebugEvent>>,
-        record: &Mutex<Record>,
+        mut sizes: watch::Receiver<Option<TerminalSize>>,
+        mut signals: mpsc::Receiver<Signal>,
+        screen: &Screen<'_>,
     ) -> Result<Option<DebugEvent>> {
-        let screen = Screen { booth: self, record, events };
         let (mut stdout, mut stderr) = (self.lease.mask(), self.lease.mask());
+        let Screen { record, events, .. } = *screen;
         loop {
             let due = lock(record).due_within(self.parts.clock.elapsed());
             // Dropping `next` loses nothing, so it can be asked again after everything else.
             tokio::select! {
                 () = events.closed() => return Ok(None),
                 () = self.parts.clock.sleep(due) => self.keep_part(record).await?,
-                Some(ask) = asks.recv() => match ask {
-                    Ask::Signal(signal) => process.signal(signal).await?,
-                    Ask::Resize(size) => {
-                        lock(record).resized(self.parts.clock.elapsed(), size)?;
-                        if let Err(error) = process.resize(size).await
-                            && error.kind() != ErrorKind::Unsupported
-                        {
-                            return Err(error);
-                        }
+                Some(signal) = signals.recv() => process.signal(signal).await?,
+                Ok(()) = sizes.changed() => {
+                    let size = *sizes.borrow_and_update();
+                    if let Some(size) = size {
+                        screen.resize(size, process).await?;
                     }
-                },
+                }
                 event = process.next() => match event? {
                     ProcessEvent::Output(stream @ OutputStream::Stdout, bytes) => {
                         screen.show(stream, stdout.push(&bytes)).await?;
@@ -360,6 +358,14 @@ impl Screen<'_> {
         // Nobody listens when the person has gone; that is noticed elsewhere.
         let _ = self.events.send(Ok(DebugEvent::Output(stream, masked))).await;
         Ok(())
+    }
+
+    async fn resize(&self, size: TerminalSize, process: &dyn Process) -> Result<()> {
+        match process.resize(size).await {
+            Err(error) if error.kind() == ErrorKind::Unsupported => Ok(()),
+            Err(error) => Err(error),
+            Ok(()) => lock(self.record).resized(self.booth.parts.clock.elapsed(), size),
+        }
     }
 
     /// What the masks held back. In the record it stands side by side, so it is looked at together.
