@@ -130,7 +130,7 @@ impl DebugAccess {
     /// # Cancel safety
     ///
     /// Dropping the future has no effect.
-    pub fn ended(&self) -> impl Future<Output = DebugEnd> + Send + 'static {
+    pub fn ended(&self) -> impl Future<Output = DebugEnd> + Send + use<> {
         ended(self.shared.end.clone())
     }
 }

@@ -93,15 +93,18 @@ async fn connection(shared: Arc<Shared>, mut stream: TcpStream, stranger: OwnedS
 
 /// Returns when a connection has to go.
 async fn limit(mut staged: watch::Receiver<Stage>, handshake: Duration, stranger: OwnedSemaphorePermit) {
-    let known = staged.wait_for(|stage| !matches!(stage, Stage::Unknown));
+    let known = async {
+        let stage = staged.wait_for(|stage| !matches!(stage, Stage::Unknown)).await.ok()?;
+        Some(match &*stage {
+            Stage::Inside(access) => Some(access.ended()),
+            Stage::Unknown | Stage::Done => None,
+        })
+    };
     let access = match timeout(handshake, known).await {
         Err(_) => return,
         // The protocol is over, and so is everything in a moment.
-        Ok(Err(_)) => return pending().await,
-        Ok(Ok(stage)) => match &*stage {
-            Stage::Inside(access) => Some(access.ended()),
-            Stage::Unknown | Stage::Done => None,
-        },
+        Ok(None) => return pending().await,
+        Ok(Some(access)) => access,
     };
     drop(stranger);
     if let Some(ended) = access {

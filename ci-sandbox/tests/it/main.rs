@@ -6,6 +6,7 @@ mod apart;
 mod bombs;
 mod books;
 mod crash;
+mod debugging;
 mod errand;
 mod fairness;
 mod filter;
