@@ -245,7 +245,7 @@ impl Runner {
             claim.keep().await;
             future::pending::<Infallible>().await
         };
-        match beside(kept, self.run_to_end(&claim, stop)).await {
+        match beside(kept, Box::pin(self.run_to_end(&claim, stop))).await {
             Ok((outcome, torn_down)) => torn_down.map(|()| outcome),
             Err(error) if error.kind() == ErrorKind::Fenced => Err(error),
             Err(error) => {
@@ -310,8 +310,8 @@ impl Runner {
         let mut console = Console::new(claim, &self.parts, &lease);
         let booth = Booth::new(self.desk.as_ref(), claim, &self.parts, &lease);
         let ran = {
-            let mut serving = pin!(booth.serve(&sandbox));
-            let running = self.run_in(claim, &sandbox, &booth, &mut console, outcome);
+            let mut serving = Box::pin(booth.serve(&sandbox));
+            let running = Box::pin(self.run_in(claim, &sandbox, &booth, &mut console, outcome));
             let ran = until(stop.as_mut(), beside(serving.as_mut(), running)).await;
             if ran.is_ok() && outcome.conclusion == Conclusion::Failed {
                 // Whatever ends the wait, the job has its conclusion.
@@ -330,7 +330,7 @@ impl Runner {
         }
         let told = until(pin!(self.late(LAST_PATIENCE, "store a job's last output")), async {
             let told = self.end_stopped_step(claim, &mut console, outcome).await.and(console.finish().await);
-            outcome.artifacts.extend(booth.finish().await);
+            outcome.artifacts.extend(Box::pin(booth.finish()).await);
             told
         })
         .await;

@@ -218,20 +218,23 @@ impl Shared {
     /// One step, so that a listener never goes while somebody is added.
     fn try_listen(self: &Arc<Self>, runtime: &Handle, admitted: &Arc<Admitted>) -> io::Result<SocketAddr> {
         let mut state = self.state();
-        let address = match &state.listening {
-            Some(listening) => listening.address,
-            None => {
-                let socket = Socket::bind(self.config.address)?;
-                socket.set_nonblocking(true)?;
-                let (address, socket) = (socket.local_addr()?, TcpListener::from_std(socket)?);
-                let (end, ended) = oneshot::channel();
-                runtime.spawn(connection::serve(self.clone(), socket, ended));
-                state.listening = Some(Listening { address, _end: end });
-                address
-            }
+        let listening = match state.listening.take() {
+            Some(listening) => listening,
+            None => self.bind(runtime)?,
         };
+        let address = listening.address;
+        state.listening = Some(listening);
         state.admitted.push(admitted.clone());
         Ok(address)
+    }
+
+    fn bind(self: &Arc<Self>, runtime: &Handle) -> io::Result<Listening> {
+        let socket = Socket::bind(self.config.address)?;
+        socket.set_nonblocking(true)?;
+        let (address, socket) = (socket.local_addr()?, TcpListener::from_std(socket)?);
+        let (end, ended) = oneshot::channel();
+        runtime.spawn(connection::serve(self.clone(), socket, ended));
+        Ok(Listening { address, _end: end })
     }
 
     /// An access has ended. With the last one the listener goes.
