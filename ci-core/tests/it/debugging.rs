@@ -24,6 +24,7 @@ use ci_core::{ByteSize, ByteStream, Error, ErrorKind, Result, stream};
 use futures_util::poll;
 use tokio::sync::{oneshot, watch};
 use tokio::task::yield_now;
+use tokio::time::timeout;
 
 use crate::hooked::{Call, Hook, Hooked};
 use crate::hostile::Down;
@@ -100,7 +101,10 @@ impl Scene {
             drop(stop);
             done
         };
-        let (outcome, done) = tokio::join!(self.runner.run(claim, stopped), script);
+        let played = async { tokio::join!(self.runner.run(claim, stopped), script) };
+        // Only what never ends takes as long.
+        let (outcome, done) =
+            timeout(MINUTE / 2, Box::pin(played)).await.expect("the job and the script end");
         Ok((outcome?, done?))
     }
 
@@ -554,9 +558,11 @@ async fn a_failed_job_is_kept_for_whoever_comes() -> Result<()> {
     let job = claim.job().clone();
     let mut running = pin!(scene.runner.run(claim, std::future::pending()));
     let script = async {
-        while !scene.seen.events(&job).iter().any(|event| event.starts_with("Kept(")) {
+        let is_kept = |event: &String| event.starts_with("Kept(");
+        for _ in 0..1_000 {
             yield_now().await;
         }
+        assert!(scene.seen.events(&job).iter().any(is_kept));
         scene.pass(4 * MINUTE).await;
         assert_eq!(scene.rig.backend.living().len(), 1);
         let access = scene.enter(&job).await?;
