@@ -98,7 +98,7 @@ pub trait ArtifactStore: fmt::Debug + Send + Sync + 'static {
 }
 
 /// What is known of an artifact. The runner keeps every artifact as a tar archive, a single file too; size and digest
-/// are those of the archive.
+/// are those of the archive. Records of [debug sessions](crate::debug) are kept as they are.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Artifact {
     /// Its name.

@@ -85,6 +85,11 @@
 //! | `ci-storage` | SQLite for records, queue and logs; a folder or bucket for artifacts and caches |
 //! | this one | every port [in memory](#features), for tests, examples and prototypes |
 //!
+//! # Debug sessions
+//!
+//! [`debug`] lets a person who may write to a repository look into the sandbox of one of its jobs: for a time, recorded,
+//! and told in the job's outcome.
+//!
 //! # Errors
 //!
 //! Every fallible call returns [`Error`]: a caller branches on its [`kind`](Error::kind), and tries again when it
@@ -118,6 +123,7 @@ pub mod cache;
 pub mod clock;
 #[cfg(feature = "conformance")]
 pub mod conformance;
+pub mod debug;
 pub mod error;
 mod external;
 pub mod forge;

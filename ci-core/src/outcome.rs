@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::artifact::Artifact;
 use crate::error::Error;
-use crate::id::{ServiceName, StepName};
+use crate::id::{ServiceName, StepName, UserId};
 use crate::log::Cursor;
 use crate::network::NetworkReport;
 use crate::sandbox::{ExitStatus, IsolationReport, SandboxUsage, Usage};
@@ -55,6 +55,10 @@ pub struct Outcome {
     /// What went through its network, when it got as far as a sandbox, with secrets hidden.
     #[serde(default)]
     pub network: Option<Box<NetworkReport>>,
+    /// Who was let into its sandbox, in this order: what it did and left may be their doing. Nobody, as a rule; see
+    /// [`debug`](crate::debug).
+    #[serde(default)]
+    pub influenced_by: Vec<UserId>,
     /// How long it ran.
     pub duration: Duration,
 }
@@ -70,6 +74,7 @@ impl Outcome {
             isolation: None,
             usage: None,
             network: None,
+            influenced_by: Vec::new(),
             duration: Duration::ZERO,
         }
     }
@@ -97,6 +102,11 @@ impl Outcome {
 
     pub(crate) fn refused(error: &Error) -> Self {
         Self { reason: Some(error.to_string()), ..Self::new(Conclusion::Refused) }
+    }
+
+    /// Whether somebody was let into its sandbox.
+    pub fn is_influenced(&self) -> bool {
+        !self.influenced_by.is_empty()
     }
 
     /// The exit code of a program that stands for the job:

@@ -6,6 +6,9 @@
 //! |---|---|---|
 //! | [`native`] | `native` (on by default, Linux) | in namespaces of this machine's kernel |
 //!
+//! [`debug`] (feature `debug`, Linux) is an SSH server by which people who were granted it look into a job's sandbox, of
+//! whatever backend.
+//!
 //! Without features, and on other systems, the crate is empty and builds everywhere.
 //!
 //! # Example
@@ -83,6 +86,9 @@
 
 #[cfg(all(feature = "conformance", target_os = "linux"))]
 pub mod conformance;
+
+#[cfg(all(feature = "debug", target_os = "linux"))]
+pub mod debug;
 
 #[cfg(all(feature = "native", target_os = "linux"))]
 pub mod native;

@@ -220,6 +220,7 @@ fn hostile_parsers_have_tests() {
         ("ci-core/src/network/endpoint.rs", "what_others_may_read_differently_is_refused"),
         ("ci-sandbox/src/native/network/dns.rs", "what_is_no_query_is_answered_with_an_error_or_not_at_all"),
         ("ci-sandbox/src/native/network/socks.rs", "only_connections_to_what_rules_allow_are_made"),
+        ("ci-core/src/debug/record.rs", "characters_are_put_together_wherever_they_are_cut"),
         ("ci-core/src/sandbox/spec.rs", "paths_cannot_climb"),
         ("ci-core/src/seal.rs", "every_flipped_bit_is_noticed"),
     ];

@@ -12,6 +12,7 @@
 //! step names. It runs in `/work`, with the files of the exact commit, and can write there and in `/tmp`. A
 //! [`Service`](crate::job::Service) sees the same, but for the job's variables, the step's and the files.
 
+mod booth;
 mod console;
 mod files;
 mod services;
@@ -28,15 +29,17 @@ use std::time::Duration;
 
 use futures_util::future::{self, Either};
 
+use self::booth::Booth;
 use self::console::Console;
 use self::services::Services;
 use crate::artifact::{Artifact, ArtifactStore};
 use crate::audit::{Audit, Entry};
 use crate::cache::CacheStore;
 use crate::clock::Clock;
+use crate::debug::Desk;
 use crate::error::{Error, ErrorKind, Result};
 use crate::forge::{CheckState, Checks, Source};
-use crate::id::{JobId, SecretName, ServiceName, StepName};
+use crate::id::{JobId, SecretName, ServiceName, StepName, UserId};
 use crate::log::LogStore;
 use crate::outcome::{Conclusion, Outcome, StepOutcome};
 use crate::queue::{Claim, MOST_ATTEMPTS, Released};
@@ -162,6 +165,10 @@ pub enum Event<'a> {
     },
     /// A file was kept.
     ArtifactKept(&'a Artifact),
+    /// A step failed, and its sandbox is kept for so long, or until whoever came has gone.
+    Kept(Duration),
+    /// Somebody was let in through the [`Desk`].
+    DebugOpened(&'a UserId),
     /// Its sandbox is proven gone, and those of its services are.
     SandboxDestroyed,
     /// It has ended, and its outcome is recorded. A job that is given back for another try has no such event.
@@ -204,12 +211,20 @@ pub enum Event<'a> {
 #[derive(Clone, Debug)]
 pub struct Runner {
     parts: Parts,
+    desk: Option<Desk>,
 }
 
 impl Runner {
     /// A runner over `parts`.
     pub fn new(parts: Parts) -> Self {
-        Self { parts }
+        Self { parts, desk: None }
+    }
+
+    /// Lets people into the sandboxes of its jobs who are granted it at `desk`; see [`debug`](crate::debug). Without one
+    /// nobody is.
+    pub fn with_debug(mut self, desk: Desk) -> Self {
+        self.desk = Some(desk);
+        self
     }
 
     /// Runs the claimed job to its end, or until `stop` is ready, somebody asks for it to stop, its time is
@@ -305,8 +320,19 @@ impl Runner {
 
         let mut services = Services::default();
         let mut console = Console::new(claim, &self.parts, &lease);
-        let ran =
-            until(stop.as_mut(), self.run_in(claim, &sandbox, &mut services, &mut console, outcome)).await;
+        let booth = Booth::new(self.desk.as_ref(), claim, &self.parts, &lease);
+        let ran = {
+            let mut serving = Box::pin(booth.serve(&sandbox));
+            let running =
+                Box::pin(self.run_in(claim, &sandbox, &booth, &mut services, &mut console, outcome));
+            let ran = until(stop.as_mut(), beside(serving.as_mut(), running)).await;
+            if ran.is_ok() && outcome.conclusion == Conclusion::Failed {
+                // Whatever ends the wait, the job has its conclusion.
+                let _ = future::select(stop, pin!(beside(serving, booth.keep()))).await;
+            }
+            ran
+        };
+        outcome.influenced_by = booth.close();
         outcome.usage = self.measure(claim, &sandbox).await;
         outcome.services = self.outcomes_of_services(claim, &services).await;
         outcome.network = Some(Box::new(sandbox.network().masked(|text| lease.mask_text(text))));
@@ -318,7 +344,9 @@ impl Runner {
         }
         let told = until(pin!(self.late(LAST_PATIENCE, "store a job's last output")), async {
             let step_ended = self.end_stopped_step(claim, &mut console, outcome).await;
-            step_ended.and(console.say(&notices).await).and(console.finish().await)
+            let told = step_ended.and(console.say(&notices).await).and(console.finish().await);
+            outcome.artifacts.extend(Box::pin(booth.finish()).await);
+            told
         })
         .await;
         match ran.and(told) {
@@ -335,6 +363,7 @@ impl Runner {
         &self,
         claim: &'a Claim,
         sandbox: &Sandbox,
+        booth: &Booth<'_>,
         services: &mut Services<'a>,
         console: &mut Console<'_>,
         outcome: &mut Outcome,
@@ -359,7 +388,8 @@ impl Runner {
             return Ok(());
         }
         self.keep_artifacts(claim, sandbox, outcome).await?;
-        if outcome.conclusion == Conclusion::Succeeded {
+        // Nobody changes what is saved, and what somebody may have changed is not.
+        if outcome.conclusion == Conclusion::Succeeded && booth.close().is_empty() {
             self.save_caches(claim, sandbox).await;
         }
         Ok(())

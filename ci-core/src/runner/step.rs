@@ -109,6 +109,15 @@ pub(super) fn command(claim: &Claim, run: &Run, environments: &[&Environment]) -
         }
         Run::Command { program, arguments } => (program.clone(), arguments.clone()),
     };
+    let mut environment = base_environment(claim)?;
+    for own in environments {
+        environment.extend(own);
+    }
+    Ok(Command::new(program, arguments).with_environment(&environment))
+}
+
+/// The variables that everything has that runs in a job.
+pub(super) fn base_environment(claim: &Claim) -> Result<Environment> {
     let mut environment = Environment::default();
     let base = [
         ("CI", "true"),
@@ -124,8 +133,5 @@ pub(super) fn command(claim: &Claim, run: &Run, environments: &[&Environment]) -
     if let Some(reference) = claim.code().reference() {
         environment.set("CI_REF".parse()?, reference);
     }
-    for own in environments {
-        environment.extend(own);
-    }
-    Ok(Command::new(program, arguments).with_environment(&environment))
+    Ok(environment)
 }

@@ -5,6 +5,7 @@
 mod access;
 mod audit;
 mod claims;
+mod debugging;
 mod endless;
 mod faults;
 mod forgery;

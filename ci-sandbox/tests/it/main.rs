@@ -8,6 +8,7 @@ mod bombs;
 mod books;
 mod campaign;
 mod crash;
+mod debugging;
 mod errand;
 mod fairness;
 mod filter;
