@@ -23,7 +23,7 @@ use super::failure;
 use super::identity::Identity;
 use super::image::Mount;
 use super::ledger::Entry;
-use super::life::{Ending, Init, Life, NetworkNamespace};
+use super::life::{Ending, Init, Life, NetworkNamespace, SharedNetwork};
 use super::namespaces::Namespaces;
 use super::network::{Allowed, Link, NetworkSocket};
 use super::wire::{CONFIG_LIMIT, Configuration, List, Reader, Report, Stage, mount};
@@ -43,7 +43,7 @@ pub(super) struct Plan<'a> {
     /// What the supervisor wants to hold of the sandbox's network.
     sockets: Vec<NetworkSocket>,
     /// Whose network it gets, if not one of its own.
-    joined: Option<NetworkNamespace>,
+    joined: Option<SharedNetwork>,
     /// What it reaches over a network card of its own.
     routes: Vec<Allowed>,
     /// The launcher's configuration.
@@ -56,7 +56,7 @@ pub(super) fn plan<'a>(
     id: &SandboxId,
     spec: &'a Spec,
     sockets: Vec<NetworkSocket>,
-    joined: Option<NetworkNamespace>,
+    joined: Option<SharedNetwork>,
 ) -> Result<Plan<'a>> {
     let mounts: Vec<Mount> = shared.image(&spec.image)?.mounts.iter().cloned().chain(binds(spec)).collect();
     let groups = shared.hierarchies.groups(id);
@@ -78,7 +78,7 @@ pub(super) fn start(shared: &Shared, id: &SandboxId, plan: &Plan<'_>) -> Result<
     let lifeline = Channel::new(lifeline).map_err(failure::host(OPERATION))?;
     let control = Channel::new(control).map_err(failure::host(OPERATION))?;
     // It finds its configuration when it starts, and need not wait for us.
-    let network: Vec<_> = plan.joined.iter().map(|network| network.as_fd()).collect();
+    let network: Vec<_> = plan.joined.iter().map(|network| network.file.as_fd()).collect();
     lifeline.try_send(&plan.packet, &network).map_err(failure::host(OPERATION))?;
     let entry = shared.ledger.enter(id, &plan.groups).map_err(failure::host(OPERATION))?;
     let link = reserve(shared, &entry, plan).inspect_err(|_| {
@@ -133,7 +133,7 @@ pub(super) struct Ready {
 
 /// Waits until the init takes requests.
 pub(super) async fn finish(life: &Life, plan: &Plan<'_>) -> Result<Ready> {
-    match timeout(PATIENCE, handshake(life)).await {
+    match timeout(PATIENCE, handshake(life, !plan.sockets.is_empty())).await {
         // Of descriptors for which there is no room the kernel says nothing.
         Ok(Ok(ready)) if ready.sockets.len() != plan.sockets.len() => {
             Err(failure::host(OPERATION)(Errno::MFILE.into()))
@@ -154,7 +154,7 @@ enum Refusal {
     Gone,
 }
 
-async fn handshake(life: &Life) -> Result<Ready, Refusal> {
+async fn handshake(life: &Life, is_proxied: bool) -> Result<Ready, Refusal> {
     let (report, files) = life.lifeline.report().await.map_err(|_| Refusal::Gone)?;
     let Report::Launched { pid, facts } = report else { return Err(Refusal::Failed(report)) };
     let mut files = files.into_iter();
@@ -162,7 +162,7 @@ async fn handshake(life: &Life) -> Result<Ready, Refusal> {
         let pid = pid.cast_signed();
         let _ = life.entry.add_process(pid);
         let namespaces = Namespaces::of(pid, &process);
-        life.set_network_namespace(network);
+        life.set_network_namespace(NetworkNamespace { file: network, is_proxied });
         life.set_init(Init { process, pid_namespace, namespaces });
     }
     // Process 1 builds the root meanwhile.

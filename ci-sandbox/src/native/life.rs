@@ -38,7 +38,7 @@ pub(super) struct Life {
     /// Known from when the launcher has told until nothing is left.
     pub(super) init: Lock<Option<Arc<Init>>>,
     /// The network that it is in, its own or another sandbox's, from when it is known until its processes are dead.
-    pub(super) namespace: Lock<Option<NetworkNamespace>>,
+    pub(super) namespace: Lock<Option<SharedNetwork>>,
     /// Whether the network is another sandbox's, or others were left in it.
     pub(super) shares_network: AtomicBool,
     pub(super) requests: AtomicU32,
@@ -58,8 +58,16 @@ pub(super) struct Init {
     pub(super) namespaces: Namespaces,
 }
 
-/// A network namespace, shared by a sandbox and those that were made beside it.
-pub(super) type NetworkNamespace = Arc<OwnedFd>;
+/// A network, shared by a sandbox and those that were made beside it.
+pub(super) type SharedNetwork = Arc<NetworkNamespace>;
+
+/// What the supervisor holds of a network.
+#[derive(Debug)]
+pub(super) struct NetworkNamespace {
+    pub(super) file: OwnedFd,
+    /// Whether a proxy is served in it.
+    pub(super) is_proxied: bool,
+}
 
 /// How far the end has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -99,13 +107,18 @@ impl Life {
     }
 
     /// The network that it is in.
-    pub(super) fn network_namespace(&self) -> Option<NetworkNamespace> {
+    pub(super) fn network_namespace(&self) -> Option<SharedNetwork> {
         self.known_namespace().clone()
     }
 
     /// Enters what the launcher has told, where it is not another's that was known before.
-    pub(super) fn set_network_namespace(&self, namespace: OwnedFd) {
+    pub(super) fn set_network_namespace(&self, namespace: NetworkNamespace) {
         self.known_namespace().get_or_insert_with(|| Arc::new(namespace));
+    }
+
+    /// Whether programs in it are to be told of a proxy.
+    pub(super) fn is_proxied(&self) -> bool {
+        self.known_namespace().as_ref().is_some_and(|network| network.is_proxied)
     }
 
     /// What is held stays, and with it the network's devices.
@@ -115,7 +128,7 @@ impl Life {
         }
     }
 
-    fn known_namespace(&self) -> std::sync::MutexGuard<'_, Option<NetworkNamespace>> {
+    fn known_namespace(&self) -> std::sync::MutexGuard<'_, Option<SharedNetwork>> {
         // As above.
         self.namespace.lock().unwrap_or_else(PoisonError::into_inner)
     }

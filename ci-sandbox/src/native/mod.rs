@@ -203,7 +203,7 @@ use self::image::{Bounds, Finder, Image, Store};
 use self::instance::NativeInstance;
 use self::launch::Plan;
 use self::ledger::{Ledger, Remains};
-use self::life::{Life, NetworkNamespace};
+use self::life::{Life, SharedNetwork};
 use self::namespaces::Lingering;
 use self::network::{Network, Routed};
 use self::patience::Patience;
@@ -389,8 +389,7 @@ impl Backend for Native {
             Some(isolation) => isolation,
             None => shared.make(id, spec, None).await?,
         };
-        let is_proxied = shared.living().get(id).is_some_and(|life| life.network.get().is_some());
-        shared.instance(id, spec, isolation, is_proxied)
+        shared.instance(id, spec, isolation)
     }
 
     async fn create_beside(
@@ -401,12 +400,10 @@ impl Backend for Native {
     ) -> Result<Box<dyn Instance>> {
         let shared = &self.0;
         self.capabilities().require(spec)?;
-        let job = shared.living().get(other).cloned();
-        let network = job.as_ref().and_then(|job| job.network_namespace());
+        let network = shared.living().get(other).and_then(|job| job.network_namespace());
         let network = network.ok_or_else(|| failure::gone("create a sandbox beside another"))?;
         let isolation = shared.make(id, spec, Some(network)).await?;
-        let is_proxied = job.is_some_and(|job| job.network.get().is_some());
-        shared.instance(id, spec, isolation, is_proxied)
+        shared.instance(id, spec, isolation)
     }
 
     async fn destroy(&self, id: &SandboxId) -> Result<Residue> {
@@ -461,20 +458,14 @@ impl Shared {
     }
 
     /// The living sandbox `id` as callers see it.
-    fn instance(
-        &self,
-        id: &SandboxId,
-        spec: &Spec,
-        isolation: IsolationReport,
-        is_proxied: bool,
-    ) -> Result<Box<dyn Instance>> {
+    fn instance(&self, id: &SandboxId, spec: &Spec, isolation: IsolationReport) -> Result<Box<dyn Instance>> {
         let life = self.living().get(id).cloned().ok_or_else(|| failure::gone("create a sandbox"))?;
         let is_grouped = self.hierarchies.missing(Controller::Processes).is_none();
         let bound = u64::from(spec.limits.processes) + u64::from(cgroup::PROCESS_ONE);
         let processes = if is_grouped { u64::MAX } else { bound };
         let environment = self.image(&spec.image)?.environment.clone();
         let open_files = self.open_files;
-        Ok(Box::new(NativeInstance { life, isolation, environment, is_proxied, open_files, processes }))
+        Ok(Box::new(NativeInstance { life, isolation, environment, open_files, processes }))
     }
 
     /// Makes a sandbox, in a network of its own or in another's. It is then among the living, or taken down again where
@@ -483,7 +474,7 @@ impl Shared {
         &self,
         id: &SandboxId,
         spec: &Spec,
-        joined: Option<NetworkNamespace>,
+        joined: Option<SharedNetwork>,
     ) -> Result<IsolationReport> {
         let network = match joined {
             Some(_) => None,
