@@ -5,7 +5,7 @@ use std::os::fd::AsFd as _;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::sync::atomic::{AtomicBool, AtomicU32};
-use std::sync::{Mutex as Lock, OnceLock};
+use std::sync::{Arc, Mutex as Lock, OnceLock};
 use std::time::Duration;
 
 use ci_core::id::SandboxId;
@@ -100,10 +100,11 @@ pub(super) fn start(shared: &Shared, id: &SandboxId, plan: &Plan<'_>) -> Result<
         control,
         groups: plan.groups.clone(),
         entry,
-        link,
+        link: link.map(Arc::new),
         launcher,
         init: Lock::default(),
         shares_network: AtomicBool::new(plan.joined.is_some()),
+        is_released: AtomicBool::new(false),
         namespace: Lock::new(plan.joined.clone()),
         requests: AtomicU32::new(0),
         runtime: Handle::current(),

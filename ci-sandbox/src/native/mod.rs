@@ -144,9 +144,11 @@
 //!
 //! The proof: process 1 has been waited for, after which the kernel has no other process of its namespace; every control
 //! group could be removed, which takes that no process is in it (without control groups, all processes of the machine are
-//! looked through); and the network card is gone. That nobody else holds a namespace is seen later, by file handles that
-//! go stale (root, Linux 6.18): the kernel takes up to fifty milliseconds for it, two seconds after it has killed for want
-//! of memory, and nobody waits. A namespace that is still there after five seconds makes the sandbox a leftover.
+//! looked through); and the firewall lets nothing of it through. That nobody else holds a namespace is seen later, by file
+//! handles that go stale (root, Linux 6.18), and so is the end of a network card: the kernel takes up to fifty milliseconds
+//! for it, two seconds after it has killed for want of memory, and nobody waits. Call [`Backend::destroy`] again to wait for
+//! it. Until then the books name the card, and its addresses are nobody else's. What is still there after five seconds makes
+//! the sandbox a leftover.
 
 mod answers;
 mod cgroup;
@@ -162,6 +164,7 @@ mod instance;
 mod launch;
 mod ledger;
 mod life;
+mod lingering;
 mod namespaces;
 mod network;
 mod output;
@@ -204,7 +207,7 @@ use self::instance::NativeInstance;
 use self::launch::Plan;
 use self::ledger::{Ledger, Remains};
 use self::life::{Life, SharedNetwork};
-use self::namespaces::Lingering;
+use self::lingering::Lingering;
 use self::network::{Network, Routed};
 use self::patience::Patience;
 use self::pool::{Pool, Prepared};
@@ -551,18 +554,18 @@ impl Shared {
         if let Some(life) = life {
             return self.end(id, &life).await;
         }
-        let namespaces = self.lingering.gone(id, self.patience.namespaces).await;
-        if namespaces > 0 {
-            return Ok(Residue { namespaces, ..Residue::default() });
-        }
-        self.clear_remains(id).await
+        let residue = self.lingering.gone(id, self.patience.namespaces).await;
+        if residue.is_empty() { self.clear_remains(id).await } else { Ok(residue) }
     }
 
     async fn end(&self, id: &SandboxId, life: &Life) -> Result<Residue> {
         let residue = life.end().await.map_err(|error| error.with("sandbox", id))?;
         if residue.is_empty() {
-            self.living().remove(id);
-            self.lingering.add(id, life.release());
+            if let Some(dead) = life.release() {
+                self.lingering.add(id, dead);
+            }
+            // By now another may have the id.
+            self.living().retain(|one, living| one != id || !std::ptr::eq(&raw const **living, life));
         }
         Ok(residue)
     }

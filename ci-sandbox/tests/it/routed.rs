@@ -70,6 +70,24 @@ fn address_of(rig: &Rig, sandbox: &Sandbox) -> String {
     shown.split_whitespace().nth(2).unwrap().strip_suffix("/31").unwrap().to_owned()
 }
 
+/// Waits for the proof that nothing is left of a sandbox that is destroyed.
+async fn proven(rig: &Rig, id: &SandboxId) {
+    let residue = rig.native.destroy(id).await.unwrap();
+    assert!(residue.is_empty(), "{residue:?}");
+}
+
+/// Takes a sandbox down, and waits for the proof.
+async fn destroyed(rig: &Rig, sandbox: Sandbox) {
+    let id = sandbox.id.clone();
+    sandbox.destroy().await;
+    proven(rig, &id).await;
+}
+
+/// The addresses that are claimed or rest.
+fn taken() -> String {
+    shell("nft list set inet ci_sandbox_addresses taken")
+}
+
 /// The devices of sandboxes that the machine has.
 fn devices() -> BTreeSet<String> {
     let shown = shell("ip -brief link");
@@ -276,8 +294,8 @@ worlds! {
             assert_eq!(refused.kind(), ErrorKind::Denied, "{refused}");
             assert!(refused.to_string().contains(&own), "{refused}");
         }
-        assert!(eventually(Duration::from_secs(1), || devices().is_empty()));
-        assert_eq!(rig.entries(), 0);
+        assert!(eventually(Duration::from_secs(5), || rig.entries() == 0));
+        assert!(devices().is_empty());
     }
 
     /// A rule for everywhere does not mean the operator's own networks.
@@ -426,7 +444,7 @@ worlds! {
         let _ = holding.next().await.unwrap();
         drop(holding);
         let began = Instant::now();
-        sandbox.destroy().await;
+        destroyed(&rig, sandbox).await;
         assert!(began.elapsed() < Duration::from_millis(450), "{:?}: it had to be removed", began.elapsed());
     }
 
@@ -442,7 +460,7 @@ worlds! {
         neighbour.output(&format!("{held} sleep 0.2")).await;
         let remembered = |source: &str| shell(&format!("conntrack -L -s {source} 2> /dev/null")).lines().count();
         assert_eq!((remembered(&address), remembered(&spared)), (1, 1));
-        sandbox.destroy().await;
+        destroyed(&rig, sandbox).await;
         assert_eq!((remembered(&address), remembered(&spared)), (0, 1));
         neighbour.destroy().await;
     }
@@ -494,11 +512,13 @@ worlds! {
         // Without its source it reaches nothing, so the rules and not the route let it.
         world.outside.serve(80);
         settled(&sandbox).await;
+        let id = sandbox.id.clone();
         sandbox.destroy().await;
-        assert_eq!(elements(), 0);
+        assert_eq!(elements(), 0, "at once");
+        proven(&rig, &id).await;
         assert!(devices().is_empty());
         drop(rig);
-        assert!(tables().is_empty(), "the firewall goes with its backend");
+        assert!(eventually(Duration::from_secs(1), || tables().is_empty()), "the firewall goes with its backend");
     }
 
     async fn n11_addresses_rest_and_are_given_once(world) {
@@ -514,7 +534,7 @@ worlds! {
         assert_eq!(addresses.len(), 4, "{addresses:?}");
         let refused = |error: ci_core::Error| assert_eq!(error.kind(), ErrorKind::LimitExceeded, "{error}");
         refused(refusal(one.native.create(&SandboxId::random(), &spec(&[EVERYWHERE])).await));
-        sandboxes.pop().unwrap().destroy().await;
+        destroyed(&other, sandboxes.pop().unwrap()).await;
         refused(refusal(one.native.create(&SandboxId::random(), &spec(&[EVERYWHERE])).await));
         assert_eq!((one.entries(), other.entries()), (2, 1), "nothing is left of what was refused");
         assert!(eventually(Duration::from_secs(5), || shell("nft list set inet ci_sandbox_addresses taken").matches("10.200.").count() == 3));
@@ -617,25 +637,123 @@ worlds! {
         }
         assert!(eventually(Duration::from_secs(10), || rig.entries() == 0));
         assert!(devices().is_empty());
-        let taken = shell("nft list set inet ci_sandbox_addresses taken");
-        assert!(!taken.contains("comment"), "{taken}");
+        assert!(!taken().contains("comment"), "{}", taken());
         drop(rig);
-        assert!(tables().is_empty());
+        assert!(eventually(Duration::from_secs(1), || tables().is_empty()));
     }
 
     async fn the_device_is_proven_gone_in_time(world) {
         const ROUNDS: u32 = 20;
         let rig = world.rig();
-        let mut times = Vec::new();
+        let (mut results, mut proofs) = (Vec::new(), Vec::new());
         for _ in 0..ROUNDS {
             let sandbox = rig.sandbox_of(&spec(&[EVERYWHERE])).await;
-            let began = Instant::now();
+            let (id, began) = (sandbox.id.clone(), Instant::now());
             sandbox.destroy().await;
-            times.push(began.elapsed());
+            results.push(began.elapsed());
+            proven(&rig, &id).await;
+            proofs.push(began.elapsed());
+            assert!(devices().is_empty());
         }
-        times.sort();
-        println!("from destroy to the proof: median {:?}, most {:?}", times[times.len() / 2], times[times.len() - 1]);
-        assert!(times[times.len() / 2] < Duration::from_millis(250), "{times:?}");
+        for (what, times) in [("result", &mut results), ("proof", &mut proofs)] {
+            times.sort();
+            println!("from destroy to the {what}: median {:?}, most {:?}", times[times.len() / 2], times[times.len() - 1]);
+        }
+        assert!(proofs[proofs.len() / 2] < Duration::from_millis(250), "{proofs:?}");
+        assert!(results[results.len() / 2] < proofs[proofs.len() / 2], "nobody waits for the kernel");
+    }
+
+    async fn fifty_at_once_are_gone_and_proven(world) {
+        let rig = world.rig_of(routed());
+        let mut sandboxes = Vec::new();
+        for _ in 0..50 {
+            sandboxes.push(rig.sandbox_of(&spec(&[EVERYWHERE])).await);
+        }
+        let ids: Vec<SandboxId> = sandboxes.iter().map(|sandbox| sandbox.id.clone()).collect();
+        assert_eq!(devices().len(), 50);
+        let began = Instant::now();
+        futures_util::future::join_all(sandboxes.into_iter().map(Sandbox::destroy)).await;
+        let results = began.elapsed();
+        futures_util::future::join_all(ids.iter().map(|id| proven(&rig, id))).await;
+        println!("fifty at once: results after {results:?}, proofs after {:?}", began.elapsed());
+        assert!(devices().is_empty());
+        assert_eq!(rig.entries(), 0);
+        assert_eq!((taken().matches("expires").count(), taken().matches("comment").count()), (50, 0));
+    }
+
+    /// N-11: neither the address nor the name of a device that the kernel still has.
+    async fn n11_nothing_is_used_again_before_the_proof(world) {
+        // Two at a time, which need not rest.
+        let rig = world.rig_of(RoutedNetwork::new("10.200.0.0/30".parse().unwrap()).with_rest(Duration::ZERO));
+        for _ in 0..10 {
+            let sandbox = rig.sandbox_of(&spec(&[EVERYWHERE])).await;
+            let held = std::fs::File::open(format!("/proc/{}/ns/net", process_one(&rig, &sandbox))).unwrap();
+            let (id, address) = (sandbox.id.clone(), address_of(&rig, &sandbox));
+            sandbox.destroy().await;
+            let second = rig.sandbox_of(&spec(&[EVERYWHERE])).await;
+            assert_ne!(address_of(&rig, &second), address);
+            let third = SandboxId::random();
+            match rig.native.create(&third, &spec(&[EVERYWHERE])).await {
+                Err(error) => assert_eq!(error.kind(), ErrorKind::LimitExceeded, "{error}"),
+                // So slow a machine that the device has been removed by now.
+                Ok(_) => assert_eq!(shell(&format!("ip -brief address to {address}")), ""),
+            }
+            drop(held);
+            proven(&rig, &id).await;
+            proven(&rig, &third).await;
+            proven(&rig, &third).await;
+            destroyed(&rig, rig.sandbox_of(&spec(&[EVERYWHERE])).await).await;
+            destroyed(&rig, second).await;
+        }
+        assert_eq!(taken().matches("10.200.").count(), 0, "{}", taken());
+    }
+
+    /// What does not go is told after five seconds, here an entry in the books that cannot be struck out.
+    async fn a_link_that_stays_is_a_leftover(world) {
+        let rig = world.rig_of(routed());
+        let sandbox = rig.sandbox_of(&spec(&[EVERYWHERE])).await;
+        let id = sandbox.id.clone();
+        let entry = crate::support::entries(rig.state()).remove(0);
+        std::fs::remove_file(&entry).unwrap();
+        std::fs::create_dir(&entry).unwrap();
+        sandbox.destroy().await;
+        assert!(rig.native.leftovers().await.unwrap().is_empty(), "not yet");
+        assert_eq!(rig.native.destroy(&id).await.unwrap().links, 1);
+        assert_eq!(rig.native.leftovers().await.unwrap(), std::slice::from_ref(&id));
+        std::fs::remove_dir(&entry).unwrap();
+        assert!(eventually(Duration::from_secs(5), || taken().matches("expires").count() == 1));
+        tokio::time::timeout(Duration::from_secs(5), async {
+            while !rig.native.leftovers().await.unwrap().is_empty() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await
+        .expect("it goes when it can");
+        proven(&rig, &id).await;
+    }
+
+    /// Killed with SIGKILL when the result is out and the proof is not.
+    async fn a_program_killed_before_the_proof_is_cleared_by_the_next(world) {
+        world.outside.serve(80);
+        let state = tempfile::tempdir().unwrap();
+        let mut command = crate::support::itself(&[], "routed::mourner");
+        let mut victim = command.env(STATE, state.path()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut said = BufReader::new(victim.stdout.take().unwrap()).lines();
+        let id = said.find_map(|line| Some(SandboxId::parse(line.unwrap().rsplit_once("mourner ")?.1).unwrap())).unwrap();
+        let stopped = || std::fs::read_to_string(format!("/proc/{}/stat", victim.id())).unwrap().contains(") T ");
+        assert!(eventually(Duration::from_secs(5), stopped));
+        assert_eq!(devices().len(), 1, "the kernel still has it");
+        assert!(taken().contains("comment"), "its addresses are claimed: {}", taken());
+        let table = tables().pop_first().unwrap();
+        victim.kill().unwrap();
+        victim.wait().unwrap();
+        let next = Native::new(world::config(&state, routed())).unwrap();
+        assert_eq!(next.leftovers().await.unwrap(), std::slice::from_ref(&id));
+        assert!(next.destroy(&id).await.unwrap().is_empty());
+        assert!(devices().is_empty() && !tables().contains(&table));
+        assert!(taken().contains("expires") && !taken().contains("comment"), "{}", taken());
+        assert_eq!(shell("conntrack -L 2> /dev/null"), "");
+        assert!(next.leftovers().await.unwrap().is_empty());
     }
 
     async fn what_cannot_be_routed_is_refused(world) {
@@ -675,6 +793,28 @@ async fn victim() {
     process.next().await.unwrap();
     println!("victim {id}");
     std::future::pending::<()>().await;
+}
+
+/// Not a test of its own: destroys a sandbox whose network it holds, and stands still as soon as it has the result.
+#[tokio::test]
+#[ignore = "run by another test"]
+async fn mourner() {
+    use rustix::process::{Signal, getpid, kill_process};
+    let Ok(state) = std::env::var(STATE) else { return };
+    let native = Native::new(world::config_at(state.as_ref(), routed())).unwrap();
+    let id = SandboxId::random();
+    let instance = native.create(&id, &spec(&[EVERYWHERE])).await.unwrap();
+    let script = "exec bash -c 'exec 3<>/dev/tcp/203.0.113.10/80; head -n 1 <&3'";
+    let (command, lease) = (crate::support::shell(script), crate::support::no_secrets());
+    finish(&mut *instance.exec(&command, &lease).await.unwrap()).await;
+    drop(instance);
+    let books = std::fs::read_to_string(&crate::support::entries(state.as_ref())[0]).unwrap();
+    let process_one =
+        books.lines().last().unwrap().strip_prefix("process ").unwrap().split(' ').next().unwrap();
+    let _held = std::fs::File::open(format!("/proc/{process_one}/ns/net")).unwrap();
+    assert!(native.destroy(&id).await.unwrap().is_empty());
+    println!("mourner {id}");
+    kill_process(getpid(), Signal::STOP).unwrap();
 }
 
 /// Not a test of its own: the same, without a sandbox.

@@ -34,6 +34,7 @@ mod relay;
 mod route;
 mod routed;
 mod routed_config;
+mod routed_end;
 mod routed_link;
 mod routed_pair;
 mod routed_rules;

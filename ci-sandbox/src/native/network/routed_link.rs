@@ -4,20 +4,20 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
 
 use ci_core::network::NetworkReport;
 use ci_core::{Error, ErrorKind, Result};
 use rustix::io::Errno;
 use tokio::sync::{Mutex as AsyncMutex, oneshot};
 
+use super::super::ledger::Page;
+use super::addresses::Pair;
 use super::netlink::{Attributes, is};
 use super::nft;
 use super::nft_table::{CONNECTED, Entries, RECEIVED, REFUSED};
 use super::routed::{Routed, lock};
 use super::routed_config::RoutedNetwork;
 use super::routed_pair::{Plan, end_connections};
-use super::routed_sweep::{forget, vanishes};
 
 /// The link of one sandbox.
 #[derive(Debug)]
@@ -80,7 +80,7 @@ impl Link {
     ///
     /// # Cancel safety
     ///
-    /// When the future is dropped, the link may be made all the same; [`is_gone`](Self::is_gone) waits for it.
+    /// When the future is dropped, the link may be made all the same; who [sees it off](Self::see_off) waits for it.
     pub(in crate::native) async fn attach(&self, process: &OwnedFd) -> Result<()> {
         let failed = |error| {
             Error::new(ErrorKind::Unavailable, RoutedNetwork::CREATE)
@@ -98,51 +98,56 @@ impl Link {
         on_a_thread(make).await.map_err(failed)?
     }
 
-    /// Lets nothing through any more, at once.
-    pub(in crate::native) fn close(&self) {
+    pub(super) fn pair(&self) -> Pair {
+        self.plan.pair
+    }
+
+    pub(super) fn routed(&self) -> &Arc<Routed> {
+        &self.routed
+    }
+
+    /// Lets nothing through any more, at once. False when the firewall does not take that.
+    pub(in crate::native) fn close(&self) -> bool {
         let mut progress = lock(&self.progress);
         if *progress != Progress::Open {
-            return;
+            return true;
         }
         self.count();
         let messages = self.entries.delete(&self.routed.table());
         match self.routed.netfilter().transaction(messages) {
             // Somebody has removed the whole firewall.
-            Err(error) if !is(&error, Errno::NOENT) => {}
+            Err(error) if !is(&error, Errno::NOENT) => return false,
             _ => *progress = Progress::Closed,
         }
+        true
     }
 
-    /// Waits until the device is gone, which it is some milliseconds after everything of its sandbox, and gives its
-    /// address back. False when that takes longer than `patience`, or the firewall still names it.
-    ///
-    /// It is for when the sandbox's processes are dead and nothing of this program is in its network.
-    pub(in crate::native) async fn is_gone(&self, patience: Duration) -> bool {
-        self.close();
-        let _attached = self.attaching.lock().await;
-        let inside = lock(&self.inside).take();
-        if let Some(inside) = inside {
-            let _ = on_a_thread(move || end_connections(&inside)).await;
+    /// Lets go of the sandbox's network, after what goes on in it without any process is ended. False while the link is
+    /// still being made. It takes the calling thread into that network and back.
+    pub(super) fn lets_go(&self) -> bool {
+        let Ok(_attached) = self.attaching.try_lock() else { return false };
+        if let Some(inside) = lock(&self.inside).take() {
+            let _ = end_connections(&inside);
         }
-        if !vanishes(self.device(), patience).await {
-            return false;
-        }
-        let closed = *lock(&self.progress) == Progress::Closed;
-        if closed && self.give_back().await.is_ok() {
+        true
+    }
+
+    /// Its device is gone and its addresses are given back: nothing but its place in the books is left.
+    pub(super) fn was_given_back(&self, page: &Page) {
+        if page.strike() {
             *lock(&self.progress) = Progress::Gone;
         }
-        *lock(&self.progress) == Progress::Gone
     }
 
-    async fn give_back(&self) -> io::Result<()> {
-        forget(self.plan.pair.inside()).await?;
-        self.routed.give_back(self.plan.pair, true)
+    /// Whether nothing is left of it.
+    pub(in crate::native) fn is_gone(&self) -> bool {
+        *lock(&self.progress) == Progress::Gone
     }
 
     /// Takes everything back, for a sandbox of which nothing has been made.
     pub(in crate::native) fn undo(&self) {
         self.close();
-        if self.routed.give_back(self.plan.pair, false).is_ok() {
+        if self.routed.give_back(&[self.plan.pair], false).is_ok() {
             *lock(&self.progress) = Progress::Gone;
         }
     }
@@ -209,7 +214,9 @@ impl Counted {
 }
 
 /// Does something on a thread of its own: it waits for locks of the kernel, and visits a sandbox's network.
-async fn on_a_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+pub(super) async fn on_a_thread<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<T> {
     let (told, done) = oneshot::channel();
     let work = move || drop(told.send(work()));
     thread::Builder::new().name("ci-sandbox-link".to_owned()).spawn(work)?;
