@@ -35,6 +35,7 @@ mod route;
 mod routed;
 mod routed_config;
 mod routed_end;
+mod routed_flows;
 mod routed_link;
 mod routed_pair;
 mod routed_rules;

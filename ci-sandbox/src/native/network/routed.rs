@@ -131,19 +131,13 @@ impl Routed {
         Err(none_free())
     }
 
-    /// Gives the addresses of links that are gone back.
+    /// Gives the addresses of links that are gone back: all of them, or none.
     pub(super) fn give_back(&self, pairs: &[Pair], rests: bool) -> io::Result<()> {
         let rest = if rests { self.rest } else { Duration::ZERO };
         let messages: Vec<_> = pairs.iter().flat_map(|pair| addresses::give_back(*pair, rest)).collect();
-        if messages.is_empty() {
-            return Ok(());
-        }
         match self.netfilter().transaction(messages) {
-            // Somebody has emptied the list. Of several, each tells for itself.
-            Err(error) if is(&error, Errno::NOENT) && pairs.len() > 1 => {
-                return pairs.iter().try_for_each(|pair| self.give_back(std::slice::from_ref(pair), rests));
-            }
-            Err(error) if is(&error, Errno::NOENT) => {}
+            // Somebody has emptied the list. Of several, all others are as they were.
+            Err(error) if is(&error, Errno::NOENT) && pairs.len() == 1 => {}
             given => given?,
         }
         lock(&self.links).retain(|link| !pairs.contains(link));

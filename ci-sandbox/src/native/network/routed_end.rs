@@ -5,7 +5,7 @@
 //! of the machine's devices tells of as many links as there are. Only a link whose device is gone gives its addresses
 //! back, and until then the books name it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,6 +20,7 @@ use super::netlink::Socket;
 use super::netlink_conntrack as conntrack;
 use super::netlink_route as route;
 use super::routed::{Routed, lock};
+use super::routed_flows as flows;
 use super::routed_link::{Link, on_a_thread};
 
 /// How long a device has to go by itself, before it is removed out of a network that something holds.
@@ -84,28 +85,39 @@ fn see_off_all(routed: &Routed, mut all: Vec<Leaving>) -> io::Result<()> {
     all.retain(|leaving| !leaving.link.is_gone() && leaving.link.lets_go());
     let mut kernel = Socket::route()?;
     let devices: BTreeSet<String> = route::devices(&mut kernel)?.into_iter().collect();
+    // A list can lack a device when others go while it is made.
+    let is_there =
+        |device: &str| devices.contains(device) || !matches!(route::device(&kernel, device), Ok(None));
     let (staying, gone): (Vec<_>, Vec<_>) =
-        all.into_iter().partition(|leaving| devices.contains(leaving.link.device()));
-    give_back(routed, gone)?;
+        all.into_iter().partition(|leaving| is_there(leaving.link.device()));
     for Leaving { link, .. } in staying.iter().filter(|leaving| leaving.since.elapsed() > BY_ITSELF) {
-        route::remove(&mut kernel, link.device())?;
+        // What holds one is no matter of the others.
+        let _ = route::remove(&mut kernel, link.device());
+    }
+    give_back(
+        routed,
+        gone.iter().map(|leaving| &*leaving.link).filter(|link| !link.is_given_back()).collect(),
+    )?;
+    for Leaving { link, page, .. } in gone {
+        link.strike(&page);
     }
     Ok(())
 }
 
-fn give_back(routed: &Routed, gone: Vec<Leaving>) -> io::Result<()> {
-    let mut netfilter = Socket::netfilter()?;
-    let mut forgotten = BTreeMap::new();
-    for leaving in gone {
-        let pair = leaving.link.pair();
-        if conntrack::forget(&mut netfilter, pair.inside()).is_ok() {
-            forgotten.insert(pair, leaving);
-        }
+/// Gives addresses back: once, for then they may be somebody else's.
+fn give_back(routed: &Routed, gone: Vec<&Link>) -> io::Result<()> {
+    if gone.is_empty() {
+        return Ok(());
     }
-    let pairs: Vec<Pair> = forgotten.keys().copied().collect();
-    routed.give_back(&pairs, true)?;
-    for Leaving { link, page, .. } in forgotten.into_values() {
-        link.was_given_back(&page);
+    let pairs: Vec<Pair> = gone.iter().map(|link| link.pair()).collect();
+    conntrack::forget(&mut Socket::netfilter()?, &pairs.iter().map(|pair| pair.inside()).collect())?;
+    let devices = gone.iter().map(|link| link.device().to_owned()).collect();
+    flows::forget(&mut routed.netfilter(), &routed.table(), &devices)?;
+    let all_at_once = routed.give_back(&pairs, true).is_ok();
+    for link in gone {
+        if all_at_once || routed.give_back(&[link.pair()], true).is_ok() {
+            link.was_given_back();
+        }
     }
     Ok(())
 }

@@ -5,7 +5,8 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use ci_core::network::NetworkReport;
+use ci_core::clock::{Clock as _, SystemClock, Timestamp};
+use ci_core::network::{Flow, NetworkReport, Verdict};
 use ci_core::{Error, ErrorKind, Result};
 use rustix::io::Errno;
 use tokio::sync::{Mutex as AsyncMutex, oneshot};
@@ -17,6 +18,7 @@ use super::nft;
 use super::nft_table::{CONNECTED, Entries, RECEIVED, REFUSED};
 use super::routed::{Routed, lock};
 use super::routed_config::RoutedNetwork;
+use super::routed_flows::{self as flows, Count};
 use super::routed_pair::{Plan, end_connections};
 
 /// The link of one sandbox.
@@ -30,6 +32,8 @@ pub(in crate::native) struct Link {
     /// The sandbox's network, once the link is in it and until its processes are gone.
     inside: Arc<Mutex<Option<OwnedFd>>>,
     progress: Mutex<Progress>,
+    /// Since when it is counted.
+    since: Timestamp,
     /// As it was when it was counted last.
     traffic: Mutex<Traffic>,
 }
@@ -40,16 +44,18 @@ enum Progress {
     #[default]
     Open,
     Closed,
+    GivenBack,
     Gone,
 }
 
 /// What has gone over a link.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Traffic {
     connections: u64,
     refused: u64,
     sent: u64,
     received: u64,
+    flows: Vec<Flow>,
 }
 
 impl Link {
@@ -62,6 +68,7 @@ impl Link {
             attaching: Arc::default(),
             inside: Arc::default(),
             progress: Mutex::default(),
+            since: SystemClock::new().now(),
             traffic: Mutex::default(),
         }
     }
@@ -132,9 +139,18 @@ impl Link {
         true
     }
 
-    /// Its device is gone and its addresses are given back: nothing but its place in the books is left.
-    pub(super) fn was_given_back(&self, page: &Page) {
-        if page.strike() {
+    /// Its device is gone, and its addresses may be somebody else's from now on.
+    pub(super) fn was_given_back(&self) {
+        *lock(&self.progress) = Progress::GivenBack;
+    }
+
+    pub(super) fn is_given_back(&self) -> bool {
+        *lock(&self.progress) == Progress::GivenBack
+    }
+
+    /// Strikes its sandbox out of the books when nothing else is left of it.
+    pub(super) fn strike(&self, page: &Page) {
+        if self.is_given_back() && page.strike() {
             *lock(&self.progress) = Progress::Gone;
         }
     }
@@ -152,18 +168,24 @@ impl Link {
         }
     }
 
-    /// Adds what has gone over it to a report: sums only, of bytes with the headers of IP and TCP. A connection counts
-    /// when it was answered, a refusal by packets.
+    /// Adds what has gone over it to a report, in bytes with the headers of IP and TCP. A connection counts when it was
+    /// answered, a refusal by packets.
     pub(in crate::native) fn add_to(&self, report: &mut NetworkReport) {
         if *lock(&self.progress) == Progress::Open {
             self.count();
         }
-        let Traffic { connections, refused, sent, received } = *lock(&self.traffic);
+        let Traffic { connections, refused, sent, received, flows } = lock(&self.traffic).clone();
+        let of = |is_it: fn(Verdict) -> bool| {
+            flows.iter().filter(|flow| is_it(flow.verdict)).map(|flow| flow.attempts).sum::<u64>()
+        };
+        let listed = of(|verdict| verdict == Verdict::Connected) + of(Verdict::is_refusal);
         report.connections += connections;
         report.refused += refused;
+        report.failed += of(|verdict| verdict == Verdict::Unreachable);
         report.sent += sent;
         report.received += received;
-        report.unlisted += connections + refused;
+        report.unlisted += (connections + refused).saturating_sub(listed);
+        report.flows.extend(flows);
     }
 
     /// Counts; what cannot be counted now stays as it was.
@@ -177,39 +199,28 @@ impl Link {
         let table = self.routed.table();
         let mut netfilter = self.routed.netfilter();
         let mut sum = |message| {
-            let mut sum = Counted::default();
-            netfilter.look_up(message, |reply| sum.add_elements(reply)).map(|()| sum)
+            let mut sum = Count::default();
+            netfilter.look_up(message, |reply| add_elements(&mut sum, reply)).map(|()| sum)
         };
         let mut sent = 0;
         for message in self.entries.count_sent(&table) {
             sent += sum(message)?.bytes;
         }
-        Ok(Traffic {
-            connections: sum(self.entries.count(&table, CONNECTED))?.packets,
-            refused: sum(self.entries.count(&table, REFUSED))?.packets,
-            sent,
-            received: sum(self.entries.count(&table, RECEIVED))?.bytes,
-        })
+        let connections = sum(self.entries.count(&table, CONNECTED))?.packets;
+        let refused = sum(self.entries.count(&table, REFUSED))?.packets;
+        let received = sum(self.entries.count(&table, RECEIVED))?.bytes;
+        let span = [self.since, SystemClock::new().now()];
+        let flows = flows::flows(&mut netfilter, &table, self.device(), span)?;
+        Ok(Traffic { connections, refused, sent, received, flows })
     }
 }
 
-/// What counters have counted.
-#[derive(Clone, Copy, Debug, Default)]
-struct Counted {
-    bytes: u64,
-    packets: u64,
-}
-
-impl Counted {
-    /// Adds the counters of the elements in an answer.
-    fn add_elements(&mut self, message: &[u8]) {
-        for (_, element) in Attributes::after(message, nft::HEAD).within(3).iter() {
-            // `NFTA_SET_ELEM_EXPR`, in it `NFTA_EXPR_DATA`, in it `NFTA_COUNTER_BYTES` and `NFTA_COUNTER_PACKETS`.
-            let counter = Attributes::new(element).within(7).within(2);
-            let number = |kind| counter.get(kind)?.try_into().ok().map(u64::from_be_bytes);
-            self.bytes += number(1).unwrap_or(0);
-            self.packets += number(2).unwrap_or(0);
-        }
+/// Adds the counters of the elements in an answer.
+fn add_elements(sum: &mut Count, message: &[u8]) {
+    for (_, element) in Attributes::after(message, nft::HEAD).within(3).iter() {
+        let Count { bytes, packets } = Count::of(Attributes::new(element));
+        sum.bytes += bytes;
+        sum.packets += packets;
     }
 }
 

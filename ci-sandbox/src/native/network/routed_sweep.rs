@@ -58,7 +58,7 @@ async fn is_away(device: &str, patience: Duration) -> bool {
 async fn forget(source: Ipv4Addr) -> io::Result<()> {
     let mut netfilter = Socket::netfilter()?;
     // The kernel goes through all connections of the machine.
-    let forget = move || conntrack::forget(&mut netfilter, source).map(drop);
+    let forget = move || conntrack::forget(&mut netfilter, &BTreeSet::from([source])).map(drop);
     spawn_blocking(forget).await.map_err(io::Error::other)?
 }
 
