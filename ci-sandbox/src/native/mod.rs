@@ -113,8 +113,13 @@
 //!
 //! One sandbox has at most 128 connections at once (more wait), begins 100 per second after the first 256, and asks 500
 //! names per second after the first 1,000; a connection on which nothing moves on the sandbox's side for 15 to 30 minutes is
-//! closed. Each connection takes two of this program's descriptors, each port of a host one (`RLIMIT_NOFILE`, `LimitNOFILE=` of
-//! systemd: allow 300 per sandbox that has a network). Together, the hosts of its rules have at most 237 ports. All connections end with the sandbox. A job cannot listen
+//! closed, and one that does not say what it wants after 30 seconds. Each connection takes two of this program's
+//! descriptors, each port of a host one. All sandboxes together take at most half of what the program may have
+//! ([`Egress::descriptors`]). Of these, room for eight connections is each one's own from the start, so that none can take
+//! what another needs; beyond, half of all is shared, of which each has at most as much as is free beside it. What finds no
+//! room for two seconds is answered with status 503, the general failure of SOCKS or a reset, and counted as refused; a
+//! sandbox for which there is no room is not made. Allow 600 per sandbox with a network for none of it to happen
+//! (`RLIMIT_NOFILE`, `LimitNOFILE=` of systemd). Together, the hosts of its rules have at most 237 ports. All connections end with the sandbox. A job cannot listen
 //! on *all* addresses at a port above 1023 that a rule names for a host; on `127.0.0.1` it can.
 //!
 //! ## What a proxy cannot see
@@ -208,7 +213,7 @@ use self::launch::Plan;
 use self::ledger::{Ledger, Remains};
 use self::life::{Life, SharedNetwork};
 use self::lingering::Lingering;
-use self::network::{Network, Routed};
+use self::network::{Budget, Network, Routed};
 use self::patience::Patience;
 use self::pool::{Pool, Prepared};
 
@@ -248,6 +253,7 @@ struct Shared {
     files: u64,
     open_files: u64,
     egress: Egress,
+    budget: Arc<Budget>,
     identity: Identity,
     slots: Slots,
     routed: Option<Arc<Routed>>,
@@ -328,6 +334,7 @@ impl Native {
             filter: seccomp::filter(),
             files,
             open_files,
+            budget: Budget::new(egress.descriptors),
             egress,
             identity,
             slots: Slots::new(),
@@ -481,7 +488,7 @@ impl Shared {
     ) -> Result<IsolationReport> {
         let network = match joined {
             Some(_) => None,
-            None => network::Plan::of(&spec.network, &self.egress, &self.hostname)?,
+            None => network::Plan::of(&spec.network, &self.egress, &self.hostname, &self.budget)?,
         };
         let sockets = network.as_ref().map(network::Plan::sockets).unwrap_or_default();
         let plan = launch::plan(self, id, spec, sockets, joined)?;
