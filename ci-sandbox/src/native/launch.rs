@@ -17,7 +17,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
-use super::cgroup::Groups;
+use super::cgroup::{Groups, disks};
 use super::channel::Channel;
 use super::failure;
 use super::identity::Identity;
@@ -59,7 +59,12 @@ pub(super) fn plan<'a>(
     joined: Option<SharedNetwork>,
 ) -> Result<Plan<'a>> {
     let mounts: Vec<Mount> = shared.image(&spec.image)?.mounts.iter().cloned().chain(binds(spec)).collect();
-    let groups = shared.hierarchies.groups(id);
+    if let Some(why) = unbounded_reads(spec) {
+        return Err(Error::new(ErrorKind::Unsupported, OPERATION)
+            .because("how fast it reads from disks cannot be bounded")
+            .with("missing", why));
+    }
+    let groups = shared.hierarchies.groups(id, &spec.limits);
     let packet = configuration(shared, spec, &groups, &mounts, &sockets, joined.is_some())?;
     if packet.len() > CONFIG_LIMIT {
         return Err(Error::new(ErrorKind::LimitExceeded, OPERATION)
@@ -68,6 +73,12 @@ pub(super) fn plan<'a>(
     let routes =
         shared.routed.as_ref().map(|routed| routed.rules(&spec.network)).transpose()?.unwrap_or_default();
     Ok(Plan { limits: &spec.limits, mounts, groups, sockets, joined, routes, packet })
+}
+
+/// Why its bound on reading would not hold for the folders of the host that it is shown.
+fn unbounded_reads(spec: &Spec) -> Option<String> {
+    let mut folders = spec.binds.values().filter(|_| spec.limits.bounds_disk_reads());
+    folders.find_map(|folder| disks::hold(folder).err())
 }
 
 /// Starts the launcher. There is no await in here: either everything that must be undone is in the value that is

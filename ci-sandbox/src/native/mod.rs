@@ -67,6 +67,7 @@
 //! | processor time | quota of the cpu group | held | held | held | no |
 //! | weight, processors | shares of the cpu group | held | held | held | no |
 //! | weight, disks | blkio or io group, where a disk's scheduler is `bfq` or the cost model is on | held | held | held | no |
+//! | reading from disks, bytes and operations per second | `blkio.throttle` (1), `io.max` (2) of the blkio or io group, on every disk | held | held | held | no |
 //! | disk (files in memory) | size and inodes of the tmpfs | held | held | held | held |
 //! | open files, core dumps | rlimits | held | held | held | held |
 //! | priority, real time | given up before the job starts, rlimits | held | held | held | held |
@@ -80,7 +81,12 @@
 //! What the kernel counts per user of the host and has no bound for a namespace, sandboxes of an ordinary user share:
 //! memory in pipes, descriptors on their way through sockets, watches of `epoll(7)`. Under root they do not.
 //!
-//! Not held anywhere: bandwidth of memory and caches, and reading from disks whose scheduler does not know groups. A
+//! Reading is all that a job does to disks, its image's files above all, as far as they are not in memory: what it writes
+//! lies in memory and is not swapped out (`Guarantee::MemoryOnly`). So there are no bounds on writing to disks. Those on
+//! reading are for each disk, and take images on file systems that lie on disks of this machine (not ZFS, nor one of the
+//! network, whose reading the kernel does on behalf of nobody); a job that asks for one that cannot be held is refused.
+//!
+//! Not held anywhere: bandwidth of memory and caches, and shares of disks whose scheduler does not know groups. A
 //! job can run on all processors that its control groups allow, also where the program that started it was bound to
 //! some by `taskset`: use a cpuset for that.
 //!
@@ -193,9 +199,10 @@ pub use config::{Config, ImageSource};
 pub use network::{Egress, Resolver, RoutedNetwork, SystemResolver};
 
 use std::collections::{BTreeMap, HashMap};
-use std::ffi::CString;
+use std::ffi::{CString, OsStr};
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -205,7 +212,7 @@ use ci_core::sandbox::{Backend, Capabilities, Instance, IsolationReport, Residue
 use ci_core::{Error, ErrorKind, Result};
 use tokio::runtime::Handle;
 
-use self::cgroup::{Controller, Hierarchies};
+use self::cgroup::{Controller, Hierarchies, disks};
 use self::identity::{Identity, Slots};
 use self::image::{Bounds, Finder, Image, Store};
 use self::instance::NativeInstance;
@@ -323,10 +330,11 @@ impl Native {
             bounds: Bounds { bytes: image_bytes, entries: image_entries },
             maps_layers: identity == Identity::Range && report::kernel_is_at_least(5, 19),
         };
-        let images = images
+        let images: BTreeMap<ImageName, Image> = images
             .into_iter()
             .map(|(name, source)| Ok((name, finder.resolve(&source)?)))
             .collect::<Result<_>>()?;
+        let hierarchies = hierarchies(&images);
         let shared = Arc::new(Shared {
             images,
             store,
@@ -339,7 +347,7 @@ impl Native {
             identity,
             slots: Slots::new(),
             routed,
-            hierarchies: Hierarchies::detect(),
+            hierarchies,
             ledger,
             patience,
             program: sys::init_program().map_err(failure::host(OPERATION))?,
@@ -388,6 +396,17 @@ impl Native {
     pub fn remove_unused_images(&self) -> Result<usize> {
         self.0.store.remove_unused().map(|removed| removed.len()).map_err(image::unusable_store)
     }
+}
+
+/// What holds limits for sandboxes that show these images.
+fn hierarchies(images: &BTreeMap<ImageName, Image>) -> Hierarchies {
+    let mut found = Hierarchies::detect();
+    let sources = images.values().flat_map(|image| &image.mounts).map(|mount| mount.source.as_slice());
+    let elsewhere = sources.map(OsStr::from_bytes).find_map(|source| disks::hold(Path::new(source)).err());
+    if let Some(why) = elsewhere.filter(|_| found.missing(Controller::DiskRate).is_none()) {
+        found.give_up(Controller::DiskRate, why);
+    }
+    found
 }
 
 #[async_trait]
