@@ -36,6 +36,8 @@
 //! that writes into the page cache of a file that was opened to read (CVE-2022-0847) changes it for all sandboxes that
 //! show it, until the page is dropped; the calls that are known to lead there are filtered. Where that is too much, run
 //! on a virtual machine, or make a store per tenant with [`Config::with_store`] and the image's files unpacked for each.
+//! A copy of the image for every sandbox is not made: it would take the image's size in memory, and a second for every two
+//! gigabytes. Nor are files compared after a job: what is wrong with a page has been used by others by then.
 //!
 //! Of an image's configuration its variables (`Env`, `PATH` above all) lie below those of a command. Its user, entry
 //! point, command, working directory, volumes and ports are not used: a job runs as the sandbox's user, and says what
