@@ -580,6 +580,14 @@ pub struct Limits {
     /// The share of processors and disks that it gets, in proportion to those of others, when all together want more
     /// than there is: 100. From 1 to 10,000. Whoever may choose it decides about the shares of others.
     pub weight: u32,
+    /// Bytes per second that are read from any one disk, whether or not somebody else wants to: no bound. What lies in
+    /// memory is not read from a disk, and what the job writes lies in memory, so there is no bound on writing. At least 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disk_read_bytes: Option<ByteSize>,
+    /// Operations per second that read from any one disk: no bound. One reads as much as is asked for at a time, or what
+    /// the kernel reads ahead. At least 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disk_read_operations: Option<u32>,
     /// Processes and threads at one time: 2,048.
     pub processes: u32,
     /// Files that the job writes, all of them in memory: 2 GiB.
@@ -597,6 +605,8 @@ impl Default for Limits {
             memory: ByteSize::gib(4),
             cpu_millis: 2_000,
             weight: 100,
+            disk_read_bytes: None,
+            disk_read_operations: None,
             processes: 2_048,
             disk: ByteSize::gib(2),
             output: ByteSize::mib(64),
@@ -634,6 +644,25 @@ impl Limits {
     pub fn with_weight(mut self, weight: u32) -> Self {
         self.weight = weight;
         self
+    }
+
+    /// Bounds how many bytes per second are read from a disk. A job that has a bound on reading is refused where it
+    /// cannot be held.
+    pub fn with_disk_read_bytes(mut self, per_second: ByteSize) -> Self {
+        self.disk_read_bytes = Some(per_second);
+        self
+    }
+
+    /// Bounds how many operations per second read from a disk, as [`with_disk_read_bytes`](Self::with_disk_read_bytes)
+    /// does for bytes.
+    pub fn with_disk_read_operations(mut self, per_second: u32) -> Self {
+        self.disk_read_operations = Some(per_second);
+        self
+    }
+
+    /// Whether there is a bound on reading from disks.
+    pub fn bounds_disk_reads(&self) -> bool {
+        self.disk_read_bytes.is_some() || self.disk_read_operations.is_some()
     }
 
     /// Replaces the bound on processes.

@@ -10,7 +10,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 pub use self::endpoint::{Endpoint, Host};
-pub use self::report::{Flow, NetworkReport, Verdict};
+pub use self::report::{Flow, NetworkReport, Protocol, Verdict};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Where a job may connect to, by TCP. Whatever the rules say, no job reaches the host, a sibling, a link-local

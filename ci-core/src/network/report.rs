@@ -25,7 +25,7 @@ pub struct NetworkReport {
     pub sent: u64,
     /// Bytes that came in.
     pub received: u64,
-    /// What it was in detail, in the order of the first attempts.
+    /// What it was in detail: in the order of the first attempts by a proxy, by address where packets are counted.
     pub flows: Vec<Flow>,
     /// How many attempts are not in `flows`.
     pub unlisted: u64,
@@ -47,7 +47,10 @@ impl NetworkReport {
 pub struct Flow {
     /// The host as the job asked for it. The job chose the text.
     pub asked: External,
-    /// The port; `None` where a name was looked up only.
+    /// By which protocol.
+    #[serde(default)]
+    pub protocol: Protocol,
+    /// The port; `None` where a name was looked up only, or the protocol has none.
     pub port: Option<u16>,
     /// The address that was connected to, or would have been.
     pub address: Option<IpAddr>,
@@ -59,14 +62,14 @@ pub struct Flow {
     pub sent: u64,
     /// Bytes that came in.
     pub received: u64,
-    /// When the first attempt was.
+    /// When the first attempt was. Where packets are counted, this and `last` are when counting began and ended.
     pub first: Timestamp,
     /// When the last one was.
     pub last: Timestamp,
 }
 
 impl Flow {
-    /// One attempt at `at`, without any bytes yet.
+    /// One attempt at `at` by TCP, without any bytes yet.
     pub fn new(
         asked: External,
         port: Option<u16>,
@@ -74,8 +77,34 @@ impl Flow {
         verdict: Verdict,
         at: Timestamp,
     ) -> Self {
-        Self { asked, port, address, verdict, attempts: 1, sent: 0, received: 0, first: at, last: at }
+        Self {
+            asked,
+            protocol: Protocol::Tcp,
+            port,
+            address,
+            verdict,
+            attempts: 1,
+            sent: 0,
+            received: 0,
+            first: at,
+            last: at,
+        }
     }
+}
+
+/// What lies above IP.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum Protocol {
+    /// TCP, which is what rules speak of.
+    #[default]
+    Tcp,
+    /// UDP.
+    Udp,
+    /// ICMP.
+    Icmp,
+    /// Another one, by its number (IANA, "Protocol Numbers").
+    Other(u8),
 }
 
 /// What became of an attempt to connect. `Display` says it in words that the job's readers may see.
@@ -90,6 +119,8 @@ pub enum Verdict {
     Forbidden,
     /// Refused: it is no destination, or one that programs understand differently.
     Malformed,
+    /// Refused: there were as many connections at once as there may be.
+    Crowded,
     /// Failed: its name has no address.
     Unresolved,
     /// Failed: it did not answer, or did not want the connection.
@@ -99,7 +130,7 @@ pub enum Verdict {
 impl Verdict {
     /// Whether it was refused.
     pub fn is_refusal(self) -> bool {
-        matches!(self, Self::NoRule | Self::Forbidden | Self::Malformed)
+        matches!(self, Self::NoRule | Self::Forbidden | Self::Malformed | Self::Crowded)
     }
 }
 
@@ -110,6 +141,7 @@ impl fmt::Display for Verdict {
             Self::NoRule => "no rule of the job allows it",
             Self::Forbidden => "its address is one that no job may reach",
             Self::Malformed => "it is no plain host and port",
+            Self::Crowded => "there are too many connections at once; try again later",
             Self::Unresolved => "its name has no address",
             Self::Unreachable => "it does not answer",
         })

@@ -37,6 +37,9 @@ pub enum Guarantee {
     DiskLimit,
     /// Reading from disks is shared as [`Limits::weight`](crate::job::Limits) says.
     DiskShare,
+    /// [`Limits::disk_read_bytes`](crate::job::Limits) and [`Limits::disk_read_operations`](crate::job::Limits) are held.
+    /// A job that has one of them demands it.
+    DiskRate,
     /// A second layer below the others: making devices, steering those that are not the sandbox's own, and signals and
     /// abstract sockets to processes outside are refused by a rule of their own (Linux, Landlock).
     Landlock,
@@ -170,13 +173,27 @@ impl Capabilities {
                 return unsupported("this backend has no network rules that name addresses; use no network");
             }
         }
-        self.isolation.require(&spec.minimum)
+        let mut minimum = spec.minimum.clone();
+        minimum.extend(spec.limits.bounds_disk_reads().then_some(Guarantee::DiskRate));
+        self.isolation.require(&minimum)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::id::ImageName;
+    use crate::job::Limits;
+
+    #[test]
+    fn a_bound_on_reading_is_a_demand() -> Result<()> {
+        let limits = Limits::default().with_disk_read_operations(100);
+        let spec = Spec::new(ImageName::parse("any")?).with_limits(limits);
+        let (without, with) = (IsolationReport::default(), IsolationReport::new([Guarantee::DiskRate]));
+        let error = Capabilities::new(without).require(&spec).expect_err("it cannot be held");
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        Capabilities::new(with).require(&spec)
+    }
 
     #[test]
     fn what_is_missing_is_named() {

@@ -36,8 +36,6 @@ pub(super) struct NativeInstance {
     pub(super) isolation: IsolationReport,
     /// What its image's programs find in their environment unless a command says otherwise.
     pub(super) environment: BTreeMap<String, Vec<u8>>,
-    /// Whether programs are told of a way out.
-    pub(super) is_proxied: bool,
     /// How many files one program may have open.
     pub(super) open_files: u64,
     /// The bound on processes, where no control group holds it.
@@ -168,7 +166,7 @@ impl NativeInstance {
 
     /// What process 1 passes on unread: secrets in files, limits, folder, arguments, variables.
     fn body(&self, id: u32, command: &Command, lease: &SecretLease) -> Result<Zeroizing<Vec<u8>>> {
-        let ways_out = self.is_proxied.then(Network::variables).into_iter().flatten();
+        let ways_out = self.life.is_proxied().then(Network::variables).into_iter().flatten();
         let ways_out = ways_out.map(|(name, value)| (name, Cow::from(value.as_bytes())));
         let image = self.environment.iter().map(|(name, value)| (name.as_str(), Cow::from(value)));
         let variables =

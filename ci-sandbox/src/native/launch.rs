@@ -5,7 +5,7 @@ use std::os::fd::AsFd as _;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::sync::atomic::{AtomicBool, AtomicU32};
-use std::sync::{Mutex as Lock, OnceLock};
+use std::sync::{Arc, Mutex as Lock, OnceLock};
 use std::time::Duration;
 
 use ci_core::id::SandboxId;
@@ -18,13 +18,13 @@ use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
-use super::cgroup::{Groups, OutOfMemory};
+use super::cgroup::{Groups, OutOfMemory, disks};
 use super::channel::Channel;
 use super::failure;
 use super::identity::Identity;
 use super::image::Mount;
 use super::ledger::Entry;
-use super::life::{Ending, Init, Life, NetworkNamespace};
+use super::life::{Ending, Init, Life, NetworkNamespace, SharedNetwork};
 use super::namespaces::Namespaces;
 use super::network::{Allowed, Link, NetworkSocket};
 use super::wire::{CONFIG_LIMIT, Configuration, List, Reader, Report, Stage, mount};
@@ -44,7 +44,7 @@ pub(super) struct Plan<'a> {
     /// What the supervisor wants to hold of the sandbox's network.
     sockets: Vec<NetworkSocket>,
     /// Whose network it gets, if not one of its own.
-    joined: Option<NetworkNamespace>,
+    joined: Option<SharedNetwork>,
     /// What it reaches over a network card of its own.
     routes: Vec<Allowed>,
     /// The launcher's configuration.
@@ -57,10 +57,15 @@ pub(super) fn plan<'a>(
     id: &SandboxId,
     spec: &'a Spec,
     sockets: Vec<NetworkSocket>,
-    joined: Option<NetworkNamespace>,
+    joined: Option<SharedNetwork>,
 ) -> Result<Plan<'a>> {
     let mounts: Vec<Mount> = shared.image(&spec.image)?.mounts.iter().cloned().chain(binds(spec)).collect();
-    let groups = shared.hierarchies.groups(id);
+    if let Some(why) = unbounded_reads(spec) {
+        return Err(Error::new(ErrorKind::Unsupported, OPERATION)
+            .because("how fast it reads from disks cannot be bounded")
+            .with("missing", why));
+    }
+    let groups = shared.hierarchies.groups(id, &spec.limits);
     let packet = configuration(shared, spec, &groups, &mounts, &sockets, joined.is_some())?;
     if packet.len() > CONFIG_LIMIT {
         return Err(Error::new(ErrorKind::LimitExceeded, OPERATION)
@@ -69,6 +74,12 @@ pub(super) fn plan<'a>(
     let routes =
         shared.routed.as_ref().map(|routed| routed.rules(&spec.network)).transpose()?.unwrap_or_default();
     Ok(Plan { limits: &spec.limits, mounts, groups, sockets, joined, routes, packet })
+}
+
+/// Why its bound on reading would not hold for the folders of the host that it is shown.
+fn unbounded_reads(spec: &Spec) -> Option<String> {
+    let mut folders = spec.binds.values().filter(|_| spec.limits.bounds_disk_reads());
+    folders.find_map(|folder| disks::hold(folder).err())
 }
 
 /// Starts the launcher. There is no await in here: either everything that must be undone is in the value that is
@@ -80,7 +91,7 @@ pub(super) fn start(shared: &Shared, id: &SandboxId, plan: &Plan<'_>) -> Result<
     let lifeline = Channel::new(lifeline, BOTH_WAYS).map_err(failure::host(OPERATION))?;
     let control = Channel::new(control, BOTH_WAYS).map_err(failure::host(OPERATION))?;
     // It finds its configuration when it starts, and need not wait for us.
-    let network: Vec<_> = plan.joined.iter().map(|network| network.as_fd()).collect();
+    let network: Vec<_> = plan.joined.iter().map(|network| network.file.as_fd()).collect();
     lifeline.try_send(&plan.packet, &network).map_err(failure::host(OPERATION))?;
     let entry = shared.ledger.enter(id, &plan.groups).map_err(failure::host(OPERATION))?;
     let link = reserve(shared, &entry, plan).inspect_err(|_| {
@@ -103,10 +114,11 @@ pub(super) fn start(shared: &Shared, id: &SandboxId, plan: &Plan<'_>) -> Result<
         out_of_memory: OutOfMemory::of(&plan.groups),
         groups: plan.groups.clone(),
         entry,
-        link,
+        link: link.map(Arc::new),
         launcher,
         init: Lock::default(),
         shares_network: AtomicBool::new(plan.joined.is_some()),
+        is_released: AtomicBool::new(false),
         namespace: Lock::new(plan.joined.clone()),
         requests: AtomicU32::new(0),
         runtime: Handle::current(),
@@ -136,7 +148,7 @@ pub(super) struct Ready {
 
 /// Waits until the init takes requests.
 pub(super) async fn finish(life: &Life, plan: &Plan<'_>) -> Result<Ready> {
-    match timeout(PATIENCE, handshake(life)).await {
+    match timeout(PATIENCE, handshake(life, !plan.sockets.is_empty())).await {
         // Of descriptors for which there is no room the kernel says nothing.
         Ok(Ok(ready)) if ready.sockets.len() != plan.sockets.len() => {
             Err(failure::host(OPERATION)(Errno::MFILE.into()))
@@ -157,7 +169,7 @@ enum Refusal {
     Gone,
 }
 
-async fn handshake(life: &Life) -> Result<Ready, Refusal> {
+async fn handshake(life: &Life, is_proxied: bool) -> Result<Ready, Refusal> {
     let (report, files) = life.lifeline.report().await.map_err(|_| Refusal::Gone)?;
     let Report::Launched { pid, facts } = report else { return Err(Refusal::Failed(report)) };
     let mut files = files.into_iter();
@@ -165,7 +177,7 @@ async fn handshake(life: &Life) -> Result<Ready, Refusal> {
         let pid = pid.cast_signed();
         let _ = life.entry.add_process(pid);
         let namespaces = Namespaces::of(pid, &process);
-        life.set_network_namespace(network);
+        life.set_network_namespace(NetworkNamespace { file: network, is_proxied });
         life.set_init(Init { process, pid_namespace, namespaces });
     }
     // Process 1 builds the root meanwhile.

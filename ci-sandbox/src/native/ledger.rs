@@ -174,6 +174,22 @@ impl Entry {
     pub(super) fn strike(&self) -> bool {
         remove(&self.path)
     }
+
+    /// What strikes the sandbox out later, of which nothing but what the books say is left.
+    pub(super) fn page(&self) -> Page {
+        Page(self.path.clone())
+    }
+}
+
+/// Where a sandbox stands that is dead.
+#[derive(Clone, Debug)]
+pub(super) struct Page(PathBuf);
+
+impl Page {
+    /// Strikes the sandbox out. True when nothing of the entry is left.
+    pub(super) fn strike(&self) -> bool {
+        remove(&self.0)
+    }
 }
 
 /// A sandbox in the books of an owner that is gone.

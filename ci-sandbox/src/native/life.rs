@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::cgroup::{Groups, OutOfMemory};
 use super::channel::Channel;
 use super::ledger::Entry;
+use super::lingering::Dead;
 use super::namespaces::Namespaces;
 use super::network::{Link, Network};
 use super::patience::Patience;
@@ -34,14 +35,16 @@ pub(super) struct Life {
     pub(super) out_of_memory: OutOfMemory,
     pub(super) entry: Entry,
     /// Its network card, if it has one.
-    pub(super) link: Option<Link>,
+    pub(super) link: Option<Arc<Link>>,
     pub(super) launcher: OwnedFd,
     /// Known from when the launcher has told until nothing is left.
     pub(super) init: Lock<Option<Arc<Init>>>,
     /// The network that it is in, its own or another sandbox's, from when it is known until its processes are dead.
-    pub(super) namespace: Lock<Option<NetworkNamespace>>,
+    pub(super) namespace: Lock<Option<SharedNetwork>>,
     /// Whether the network is another sandbox's, or others were left in it.
     pub(super) shares_network: AtomicBool,
+    /// Whether somebody watches what the kernel still has of it.
+    pub(super) is_released: AtomicBool,
     pub(super) requests: AtomicU32,
     /// Where what must not wait for anybody goes on.
     pub(super) runtime: Handle,
@@ -59,8 +62,16 @@ pub(super) struct Init {
     pub(super) namespaces: Namespaces,
 }
 
-/// A network namespace, shared by a sandbox and those that were made beside it.
-pub(super) type NetworkNamespace = Arc<OwnedFd>;
+/// A network, shared by a sandbox and those that were made beside it.
+pub(super) type SharedNetwork = Arc<NetworkNamespace>;
+
+/// What the supervisor holds of a network.
+#[derive(Debug)]
+pub(super) struct NetworkNamespace {
+    pub(super) file: OwnedFd,
+    /// Whether a proxy is served in it.
+    pub(super) is_proxied: bool,
+}
 
 /// How far the end has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -91,22 +102,31 @@ impl Life {
         *self.known_init() = Some(Arc::new(init));
     }
 
-    /// Lets go of process 1, and returns its namespaces for somebody to watch. A network that others still share is none
-    /// of them.
-    pub(super) fn release(&self) -> Option<Namespaces> {
-        let init = self.known_init().take()?;
+    /// Lets go of process 1, and returns what the kernel still has of the sandbox for somebody to watch: once. A network
+    /// that others still share is none of its namespaces.
+    pub(super) fn release(&self) -> Option<Dead> {
+        if self.is_released.swap(true, Ordering::Relaxed) {
+            return None;
+        }
         let is_shared = self.shares_network.load(Ordering::Relaxed);
-        Some(if is_shared { init.namespaces.without_network() } else { init.namespaces.clone() })
+        let namespaces = self.known_init().take().map(|init| init.namespaces.clone()).unwrap_or_default();
+        let namespaces = if is_shared { namespaces.without_network() } else { namespaces };
+        Some(Dead::new(namespaces, self.link.clone()))
     }
 
     /// The network that it is in.
-    pub(super) fn network_namespace(&self) -> Option<NetworkNamespace> {
+    pub(super) fn network_namespace(&self) -> Option<SharedNetwork> {
         self.known_namespace().clone()
     }
 
     /// Enters what the launcher has told, where it is not another's that was known before.
-    pub(super) fn set_network_namespace(&self, namespace: OwnedFd) {
+    pub(super) fn set_network_namespace(&self, namespace: NetworkNamespace) {
         self.known_namespace().get_or_insert_with(|| Arc::new(namespace));
+    }
+
+    /// Whether programs in it are to be told of a proxy.
+    pub(super) fn is_proxied(&self) -> bool {
+        self.known_namespace().as_ref().is_some_and(|network| network.is_proxied)
     }
 
     /// What is held stays, and with it the network's devices.
@@ -116,7 +136,7 @@ impl Life {
         }
     }
 
-    fn known_namespace(&self) -> std::sync::MutexGuard<'_, Option<NetworkNamespace>> {
+    fn known_namespace(&self) -> std::sync::MutexGuard<'_, Option<SharedNetwork>> {
         // As above.
         self.namespace.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -210,11 +230,13 @@ impl Life {
         if let Some(network) = self.network.get() {
             residue.namespaces += usize::from(!network.end(self.patience.kernel).await);
         }
-        if let Some(link) = &self.link {
-            residue.links = usize::from(!link.is_gone(self.patience.launcher).await);
-        }
-        if residue.is_empty() && !self.entry.strike() {
-            residue.files = 1;
+        residue.links = usize::from(self.link.as_ref().is_some_and(|link| !link.close()));
+        if residue.is_empty() {
+            match &self.link {
+                // The books name its device for as long as there is one.
+                Some(link) => link.see_off(self.entry.page(), &self.runtime),
+                None => residue.files = usize::from(!self.entry.strike()),
+            }
         }
         residue
     }

@@ -36,6 +36,8 @@
 //! that writes into the page cache of a file that was opened to read (CVE-2022-0847) changes it for all sandboxes that
 //! show it, until the page is dropped; the calls that are known to lead there are filtered. Where that is too much, run
 //! on a virtual machine, or make a store per tenant with [`Config::with_store`] and the image's files unpacked for each.
+//! A copy of the image for every sandbox is not made: it would take the image's size in memory, and a second for every two
+//! gigabytes. Nor are files compared after a job: what is wrong with a page has been used by others by then.
 //!
 //! Of an image's configuration its variables (`Env`, `PATH` above all) lie below those of a command. Its user, entry
 //! point, command, working directory, volumes and ports are not used: a job runs as the sandbox's user, and says what
@@ -70,6 +72,7 @@
 //! | processor time | quota of the cpu group | held | held | held | no |
 //! | weight, processors | shares of the cpu group | held | held | held | no |
 //! | weight, disks | blkio or io group, where a disk's scheduler is `bfq` or the cost model is on | held | held | held | no |
+//! | reading from disks, bytes and operations per second | `blkio.throttle` (1), `io.max` (2) of the blkio or io group, on every disk | held | held | held | no |
 //! | disk (files in memory) | size and inodes of the tmpfs | held | held | held | held |
 //! | open files, core dumps | rlimits | held | held | held | held |
 //! | priority, real time | given up before the job starts, rlimits | held | held | held | held |
@@ -83,7 +86,12 @@
 //! What the kernel counts per user of the host and has no bound for a namespace, sandboxes of an ordinary user share:
 //! memory in pipes, descriptors on their way through sockets, watches of `epoll(7)`. Under root they do not.
 //!
-//! Not held anywhere: bandwidth of memory and caches, and reading from disks whose scheduler does not know groups; what
+//! Reading is all that a job does to disks, its image's files above all, as far as they are not in memory: what it writes
+//! lies in memory and is not swapped out (`Guarantee::MemoryOnly`). So there are no bounds on writing to disks. Those on
+//! reading are for each disk, and take images on file systems that lie on disks of this machine (not ZFS, nor one of the
+//! network, whose reading the kernel does on behalf of nobody); a job that asks for one that cannot be held is refused.
+//!
+//! Not held anywhere: bandwidth of memory and caches, and shares of disks whose scheduler does not know groups; what
 //! waits unread in netlink sockets, some 200 KiB for each, which the kernel counts for no group (when the machine's
 //! memory runs out, jobs are ended first); and the machine's one bound on translated packet filters
 //! (`net.core.bpf_jit_limit`), to which filters of jobs' sockets count: where it is used up, and the kernel does not
@@ -120,8 +128,13 @@
 //!
 //! One sandbox has at most 128 connections at once (more wait), begins 100 per second after the first 256, and asks 500
 //! names per second after the first 1,000; a connection on which nothing moves on the sandbox's side for 15 to 30 minutes is
-//! closed. Each connection takes two of this program's descriptors, each port of a host one (`RLIMIT_NOFILE`, `LimitNOFILE=` of
-//! systemd: allow 300 per sandbox that has a network). Together, the hosts of its rules have at most 237 ports. All connections end with the sandbox. A job cannot listen
+//! closed, and one that does not say what it wants after 30 seconds. Each connection takes two of this program's
+//! descriptors, each port of a host one. All sandboxes together take at most half of what the program may have
+//! ([`Egress::descriptors`]). Of these, room for eight connections is each one's own from the start, so that none can take
+//! what another needs; beyond, half of all is shared, of which each has at most as much as is free beside it. What finds no
+//! room for two seconds is answered with status 503, the general failure of SOCKS or a reset, and counted as refused; a
+//! sandbox for which there is no room is not made. Allow 600 per sandbox with a network for none of it to happen
+//! (`RLIMIT_NOFILE`, `LimitNOFILE=` of systemd). Together, the hosts of its rules have at most 237 ports. All connections end with the sandbox. A job cannot listen
 //! on *all* addresses at a port above 1023 that a rule names for a host; on `127.0.0.1` it can.
 //!
 //! ## What a proxy cannot see
@@ -161,9 +174,11 @@
 //!
 //! The proof: process 1 has been waited for, after which the kernel has no other process of its namespace; every control
 //! group could be removed, which takes that no process is in it (without control groups, all processes of the machine are
-//! looked through); and the network card is gone. That nobody else holds a namespace is seen later, by file handles that
-//! go stale (root, Linux 6.18): the kernel takes up to fifty milliseconds for it, two seconds after it has killed for want
-//! of memory, and nobody waits. A namespace that is still there after five seconds makes the sandbox a leftover.
+//! looked through); and the firewall lets nothing of it through. That nobody else holds a namespace is seen later, by file
+//! handles that go stale (root, Linux 6.18), and so is the end of a network card: the kernel takes up to fifty milliseconds
+//! for it, two seconds after it has killed for want of memory, and nobody waits. Call [`Backend::destroy`] again to wait for
+//! it. Until then the books name the card, and its addresses are nobody else's. What is still there after five seconds makes
+//! the sandbox a leftover.
 
 mod answers;
 mod cgroup;
@@ -180,6 +195,7 @@ mod instance;
 mod launch;
 mod ledger;
 mod life;
+mod lingering;
 mod namespaces;
 mod network;
 mod output;
@@ -203,9 +219,10 @@ pub use config::{Config, ImageSource};
 pub use network::{Egress, Resolver, RoutedNetwork, SystemResolver};
 
 use std::collections::{BTreeMap, HashMap};
-use std::ffi::CString;
+use std::ffi::{CString, OsStr};
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -215,15 +232,15 @@ use ci_core::sandbox::{Backend, Capabilities, Instance, IsolationReport, Residue
 use ci_core::{Error, ErrorKind, Result};
 use tokio::runtime::Handle;
 
-use self::cgroup::{Controller, Hierarchies};
+use self::cgroup::{Controller, Hierarchies, disks};
 use self::identity::{Identity, Slots};
 use self::image::{Bounds, Finder, Image, Store};
 use self::instance::NativeInstance;
 use self::launch::Plan;
 use self::ledger::{Ledger, Remains};
-use self::life::{Life, NetworkNamespace};
-use self::namespaces::Lingering;
-use self::network::{Network, Routed};
+use self::life::{Life, SharedNetwork};
+use self::lingering::Lingering;
+use self::network::{Budget, Network, Routed};
 use self::patience::Patience;
 use self::pool::{Pool, Prepared};
 
@@ -265,6 +282,7 @@ struct Shared {
     files: u64,
     open_files: u64,
     egress: Egress,
+    budget: Arc<Budget>,
     identity: Identity,
     slots: Slots,
     routed: Option<Arc<Routed>>,
@@ -334,11 +352,11 @@ impl Native {
             bounds: Bounds { bytes: image_bytes, entries: image_entries },
             maps_layers: identity == Identity::Range && report::kernel_is_at_least(5, 19),
         };
-        let images = images
+        let images: BTreeMap<ImageName, Image> = images
             .into_iter()
             .map(|(name, source)| Ok((name, finder.resolve(&source)?)))
-            .collect::<Result<BTreeMap<_, _>>>()?;
-        let hierarchies = Hierarchies::detect();
+            .collect::<Result<_>>()?;
+        let hierarchies = hierarchies(&images);
         let expected = report::expected(&identity, &hierarchies, images.values().all(Image::is_all_layers));
         let shared = Arc::new(Shared {
             expected,
@@ -348,6 +366,7 @@ impl Native {
             filter: seccomp::filter(),
             files,
             open_files,
+            budget: Budget::new(egress.descriptors),
             egress,
             identity,
             slots: Slots::new(),
@@ -403,6 +422,17 @@ impl Native {
     }
 }
 
+/// What holds limits for sandboxes that show these images.
+fn hierarchies(images: &BTreeMap<ImageName, Image>) -> Hierarchies {
+    let mut found = Hierarchies::detect();
+    let sources = images.values().flat_map(|image| &image.mounts).map(|mount| mount.source.as_slice());
+    let elsewhere = sources.map(OsStr::from_bytes).find_map(|source| disks::hold(Path::new(source)).err());
+    if let Some(why) = elsewhere.filter(|_| found.missing(Controller::DiskRate).is_none()) {
+        found.give_up(Controller::DiskRate, why);
+    }
+    found
+}
+
 #[async_trait]
 impl Backend for Native {
     async fn create(&self, id: &SandboxId, spec: &Spec) -> Result<Box<dyn Instance>> {
@@ -412,8 +442,7 @@ impl Backend for Native {
             Some(isolation) => isolation,
             None => shared.make(id, spec, None).await?,
         };
-        let is_proxied = shared.living().get(id).is_some_and(|life| life.network.get().is_some());
-        shared.instance(id, spec, isolation, is_proxied)
+        shared.instance(id, spec, isolation)
     }
 
     async fn create_beside(
@@ -424,12 +453,10 @@ impl Backend for Native {
     ) -> Result<Box<dyn Instance>> {
         let shared = &self.0;
         self.capabilities().require(spec)?;
-        let job = shared.living().get(other).cloned();
-        let network = job.as_ref().and_then(|job| job.network_namespace());
+        let network = shared.living().get(other).and_then(|job| job.network_namespace());
         let network = network.ok_or_else(|| failure::gone("create a sandbox beside another"))?;
         let isolation = shared.make(id, spec, Some(network)).await?;
-        let is_proxied = job.is_some_and(|job| job.network.get().is_some());
-        shared.instance(id, spec, isolation, is_proxied)
+        shared.instance(id, spec, isolation)
     }
 
     async fn destroy(&self, id: &SandboxId) -> Result<Residue> {
@@ -478,20 +505,14 @@ impl Shared {
     }
 
     /// The living sandbox `id` as callers see it.
-    fn instance(
-        &self,
-        id: &SandboxId,
-        spec: &Spec,
-        isolation: IsolationReport,
-        is_proxied: bool,
-    ) -> Result<Box<dyn Instance>> {
+    fn instance(&self, id: &SandboxId, spec: &Spec, isolation: IsolationReport) -> Result<Box<dyn Instance>> {
         let life = self.living().get(id).cloned().ok_or_else(|| failure::gone("create a sandbox"))?;
         let is_grouped = self.hierarchies.missing(Controller::Processes).is_none();
         let bound = u64::from(spec.limits.processes) + u64::from(cgroup::PROCESS_ONE);
         let processes = if is_grouped { u64::MAX } else { bound };
         let environment = self.image(&spec.image)?.environment.clone();
         let open_files = self.open_files;
-        Ok(Box::new(NativeInstance { life, isolation, environment, is_proxied, open_files, processes }))
+        Ok(Box::new(NativeInstance { life, isolation, environment, open_files, processes }))
     }
 
     /// Makes a sandbox, in a network of its own or in another's. It is then among the living, or taken down again where
@@ -500,11 +521,11 @@ impl Shared {
         &self,
         id: &SandboxId,
         spec: &Spec,
-        joined: Option<NetworkNamespace>,
+        joined: Option<SharedNetwork>,
     ) -> Result<IsolationReport> {
         let network = match joined {
             Some(_) => None,
-            None => network::Plan::of(&spec.network, &self.egress, &self.hostname)?,
+            None => network::Plan::of(&spec.network, &self.egress, &self.hostname, &self.budget)?,
         };
         let sockets = network.as_ref().map(network::Plan::sockets).unwrap_or_default();
         let plan = launch::plan(self, id, spec, sockets, joined)?;
@@ -577,18 +598,18 @@ impl Shared {
         if let Some(life) = life {
             return self.end(id, &life).await;
         }
-        let namespaces = self.lingering.gone(id, self.patience.namespaces).await;
-        if namespaces > 0 {
-            return Ok(Residue { namespaces, ..Residue::default() });
-        }
-        self.clear_remains(id).await
+        let residue = self.lingering.gone(id, self.patience.namespaces).await;
+        if residue.is_empty() { self.clear_remains(id).await } else { Ok(residue) }
     }
 
     async fn end(&self, id: &SandboxId, life: &Life) -> Result<Residue> {
         let residue = life.end().await.map_err(|error| error.with("sandbox", id))?;
         if residue.is_empty() {
-            self.living().remove(id);
-            self.lingering.add(id, life.release());
+            if let Some(dead) = life.release() {
+                self.lingering.add(id, dead);
+            }
+            // By now another may have the id.
+            self.living().retain(|one, living| one != id || !std::ptr::eq(&raw const **living, life));
         }
         Ok(residue)
     }

@@ -2,19 +2,14 @@
 //!
 //! A file handle on a namespace (Linux 6.18) names it without holding it, and goes stale when it is gone. The kernel
 //! takes its time with that, up to fifty milliseconds for the users and the network, so nobody waits for it: handles are
-//! kept and looked at later, and what somebody holds is a leftover.
+//! kept and looked at [later](super::lingering), and what somebody holds is a leftover.
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
 
-use ci_core::id::SandboxId;
 use rustix::io::Errno;
-use tokio::time::sleep;
 
 use super::sys::{self, FileHandle};
 
@@ -47,7 +42,7 @@ impl Namespaces {
     }
 
     /// How many still exist, or cannot be told not to.
-    fn count(&self) -> usize {
+    pub(super) fn count(&self) -> usize {
         self.0.iter().filter(|handle| !is_gone(&open(handle))).count()
     }
 }
@@ -62,64 +57,15 @@ fn open(handle: &FileHandle) -> io::Result<OwnedFd> {
     sys::open_handle(any.as_fd(), handle)
 }
 
-/// The namespaces of dead sandboxes that existed when they were looked at last.
-#[derive(Debug, Default)]
-pub(super) struct Lingering(Mutex<HashMap<SandboxId, Dead>>);
-
-#[derive(Debug)]
-struct Dead {
-    since: Instant,
-    namespaces: Namespaces,
-}
-
-impl Lingering {
-    /// Adds those of a sandbox that has just died, and forgets the ones of others that are gone by now.
-    pub(super) fn add(&self, id: &SandboxId, namespaces: Option<Namespaces>) {
-        let mut all = self.all();
-        all.retain(|_, dead| dead.namespaces.count() > 0);
-        if let Some(namespaces) = namespaces.filter(|namespaces| !namespaces.0.is_empty()) {
-            all.insert(id.clone(), Dead { since: Instant::now(), namespaces });
-        }
-    }
-
-    /// The sandboxes of which somebody holds a namespace, for the kernel needs no longer than `patience`.
-    pub(super) fn overdue(&self, patience: Duration) -> Vec<SandboxId> {
-        let mut all = self.all();
-        all.retain(|_, dead| dead.namespaces.count() > 0);
-        all.iter().filter(|(_, dead)| dead.since.elapsed() > patience).map(|(id, _)| id.clone()).collect()
-    }
-
-    /// Waits until those of a sandbox are gone, and returns how many are not after `patience`.
-    pub(super) async fn gone(&self, id: &SandboxId, patience: Duration) -> usize {
-        const BETWEEN: Duration = Duration::from_millis(5);
-        loop {
-            let (count, age) = match self.all().get(id) {
-                None => return 0,
-                Some(dead) => (dead.namespaces.count(), dead.since.elapsed()),
-            };
-            if count == 0 {
-                self.all().remove(id);
-            }
-            if count == 0 || age > patience {
-                return count;
-            }
-            sleep(BETWEEN).await;
-        }
-    }
-
-    fn all(&self) -> MutexGuard<'_, HashMap<SandboxId, Dead>> {
-        // The map is whole after every statement that holds the lock.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
 
+    use std::time::Duration;
+
     use ci_core::conformance::skip;
-    use ci_core::id::ImageName;
-    use ci_core::sandbox::{Backend as _, Spec};
+    use ci_core::id::{ImageName, SandboxId};
+    use ci_core::sandbox::{Backend as _, Residue, Spec};
 
     use super::super::{Config, ImageSource, Native, Patience};
     use super::*;
@@ -149,10 +95,10 @@ mod tests {
         let (job, service) = (sandbox(&native).await, SandboxId::random());
         drop(native.create_beside(&service, &Spec::new(image()), &job).await.unwrap());
         assert!(native.destroy(&job).await.unwrap().is_empty());
-        assert_eq!(native.0.lingering.gone(&job, hasty.namespaces).await, 0);
+        assert_eq!(native.0.lingering.gone(&job, hasty.namespaces).await, Residue::default());
         assert!(native.leftovers().await.unwrap().is_empty());
         assert!(native.destroy(&service).await.unwrap().is_empty());
-        assert_eq!(native.0.lingering.gone(&service, hasty.namespaces).await, 0);
+        assert_eq!(native.0.lingering.gone(&service, hasty.namespaces).await, Residue::default());
     }
 
     fn image() -> ImageName {
@@ -183,7 +129,7 @@ mod tests {
         assert_eq!(life.init().unwrap().namespaces.count(), KINDS.len());
         drop(life);
         assert!(native.destroy(&id).await.unwrap().is_empty());
-        assert_eq!(native.0.lingering.gone(&id, Patience::default().namespaces).await, 0);
+        assert_eq!(native.0.lingering.gone(&id, Patience::default().namespaces).await, Residue::default());
         assert!(native.leftovers().await.unwrap().is_empty());
     }
 
@@ -213,7 +159,7 @@ mod tests {
         );
         assert_eq!(native.leftovers().await.unwrap(), std::slice::from_ref(&id));
         drop(held);
-        assert_eq!(native.0.lingering.gone(&id, Patience::default().namespaces).await, 0);
+        assert_eq!(native.0.lingering.gone(&id, Patience::default().namespaces).await, Residue::default());
         assert!(native.leftovers().await.unwrap().is_empty());
         assert!(native.destroy(&id).await.unwrap().is_empty());
     }

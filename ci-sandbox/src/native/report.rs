@@ -70,6 +70,7 @@ pub(super) fn of(facts: u32, hierarchies: &Hierarchies) -> IsolationReport {
         (Controller::Memory, G::MemoryLimit),
         (Controller::Cpu, G::CpuLimit),
         (Controller::Disk, G::DiskShare),
+        (Controller::DiskRate, G::DiskRate),
     ];
     for (controller, guarantee) in controlled {
         match hierarchies.missing(controller) {

@@ -1,13 +1,15 @@
 //! Bounds, and how reaching them looks.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use ci_core::id::SandboxId;
 use ci_core::job::Limits;
 use ci_core::sandbox::{Backend as _, ExitStatus, Guarantee};
 use ci_core::{ByteSize, ErrorKind};
+use ci_sandbox::native::{Config, ImageSource, Native};
 
-use crate::support::{Rig, spec};
+use crate::support::{Rig, image, path, refusal, spec};
 
 #[tokio::test]
 async fn the_disk_is_bounded() {
@@ -97,4 +99,85 @@ async fn limits_that_the_kernel_does_not_take_are_the_jobs_fault() {
         let residue = rig.native.destroy(&id).await.unwrap();
         assert!(residue.is_empty(), "{limits:?}: {residue:?}");
     }
+}
+
+/// A backend with a file of the image that is not in memory, and the folder that it lies in.
+fn slow_reader() -> (Rig, tempfile::TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let state = tempfile::tempdir().unwrap();
+    let ImageSource::HostToolchain { mut paths } = ImageSource::host_toolchain() else { unreachable!() };
+    paths.push(folder.path().to_owned());
+    // Larger than what is copied into the store.
+    write_to_disk(&folder.path().join("large"), 6);
+    let config = Config::new(state.path()).with_image(image(), ImageSource::HostToolchain { paths });
+    (Rig::of(Native::new(config).unwrap(), state), folder)
+}
+
+fn write_to_disk(file: &Path, mebibytes: usize) {
+    use std::io::Write as _;
+    let mut file = std::fs::File::create(file).unwrap();
+    for number in 0..mebibytes {
+        file.write_all(&vec![u8::try_from(number).unwrap() + 1; 1024 * 1024]).unwrap();
+    }
+    file.sync_all().unwrap();
+}
+
+/// Takes a file out of memory.
+fn forget(file: &Path) {
+    let file = std::fs::File::open(file).unwrap();
+    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+}
+
+#[tokio::test]
+async fn reading_from_disks_is_bounded() {
+    let (rig, folder) = slow_reader();
+    if !rig.holds(Guarantee::DiskRate) {
+        return;
+    }
+    let large = folder.path().join("large");
+    let whole = format!("sum < {}", large.display());
+    // Here and there, so that nothing is read ahead.
+    let scattered = format!(
+        "perl -e 'open F, shift or die; for (reverse 1..23) {{ sysseek F, $_ << 18, 0; sysread F, $b, 4096 or die }}' {}",
+        large.display()
+    );
+    let limits = Limits::default();
+    let bytes = limits.with_disk_read_bytes(ByteSize::mib(2));
+    let operations = limits.with_disk_read_operations(8);
+    for (limits, read, at_least) in
+        [(bytes, &whole, Duration::from_secs(2)), (operations, &scattered, Duration::from_secs(1))]
+    {
+        let sandbox = rig.sandbox_of(&spec().with_limits(limits)).await;
+        // The programs are in memory then.
+        sandbox.output(read).await;
+        forget(&large);
+        let began = Instant::now();
+        sandbox.output(read).await;
+        assert!(began.elapsed() > at_least, "{limits:?}: {:?}", began.elapsed());
+        // What is in memory now is read from no disk.
+        let began = Instant::now();
+        sandbox.output(read).await;
+        assert!(began.elapsed() < at_least, "{limits:?}: {:?}", began.elapsed());
+        sandbox.destroy().await;
+    }
+}
+
+#[tokio::test]
+async fn a_bound_on_reading_that_cannot_be_held_is_refused() {
+    let state = tempfile::tempdir().unwrap();
+    // The kernel makes it up.
+    let source = ImageSource::Directory("/proc/self".into());
+    let native = Native::new(Config::new(state.path()).with_image(image(), source)).unwrap();
+    let isolation = native.capabilities().isolation;
+    assert!(isolation.missing.contains_key(&Guarantee::DiskRate), "{isolation:?}");
+    let slow = spec().with_limits(Limits::default().with_disk_read_bytes(ByteSize::mib(1)));
+    let error = refusal(native.create(&SandboxId::random(), &slow).await);
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+
+    let rig = Rig::new();
+    let shown = slow.with_host_folder_read_only(path("/mnt"), Path::new("/sys/kernel"));
+    let error = refusal(rig.native.create(&SandboxId::random(), &shown).await);
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    assert_eq!(rig.entries(), 0);
 }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use ci_core::ErrorKind;
 use ci_core::id::SandboxId;
-use ci_core::network::{Destination, EgressRule, HostName, NetworkPolicy};
+use ci_core::network::{Destination, EgressRule, Flow, HostName, NetworkPolicy, Protocol, Verdict};
 use ci_core::sandbox::{Backend as _, Signal};
 use ci_sandbox::native::{Egress, Native, Resolver, RoutedNetwork};
 
@@ -70,11 +70,35 @@ fn address_of(rig: &Rig, sandbox: &Sandbox) -> String {
     shown.split_whitespace().nth(2).unwrap().strip_suffix("/31").unwrap().to_owned()
 }
 
+/// Waits for the proof that nothing is left of a sandbox that is destroyed.
+async fn proven(rig: &Rig, id: &SandboxId) {
+    let residue = rig.native.destroy(id).await.unwrap();
+    assert!(residue.is_empty(), "{residue:?}");
+}
+
+/// Takes a sandbox down, and waits for the proof.
+async fn destroyed(rig: &Rig, sandbox: Sandbox) {
+    let id = sandbox.id.clone();
+    sandbox.destroy().await;
+    proven(rig, &id).await;
+}
+
+/// The addresses that are claimed or rest.
+fn taken() -> String {
+    shell("nft list set inet ci_sandbox_addresses taken")
+}
+
 /// The devices of sandboxes that the machine has.
 fn devices() -> BTreeSet<String> {
     let shown = shell("ip -brief link");
     let names = shown.lines().map(|line| line.split(['@', ' ']).next().unwrap().to_owned());
     names.filter(|name| name.starts_with("sb")).collect()
+}
+
+/// How many entries about flows the firewall of the only backend has.
+fn flows_in_the_kernel() -> usize {
+    let table = format!("ci_sandbox_{}", tables().pop_first().unwrap());
+    shell(&format!("nft list set inet {table} flows")).matches(" counter packets ").count()
 }
 
 /// The firewalls of backends.
@@ -276,8 +300,8 @@ worlds! {
             assert_eq!(refused.kind(), ErrorKind::Denied, "{refused}");
             assert!(refused.to_string().contains(&own), "{refused}");
         }
-        assert!(eventually(Duration::from_secs(20), || devices().is_empty()));
-        assert_eq!(rig.entries(), 0);
+        assert!(eventually(Duration::from_secs(20), || rig.entries() == 0));
+        assert!(devices().is_empty());
     }
 
     /// A rule for everywhere does not mean the operator's own networks.
@@ -311,6 +335,83 @@ worlds! {
         assert_eq!(sums(&other), (0, 0, 0, 0), "it is another's");
         other.destroy().await;
         sandbox.destroy().await;
+    }
+
+    /// Where it went, and where it was not let.
+    async fn flows_are_listed_by_address_and_port(world) {
+        world.outside.serve(80);
+        let rig = world.rig_of(routed().with_source(ALLOW_LISTED));
+        let (sandbox, other) = (rig.sandbox_of(&spec(&[EVERYWHERE])).await, rig.sandbox_of(&spec(&[EVERYWHERE])).await);
+        let echo = "bash -c 'exec 3<>/dev/tcp/203.0.113.10/80; head -c 100000 /dev/zero >&3 & exec 3<&3; head -c 100000 <&3 | wc -c'";
+        assert_eq!(sandbox.output(echo).await, "100000");
+        settled(&sandbox).await;
+        for (address, port) in [(METADATA[0], 80), (SERVER, 81), (SERVER, 81), (MACHINE, 80), (SERVER, 443)] {
+            assert_eq!(ask(&sandbox, address, port).await, None);
+        }
+        sandbox.run("bash -c 'echo letter > /dev/udp/203.0.113.10/53'").await;
+        assert!(ask(&other, OTHER, 80).await.is_some());
+        let listed = |sandbox: &Sandbox| {
+            let report = sandbox.instance.network();
+            assert_eq!(report.unlisted, 0, "{report:?}");
+            let flow = |flow: &Flow| (flow.address.unwrap().to_string(), flow.protocol, flow.port, flow.verdict, flow.attempts);
+            report.flows.iter().map(flow).collect::<Vec<_>>()
+        };
+        let line = |address: &str, protocol, port, verdict, attempts| (address.to_owned(), protocol, Some(port), verdict, attempts);
+        let (tcp, udp) = (Protocol::Tcp, Protocol::Udp);
+        let mut lines = listed(&sandbox);
+        lines.sort_by_key(|line| format!("{line:?}"));
+        assert_eq!(lines, [
+            line(METADATA[0], tcp, 80, Verdict::Forbidden, 1),
+            line(MACHINE, tcp, 80, Verdict::Forbidden, 1),
+            line(SERVER, tcp, 443, Verdict::Unreachable, 1),
+            line(SERVER, tcp, 80, Verdict::Connected, 2),
+            line(SERVER, tcp, 81, Verdict::NoRule, 2),
+            line(SERVER, udp, 53, Verdict::NoRule, 1),
+        ]);
+        let report = sandbox.instance.network();
+        let busy = report.flows.iter().find(|flow| flow.verdict == Verdict::Connected).unwrap();
+        assert!((100_000..200_000).contains(&busy.sent) && (100_000..200_000).contains(&busy.received), "{busy:?}");
+        assert!(busy.sent < report.sent, "what did not answer was sent too");
+        assert_eq!(listed(&other), [line(OTHER, tcp, 80, Verdict::Connected, 1)]);
+        let instance = sandbox.instance;
+        let residue = rig.native.destroy(&sandbox.id).await.unwrap();
+        assert!(residue.is_empty(), "{residue:?}");
+        assert_eq!(instance.network(), report, "it is as it was, when the firewall has forgotten it");
+        drop(instance);
+        proven(&rig, &sandbox.id).await;
+        assert_eq!(flows_in_the_kernel(), 4, "the other's alone: listed, sent, received, connected");
+        destroyed(&rig, other).await;
+        assert_eq!(flows_in_the_kernel(), 0);
+    }
+
+    /// N-9: who knocks at all doors has its sums, fills no memory, and hides nobody's list.
+    async fn a_port_scan_is_listed_up_to_a_bound(world) {
+        world.outside.serve(80);
+        let rig = world.rig();
+        let (sandbox, other) = (rig.sandbox_of(&spec(&[EVERYWHERE])).await, rig.sandbox_of(&spec(&[EVERYWHERE])).await);
+        let (pid, own) = (process_one(&rig, &sandbox), address_of(&rig, &sandbox));
+        let refused: Vec<String> = (1000..1400).map(|port| frame(&own, SERVER, 6, 0, &[], &syn(port))).collect();
+        let pings: Vec<String> = (0..50).map(|n| frame(&own, SERVER, 1, 0, &[], &[8, 0, n, n, 0, 0, 0, n])).collect();
+        let silent: Vec<String> = (0..250).map(|host| frame(&own, &format!("192.0.2.{host}"), 6, 0, &[], &syn(80))).collect();
+        for frames in [pings, refused, silent] {
+            for some in frames.chunks(100) {
+                send_frames(pid, some);
+            }
+        }
+        settled(&sandbox).await;
+        let report = sandbox.instance.network();
+        assert_eq!(report.flows.len(), 200, "{report:?}");
+        assert_eq!(report.refused, 450, "{report:?}");
+        assert_eq!(report.connections, 1);
+        assert_eq!(report.unlisted, 450 - 50 - 99 + 1, "{report:?}");
+        let icmp: Vec<_> = report.flows.iter().filter(|flow| flow.protocol == Protocol::Icmp).map(|flow| (flow.port, flow.attempts)).collect();
+        assert_eq!(icmp, [(None, 50)]);
+        assert!(flows_in_the_kernel() <= 500, "{}", flows_in_the_kernel());
+        settled(&other).await;
+        assert_eq!(other.instance.network().flows.len(), 1);
+        destroyed(&rig, sandbox).await;
+        assert_eq!(flows_in_the_kernel(), 4);
+        other.destroy().await;
     }
 
     /// Hosts by the proxy and networks by the card, in one sandbox.
@@ -426,7 +527,7 @@ worlds! {
         let _ = holding.next().await.unwrap();
         drop(holding);
         let began = Instant::now();
-        sandbox.destroy().await;
+        destroyed(&rig, sandbox).await;
         assert!(began.elapsed() < Duration::from_millis(450), "{:?}: it had to be removed", began.elapsed());
     }
 
@@ -442,7 +543,7 @@ worlds! {
         neighbour.output(&format!("{held} sleep 0.2")).await;
         let remembered = |source: &str| shell(&format!("conntrack -L -s {source} 2> /dev/null")).lines().count();
         assert_eq!((remembered(&address), remembered(&spared)), (1, 1));
-        sandbox.destroy().await;
+        destroyed(&rig, sandbox).await;
         assert_eq!((remembered(&address), remembered(&spared)), (0, 1));
         neighbour.destroy().await;
     }
@@ -477,6 +578,8 @@ worlds! {
         let mut held = other.start(hold).await.unwrap();
         let _ = held.next().await.unwrap();
         assert_eq!(ask(&other, SERVER, 80).await, None, "it has its eight");
+        let told = other.instance.network();
+        assert!(told.flows.iter().any(|flow| flow.verdict == Verdict::Crowded), "{told:?}");
         drop(held);
         sandbox.destroy().await;
         other.destroy().await;
@@ -489,16 +592,19 @@ worlds! {
         let elements = || shell(&format!("nft list table inet {table}")).matches("elements = ").count();
         assert_eq!(elements(), 0);
         let sandbox = rig.sandbox_of(&spec(&[EVERYWHERE])).await;
-        assert_eq!(elements(), 6, "sources, allowed, received, connected, refused, crowded");
+        assert_eq!(elements(), 8, "sources, allowed, received, connected, refused, crowded, room, refusal_room");
         assert_eq!(devices().len(), 1);
         // Without its source it reaches nothing, so the rules and not the route let it.
         world.outside.serve(80);
         settled(&sandbox).await;
+        let id = sandbox.id.clone();
         sandbox.destroy().await;
+        assert!(elements() <= 1, "at once, but for what was counted");
+        proven(&rig, &id).await;
         assert_eq!(elements(), 0);
         assert!(devices().is_empty());
         drop(rig);
-        assert!(tables().is_empty(), "the firewall goes with its backend");
+        assert!(eventually(Duration::from_secs(1), || tables().is_empty()), "the firewall goes with its backend");
     }
 
     async fn n11_addresses_rest_and_are_given_once(world) {
@@ -514,7 +620,7 @@ worlds! {
         assert_eq!(addresses.len(), 4, "{addresses:?}");
         let refused = |error: ci_core::Error| assert_eq!(error.kind(), ErrorKind::LimitExceeded, "{error}");
         refused(refusal(one.native.create(&SandboxId::random(), &spec(&[EVERYWHERE])).await));
-        sandboxes.pop().unwrap().destroy().await;
+        destroyed(&other, sandboxes.pop().unwrap()).await;
         refused(refusal(one.native.create(&SandboxId::random(), &spec(&[EVERYWHERE])).await));
         assert_eq!((one.entries(), other.entries()), (2, 1), "nothing is left of what was refused");
         assert!(eventually(Duration::from_secs(20), || shell("nft list set inet ci_sandbox_addresses taken").matches("10.200.").count() == 3));
@@ -617,25 +723,123 @@ worlds! {
         }
         assert!(eventually(Duration::from_secs(10), || rig.entries() == 0));
         assert!(devices().is_empty());
-        let taken = shell("nft list set inet ci_sandbox_addresses taken");
-        assert!(!taken.contains("comment"), "{taken}");
+        assert!(!taken().contains("comment"), "{}", taken());
         drop(rig);
-        assert!(tables().is_empty());
+        assert!(eventually(Duration::from_secs(1), || tables().is_empty()));
     }
 
     async fn the_device_is_proven_gone_in_time(world) {
         const ROUNDS: u32 = 20;
         let rig = world.rig();
-        let mut times = Vec::new();
+        let (mut results, mut proofs) = (Vec::new(), Vec::new());
         for _ in 0..ROUNDS {
             let sandbox = rig.sandbox_of(&spec(&[EVERYWHERE])).await;
-            let began = Instant::now();
+            let (id, began) = (sandbox.id.clone(), Instant::now());
             sandbox.destroy().await;
-            times.push(began.elapsed());
+            results.push(began.elapsed());
+            proven(&rig, &id).await;
+            proofs.push(began.elapsed());
+            assert!(devices().is_empty());
         }
-        times.sort();
-        println!("from destroy to the proof: median {:?}, most {:?}", times[times.len() / 2], times[times.len() - 1]);
-        assert!(times[times.len() / 2] < Duration::from_millis(250), "{times:?}");
+        for (what, times) in [("result", &mut results), ("proof", &mut proofs)] {
+            times.sort();
+            println!("from destroy to the {what}: median {:?}, most {:?}", times[times.len() / 2], times[times.len() - 1]);
+        }
+        assert!(proofs[proofs.len() / 2] < Duration::from_millis(250), "{proofs:?}");
+        assert!(results[results.len() / 2] < proofs[proofs.len() / 2], "nobody waits for the kernel");
+    }
+
+    async fn fifty_at_once_are_gone_and_proven(world) {
+        let rig = world.rig_of(routed());
+        let mut sandboxes = Vec::new();
+        for _ in 0..50 {
+            sandboxes.push(rig.sandbox_of(&spec(&[EVERYWHERE])).await);
+        }
+        let ids: Vec<SandboxId> = sandboxes.iter().map(|sandbox| sandbox.id.clone()).collect();
+        assert_eq!(devices().len(), 50);
+        let began = Instant::now();
+        futures_util::future::join_all(sandboxes.into_iter().map(Sandbox::destroy)).await;
+        let results = began.elapsed();
+        futures_util::future::join_all(ids.iter().map(|id| proven(&rig, id))).await;
+        println!("fifty at once: results after {results:?}, proofs after {:?}", began.elapsed());
+        assert!(devices().is_empty());
+        assert_eq!(rig.entries(), 0);
+        assert_eq!((taken().matches("expires").count(), taken().matches("comment").count()), (50, 0));
+    }
+
+    /// N-11: neither the address nor the name of a device that the kernel still has.
+    async fn n11_nothing_is_used_again_before_the_proof(world) {
+        // Two at a time, which need not rest.
+        let rig = world.rig_of(RoutedNetwork::new("10.200.0.0/30".parse().unwrap()).with_rest(Duration::ZERO));
+        for _ in 0..10 {
+            let sandbox = rig.sandbox_of(&spec(&[EVERYWHERE])).await;
+            let held = std::fs::File::open(format!("/proc/{}/ns/net", process_one(&rig, &sandbox))).unwrap();
+            let (id, address) = (sandbox.id.clone(), address_of(&rig, &sandbox));
+            sandbox.destroy().await;
+            let second = rig.sandbox_of(&spec(&[EVERYWHERE])).await;
+            assert_ne!(address_of(&rig, &second), address);
+            let third = SandboxId::random();
+            match rig.native.create(&third, &spec(&[EVERYWHERE])).await {
+                Err(error) => assert_eq!(error.kind(), ErrorKind::LimitExceeded, "{error}"),
+                // So slow a machine that the device has been removed by now.
+                Ok(_) => assert_eq!(shell(&format!("ip -brief address to {address}")), ""),
+            }
+            drop(held);
+            proven(&rig, &id).await;
+            proven(&rig, &third).await;
+            proven(&rig, &third).await;
+            destroyed(&rig, rig.sandbox_of(&spec(&[EVERYWHERE])).await).await;
+            destroyed(&rig, second).await;
+        }
+        assert_eq!(taken().matches("10.200.").count(), 0, "{}", taken());
+    }
+
+    /// What does not go is told after five seconds, here an entry in the books that cannot be struck out.
+    async fn a_link_that_stays_is_a_leftover(world) {
+        let rig = world.rig_of(routed());
+        let sandbox = rig.sandbox_of(&spec(&[EVERYWHERE])).await;
+        let id = sandbox.id.clone();
+        let entry = crate::support::entries(rig.state()).remove(0);
+        std::fs::remove_file(&entry).unwrap();
+        std::fs::create_dir(&entry).unwrap();
+        sandbox.destroy().await;
+        assert!(rig.native.leftovers().await.unwrap().is_empty(), "not yet");
+        assert_eq!(rig.native.destroy(&id).await.unwrap().links, 1);
+        assert_eq!(rig.native.leftovers().await.unwrap(), std::slice::from_ref(&id));
+        std::fs::remove_dir(&entry).unwrap();
+        assert!(eventually(Duration::from_secs(5), || taken().matches("expires").count() == 1));
+        tokio::time::timeout(Duration::from_secs(5), async {
+            while !rig.native.leftovers().await.unwrap().is_empty() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await
+        .expect("it goes when it can");
+        proven(&rig, &id).await;
+    }
+
+    /// Killed with SIGKILL when the result is out and the proof is not.
+    async fn a_program_killed_before_the_proof_is_cleared_by_the_next(world) {
+        world.outside.serve(80);
+        let state = tempfile::tempdir().unwrap();
+        let mut command = crate::support::itself(&[], "routed::mourner");
+        let mut victim = command.env(STATE, state.path()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut said = BufReader::new(victim.stdout.take().unwrap()).lines();
+        let id = said.find_map(|line| Some(SandboxId::parse(line.unwrap().rsplit_once("mourner ")?.1).unwrap())).unwrap();
+        let stopped = || std::fs::read_to_string(format!("/proc/{}/stat", victim.id())).unwrap().contains(") T ");
+        assert!(eventually(Duration::from_secs(5), stopped));
+        assert_eq!(devices().len(), 1, "the kernel still has it");
+        assert!(taken().contains("comment"), "its addresses are claimed: {}", taken());
+        let table = tables().pop_first().unwrap();
+        victim.kill().unwrap();
+        victim.wait().unwrap();
+        let next = Native::new(world::config(&state, routed())).unwrap();
+        assert_eq!(next.leftovers().await.unwrap(), std::slice::from_ref(&id));
+        assert!(next.destroy(&id).await.unwrap().is_empty());
+        assert!(devices().is_empty() && !tables().contains(&table));
+        assert!(taken().contains("expires") && !taken().contains("comment"), "{}", taken());
+        assert_eq!(shell("conntrack -L 2> /dev/null"), "");
+        assert!(next.leftovers().await.unwrap().is_empty());
     }
 
     async fn what_cannot_be_routed_is_refused(world) {
@@ -675,6 +879,28 @@ async fn victim() {
     process.next().await.unwrap();
     println!("victim {id}");
     std::future::pending::<()>().await;
+}
+
+/// Not a test of its own: destroys a sandbox whose network it holds, and stands still as soon as it has the result.
+#[tokio::test]
+#[ignore = "run by another test"]
+async fn mourner() {
+    use rustix::process::{Signal, getpid, kill_process};
+    let Ok(state) = std::env::var(STATE) else { return };
+    let native = Native::new(world::config_at(state.as_ref(), routed())).unwrap();
+    let id = SandboxId::random();
+    let instance = native.create(&id, &spec(&[EVERYWHERE])).await.unwrap();
+    let script = "exec bash -c 'exec 3<>/dev/tcp/203.0.113.10/80; head -n 1 <&3'";
+    let (command, lease) = (crate::support::shell(script), crate::support::no_secrets());
+    finish(&mut *instance.exec(&command, &lease).await.unwrap()).await;
+    drop(instance);
+    let books = std::fs::read_to_string(&crate::support::entries(state.as_ref())[0]).unwrap();
+    let process_one =
+        books.lines().last().unwrap().strip_prefix("process ").unwrap().split(' ').next().unwrap();
+    let _held = std::fs::File::open(format!("/proc/{process_one}/ns/net")).unwrap();
+    assert!(native.destroy(&id).await.unwrap().is_empty());
+    println!("mourner {id}");
+    kill_process(getpid(), Signal::STOP).unwrap();
 }
 
 /// Not a test of its own: the same, without a sandbox.

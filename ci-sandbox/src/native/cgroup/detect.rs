@@ -42,13 +42,6 @@ impl Hierarchies {
     fn version_of(&self, controller: Controller) -> Option<Version> {
         self.trees.iter().find(|tree| tree.controllers.contains(&controller)).map(|tree| tree.version)
     }
-
-    /// A tree of version 1 without a controller is of no use.
-    fn give_up(&mut self, controller: Controller, why: String) {
-        self.trees.iter_mut().for_each(|tree| tree.controllers.retain(|one| *one != controller));
-        self.trees.retain(|tree| tree.version == Version::Two || !tree.controllers.is_empty());
-        self.missing.push((controller, why));
-    }
 }
 
 /// The group of this process in the tree of version 1 that has `controller`, where one is mounted.
@@ -96,7 +89,7 @@ impl Own {
         found.missing.extend(missing);
         // Without controllers a group can be made below any other.
         let place = host.as_ref().unwrap_or(&self.folder);
-        if !held.is_empty() || (takes_groups(place).is_ok() && can_kill(place)) {
+        if !held.is_empty() || (takes_groups(place, None).is_ok() && can_kill(place)) {
             found.add(place.clone(), Version::Two, held);
         }
     }
@@ -155,15 +148,24 @@ fn usable(folder: &Path, version: Version, controller: Controller) -> Result<(),
     {
         return Err("the kernel tells nobody when the memory of a control group is used up".to_owned());
     }
-    takes_groups(folder)
+    let file = match (controller, version) {
+        (Controller::DiskRate, Version::One) => Some("blkio.throttle.read_bps_device"),
+        (Controller::DiskRate, Version::Two) => Some("io.max"),
+        _ => None,
+    };
+    takes_groups(folder, file)
         .map_err(|why| format!("no control group for {} can be made: {why}", controller.name(version)))
 }
 
-/// Tries whether a group can be made in `folder`, and a process moved there.
-fn takes_groups(folder: &Path) -> Result<(), String> {
+/// Tries whether a group that has `file` can be made in `folder`, and a process moved there.
+fn takes_groups(folder: &Path, file: Option<&str>) -> Result<(), String> {
     let trial = folder.join(format!("ci-trial-{}", SandboxId::random()));
     let made = fs::create_dir(&trial);
+    let lacks = file.filter(|file| !trial.join(file).exists());
     let _ = fs::remove_dir(&trial);
+    if let (Ok(()), Some(file)) = (&made, lacks) {
+        return Err(format!("the kernel gives it no {file}"));
+    }
     // Who moves a process must be allowed to write where the two groups meet.
     let meeting = fs::OpenOptions::new().write(true).open(folder.join("cgroup.procs"));
     made.and(meeting).map(drop).map_err(|error| error.to_string())
@@ -347,6 +349,27 @@ mod tests {
             found.add("/group".into(), version, [controller]);
             assert_eq!(found.keep_from_swap(), keeps, "{version:?} {controller:?}");
         }
+    }
+
+    #[test]
+    fn a_group_for_rates_alone_is_made_for_who_asks_for_one() {
+        use ci_core::ByteSize;
+        use ci_core::job::Limits;
+        let mut found = Hierarchies::default();
+        found.add("/blkio".into(), Version::One, [Controller::Disk, Controller::DiskRate]);
+        found.add("/memory".into(), Version::One, [Controller::Memory]);
+        let (id, usual) = (SandboxId::random(), Limits::default());
+        let slow = usual.with_disk_read_bytes(ByteSize::mib(1));
+        let parents = |found: &Hierarchies, limits| {
+            let groups = found.groups(&id, limits).0;
+            groups.iter().map(|group| group.parent().unwrap().display().to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(parents(&found, &usual), ["/blkio", "/memory"]);
+        found.give_up(Controller::Disk, "no".to_owned());
+        assert_eq!(parents(&found, &usual), ["/memory"]);
+        assert_eq!(parents(&found, &slow), ["/memory", "/blkio"]);
+        let groups = found.groups(&id, &slow);
+        assert!(found.watched(&groups).unwrap().starts_with("/memory"), "each tree with its own group");
     }
 
     #[test]

@@ -145,8 +145,9 @@ mod tests {
     #[test]
     fn a_group_knows_who_is_in_it_and_kills_them_all() {
         let hierarchies = Hierarchies::detect();
-        let groups = hierarchies.groups(&SandboxId::random());
-        if hierarchies.make(&groups, &ci_core::job::Limits::default()).is_err() || groups.0.is_empty() {
+        let limits = ci_core::job::Limits::default();
+        let groups = hierarchies.groups(&SandboxId::random(), &limits);
+        if hierarchies.make(&groups, &limits).is_err() || groups.0.is_empty() {
             groups.remove();
             return skip("groups", "cgroups", "no control group can be made");
         }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use ci_core::job::Limits;
 
-use super::{Controller, PROCESS_ONE, Version, write};
+use super::{Controller, PROCESS_ONE, Version, disks, write};
 
 /// The weight that every group has at first (Linux, `CGROUP_WEIGHT_DFL`).
 const USUAL_WEIGHT: u32 = 100;
@@ -60,6 +60,33 @@ pub(super) fn hold(
                 by_cost.map_or(Ok(()), |file| optional(set(file, &limits.weight)))?;
                 optional(set(by_scheduler, &limits.weight.min(SCHEDULERS_MOST)))
             })
+        }
+        (Controller::DiskRate, version) => {
+            let disks =
+                if limits.bounds_disk_reads() { disks::numbers(Path::new("/sys/block")) } else { Vec::new() };
+            disks
+                .iter()
+                .flat_map(|disk| rates(version, limits, disk))
+                .try_for_each(|(file, line)| set(file, &line))
+        }
+    }
+}
+
+/// What holds reading from one disk down. Zero would be no bound to version 1, and nothing to version 2.
+fn rates(version: Version, limits: &Limits, disk: &str) -> Vec<(&'static str, String)> {
+    let bytes = limits.disk_read_bytes.map(|bytes| bytes.as_u64().max(1));
+    let operations = limits.disk_read_operations.map(|operations| operations.max(1));
+    match version {
+        Version::One => {
+            let bytes = bytes.map(|bytes| ("blkio.throttle.read_bps_device", format!("{disk} {bytes}")));
+            let operations =
+                operations.map(|some| ("blkio.throttle.read_iops_device", format!("{disk} {some}")));
+            bytes.into_iter().chain(operations).collect()
+        }
+        Version::Two => {
+            let bytes = bytes.map(|bytes| format!(" rbps={bytes}")).unwrap_or_default();
+            let operations = operations.map(|some| format!(" riops={some}")).unwrap_or_default();
+            vec![("io.max", format!("{disk}{bytes}{operations}"))]
         }
     }
 }
@@ -159,6 +186,25 @@ mod tests {
                 ("pids.max", "10"),
                 ("cpu.cfs_quota_us", "150000"),
             ])
+        );
+    }
+
+    #[test]
+    fn a_rate_is_one_of_reading_and_never_none_at_all() {
+        let lines = |version, limits: Limits| {
+            let lines = rates(version, &limits, "8:16").into_iter();
+            lines.map(|(file, line)| format!("{file} {line}")).collect::<Vec<_>>()
+        };
+        let bytes = Limits::default().with_disk_read_bytes(ByteSize::mib(2));
+        let both = bytes.with_disk_read_operations(50);
+        let nothing = Limits::default().with_disk_read_bytes(ByteSize::bytes(0)).with_disk_read_operations(0);
+        assert_eq!(lines(Version::Two, bytes), ["io.max 8:16 rbps=2097152"]);
+        assert_eq!(lines(Version::Two, both), ["io.max 8:16 rbps=2097152 riops=50"]);
+        assert_eq!(lines(Version::Two, nothing), ["io.max 8:16 rbps=1 riops=1"]);
+        assert_eq!(lines(Version::One, bytes), ["blkio.throttle.read_bps_device 8:16 2097152"]);
+        assert_eq!(
+            lines(Version::One, nothing),
+            ["blkio.throttle.read_bps_device 8:16 1", "blkio.throttle.read_iops_device 8:16 1"]
         );
     }
 

@@ -10,6 +10,7 @@
 //! step, tell that none is left, and count processor time.
 
 mod detect;
+pub(super) mod disks;
 mod groups;
 mod killed;
 mod limit;
@@ -33,12 +34,14 @@ pub(super) enum Controller {
     Memory,
     Processes,
     Cpu,
-    /// Reading from disks. Jobs write to memory alone.
+    /// Shares of reading from disks. Jobs write to memory alone.
     Disk,
+    /// How fast disks are read from, whoever else wants to.
+    DiskRate,
 }
 
 impl Controller {
-    const ALL: [Self; 4] = [Self::Memory, Self::Processes, Self::Cpu, Self::Disk];
+    const ALL: [Self; 5] = [Self::Memory, Self::Processes, Self::Cpu, Self::Disk, Self::DiskRate];
 
     /// What the kernel calls it.
     fn name(self, version: Version) -> &'static str {
@@ -46,8 +49,8 @@ impl Controller {
             (Self::Memory, _) => "memory",
             (Self::Processes, _) => "pids",
             (Self::Cpu, _) => "cpu",
-            (Self::Disk, Version::One) => "blkio",
-            (Self::Disk, Version::Two) => "io",
+            (Self::Disk | Self::DiskRate, Version::One) => "blkio",
+            (Self::Disk | Self::DiskRate, Version::Two) => "io",
         }
     }
 }
@@ -66,9 +69,18 @@ struct Hierarchy {
     controllers: Vec<Controller>,
 }
 
+impl Hierarchy {
+    /// Whether a sandbox has a group here only where its limits ask for it. On version 1 it would be one more for each to
+    /// be made and entered.
+    fn is_on_demand(&self) -> bool {
+        self.version == Version::One && self.controllers == [Controller::DiskRate]
+    }
+}
+
 /// Where groups can be made, and what cannot be had.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Hierarchies {
+    /// Those that are needed on demand come last.
     trees: Vec<Hierarchy>,
     missing: Vec<(Controller, String)>,
 }
@@ -84,10 +96,20 @@ impl Hierarchies {
         self.missing.iter().find(|(missing, _)| *missing == controller).map(|(_, why)| why.as_str())
     }
 
-    /// Where the groups of a sandbox will be.
-    pub(super) fn groups(&self, id: &SandboxId) -> Groups {
+    /// Does without a controller.
+    pub(super) fn give_up(&mut self, controller: Controller, why: String) {
+        self.trees.iter_mut().for_each(|tree| tree.controllers.retain(|one| *one != controller));
+        // A tree of version 1 without a controller is of no use.
+        self.trees.retain(|tree| tree.version == Version::Two || !tree.controllers.is_empty());
+        self.trees.sort_by_key(Hierarchy::is_on_demand);
+        self.missing.push((controller, why));
+    }
+
+    /// Where the groups of a sandbox with these limits will be.
+    pub(super) fn groups(&self, id: &SandboxId, limits: &Limits) -> Groups {
         let name = format!("ci-{id}");
-        Groups(self.trees.iter().map(|tree| tree.folder.join(&name)).collect())
+        let is_needed = |tree: &&Hierarchy| limits.bounds_disk_reads() || !tree.is_on_demand();
+        Groups(self.trees.iter().filter(is_needed).map(|tree| tree.folder.join(&name)).collect())
     }
 
     /// The group whose memory somebody has to watch, for there the kernel ends only one process when it is used up.

@@ -175,6 +175,7 @@ fn shared_set() -> Vec<Message> {
         key: &[Field::Address],
         ranges: false,
         timeouts: true,
+        most: None,
         each: Each::Nothing,
     };
     vec![nft::ensure_table(TABLE), set.ensure()]

@@ -21,10 +21,12 @@ const CONNECT: Duration = Duration::from_secs(5);
 const MOST_TRIES: usize = 4;
 
 /// Connects for one sandbox, by its policy, and writes down every attempt.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Dialer {
-    pub(super) policy: Policy,
+    pub(super) policy: Arc<Policy>,
     pub(super) transcript: Arc<Transcript>,
+    /// Whether there is no room for a connection, whatever the policy says.
+    pub(super) is_crowded: bool,
 }
 
 impl Dialer {
@@ -49,6 +51,9 @@ impl Dialer {
     async fn connect(&self, endpoint: &Endpoint) -> Result<(TcpStream, IpAddr), (Verdict, Option<IpAddr>)> {
         if !self.policy.covers(endpoint) {
             return Err((Verdict::NoRule, None));
+        }
+        if self.is_crowded {
+            return Err((Verdict::Crowded, None));
         }
         let mut failure = (Verdict::Unresolved, None);
         for address in self.addresses(&endpoint.host).await.into_iter().take(MOST_TRIES) {
@@ -129,7 +134,8 @@ pub(super) mod tests {
 
     fn resolving(texts: &[&str], addresses: &'static [&'static str]) -> Dialer {
         let egress = Egress::default().with_resolver(Arc::new(Always(addresses)));
-        Dialer { policy: Policy::new(&rules(texts), &egress).unwrap(), transcript: Arc::default() }
+        let policy = Arc::new(Policy::new(&rules(texts), &egress).unwrap());
+        Dialer { policy, transcript: Arc::default(), is_crowded: false }
     }
 
     /// A dialer whose hosts have no addresses.

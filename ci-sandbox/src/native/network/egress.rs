@@ -43,6 +43,10 @@ pub struct Egress {
     pub sources: Vec<IpAddr>,
     /// Who knows the addresses of hosts.
     pub resolver: Arc<dyn Resolver>,
+    /// How many of this program's descriptors the sandboxes of a backend may take together for their connections, two
+    /// each, and for what listens in them; half of `RLIMIT_NOFILE`, as it is when the backend is made, where there is
+    /// nothing.
+    pub descriptors: Option<usize>,
 }
 
 impl Egress {
@@ -64,6 +68,12 @@ impl Egress {
         self
     }
 
+    /// Bounds the descriptors that connections take.
+    pub fn with_descriptors(mut self, descriptors: usize) -> Self {
+        self.descriptors = Some(descriptors);
+        self
+    }
+
     /// Replaces who knows the addresses of hosts.
     pub fn with_resolver(mut self, resolver: Arc<dyn Resolver>) -> Self {
         self.resolver = resolver;
@@ -75,7 +85,7 @@ impl Default for Egress {
     /// Everything that rules can name, by the system's resolver.
     fn default() -> Self {
         let resolver = Arc::new(SystemResolver::default());
-        Self { denied: Vec::new(), private_networks: true, sources: Vec::new(), resolver }
+        Self { denied: Vec::new(), private_networks: true, sources: Vec::new(), resolver, descriptors: None }
     }
 }
 

@@ -99,6 +99,9 @@ impl Refusal {
     fn answer(self) -> Answer {
         let (status, why) = match self {
             Self::Verdict(Verdict::Malformed) => (StatusCode::BAD_REQUEST, Verdict::Malformed.to_string()),
+            Self::Verdict(Verdict::Crowded) => {
+                (StatusCode::SERVICE_UNAVAILABLE, Verdict::Crowded.to_string())
+            }
             Self::Verdict(verdict) if verdict.is_refusal() => (StatusCode::FORBIDDEN, verdict.to_string()),
             Self::Verdict(verdict) => (StatusCode::BAD_GATEWAY, verdict.to_string()),
             Self::Bad(why) => (StatusCode::BAD_REQUEST, why.to_owned()),
@@ -107,6 +110,10 @@ impl Refusal {
         let body = Full::new(Bytes::from(format!("the sandbox's network: {why}\n")));
         let mut answer = Response::new(body.map_err(|never| match never {}).boxed());
         *answer.status_mut() = status;
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            // Without room it is not waited for what comes next.
+            answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         answer
     }
 }

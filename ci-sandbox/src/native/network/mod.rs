@@ -16,6 +16,7 @@
 //! ([`nft_table`]), then the card is made ([`routed_pair`]). Both ways can be open at once.
 
 mod addresses;
+mod budget;
 mod dial;
 mod dns;
 mod egress;
@@ -34,6 +35,8 @@ mod relay;
 mod route;
 mod routed;
 mod routed_config;
+mod routed_end;
+mod routed_flows;
 mod routed_link;
 mod routed_pair;
 mod routed_rules;
@@ -56,13 +59,15 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use self::budget::Account;
 use self::dial::Dialer;
 use self::names::Names;
 use self::policy::Policy;
-use self::server::{Door, Server};
+use self::server::{Door, MOST_TURNED_AWAY, Server};
 use self::transcript::Transcript;
 use super::wire::MOST_SOCKETS;
 
+pub(super) use self::budget::Budget;
 pub use self::egress::{Egress, Resolver, SystemResolver};
 pub(super) use self::routed::Routed;
 pub use self::routed_config::RoutedNetwork;
@@ -89,17 +94,30 @@ const VARIABLES: [(&str, &str); 8] = [
     ("no_proxy", "localhost,127.0.0.1,::1"),
 ];
 
-/// A way out that has been thought through; nothing of it exists.
+/// A way out that has been thought through. Nothing of it exists but the descriptors that it may have open.
 #[derive(Debug)]
 pub(super) struct Plan {
     policy: Policy,
     names: Names,
+    account: Arc<Account>,
 }
 
 impl Plan {
     /// Plans what `policy` asks for in a sandbox that is called `hostname`; nothing where it asks for no network.
-    pub(super) fn of(policy: &NetworkPolicy, egress: &Egress, hostname: &CStr) -> Result<Option<Self>> {
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Denied`] and [`ErrorKind::LimitExceeded`] when a rule cannot be; [`ErrorKind::Unavailable`] when other
+    /// sandboxes have too much open.
+    pub(super) fn of(
+        policy: &NetworkPolicy,
+        egress: &Egress,
+        hostname: &CStr,
+        budget: &Arc<Budget>,
+    ) -> Result<Option<Self>> {
         const OTHERS: usize = 3;
+        /// That waits for room.
+        const CONNECTION: usize = 1;
         let rules = match policy {
             NetworkPolicy::None => return Ok(None),
             NetworkPolicy::Allow(rules) => rules,
@@ -111,12 +129,19 @@ impl Plan {
         let policy = Policy::new(rules, egress)?;
         let names = Names::of(&policy, hostname.to_str().ok().and_then(|name| HostName::parse(name).ok()));
         let most = MOST_SOCKETS - OTHERS;
-        if names.doors(&policy).len() > most {
+        let doors = names.doors(&policy).len();
+        if doors > most {
             return Err(Error::new(ErrorKind::LimitExceeded, "create a sandbox")
                 .because("its network rules name too many hosts; the bound counts every port of every host")
                 .with("most", most));
         }
-        Ok(Some(Self { policy, names }))
+        let account = budget.open(OTHERS + doors + MOST_TURNED_AWAY + CONNECTION).ok_or_else(|| {
+            Error::new(ErrorKind::Unavailable, "create a sandbox").because(
+                "sandboxes with a network have all descriptors that they may have together; raise RLIMIT_NOFILE, or \
+                 have fewer at once",
+            )
+        })?;
+        Ok(Some(Self { policy, names, account }))
     }
 
     /// What process 1 is to open.
@@ -148,14 +173,14 @@ impl Network {
     ///
     /// When the runtime cannot watch one of them.
     pub(super) fn start(plan: Plan, sockets: Vec<OwnedFd>, runtime: &Handle) -> io::Result<Self> {
-        let Plan { policy, names } = plan;
+        let Plan { policy, names, account } = plan;
         let hosts = names.doors(&policy).into_iter().map(|(_, endpoint)| Door::Host(Arc::new(endpoint)));
         let doors = [Door::LookUps, Door::Proxy].into_iter().chain(hosts);
         let mut sockets = sockets.into_iter();
         let look_ups = sockets.next().ok_or(io::ErrorKind::InvalidInput)?;
         let transcript = Arc::<Transcript>::default();
-        let dialer = Dialer { policy, transcript: transcript.clone() };
-        let server = Server::new(dialer, names, look_ups, sockets.zip(doors).collect())?;
+        let dialer = Dialer { policy: Arc::new(policy), transcript: transcript.clone(), is_crowded: false };
+        let server = Server::new(dialer, names, account, look_ups, sockets.zip(doors).collect())?;
         let (stop, mut stopped) = watch::channel(false);
         let (closed, open) = watch::channel(());
         runtime.spawn(async move {

@@ -1,6 +1,7 @@
 //! The connections that the kernel remembers (conntrack(8)). Numbers are those of
 //! `linux/netfilter/nfnetlink_conntrack.h`.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::Ipv4Addr;
 
@@ -26,20 +27,33 @@ const COMPARE_SOURCE: u32 = 1;
 
 const HEAD: usize = 4;
 
-/// Makes the kernel forget all connections that `source` began, and returns how many they were.
+/// Makes the kernel forget all connections that one of `sources` began, and returns how many they were. It goes through
+/// all connections of the machine once.
 ///
 /// # Errors
 ///
 /// Those of the kernel. One that ends by itself meanwhile is none.
-pub(super) fn forget(socket: &mut Socket, source: Ipv4Addr) -> io::Result<usize> {
+pub(super) fn forget(socket: &mut Socket, sources: &BTreeSet<Ipv4Addr>) -> io::Result<usize> {
     let mut found = Vec::new();
-    let all = message(GET)
-        .nest(ORIGINAL, |tuple| tuple.nest(NETWORK, |network| network.with(SOURCE, &source.octets())))
-        .nest(FILTER, |filter| filter.with(1, &COMPARE_SOURCE.to_ne_bytes()).with(2, &0_u32.to_ne_bytes()));
+    let of_one = |source: &Ipv4Addr| {
+        message(GET)
+            .nest(ORIGINAL, |tuple| tuple.nest(NETWORK, |network| network.with(SOURCE, &source.octets())))
+            .nest(FILTER, |filter| {
+                filter.with(1, &COMPARE_SOURCE.to_ne_bytes()).with(2, &0_u32.to_ne_bytes())
+            })
+    };
+    // The kernel compares with one, or sends all.
+    let all = match (sources.first(), sources.len()) {
+        (None, _) => return Ok(0),
+        (Some(only), 1) => of_one(only),
+        _ => message(GET),
+    };
     socket.dump(all, |reply| {
         let connection = Attributes::after(reply, HEAD);
         let Some(tuple) = connection.get(ORIGINAL) else { return };
-        if Attributes::new(tuple).within(NETWORK).get(SOURCE) != Some(source.octets().as_slice()) {
+        let source = Attributes::new(tuple).within(NETWORK).get(SOURCE);
+        let source = source.and_then(|octets| <[u8; 4]>::try_from(octets).ok()).map(Ipv4Addr::from);
+        if source.is_none_or(|source| !sources.contains(&source)) {
             return;
         }
         let named = message(DELETE).nest(ORIGINAL, |inside| inside.with_bytes(tuple));

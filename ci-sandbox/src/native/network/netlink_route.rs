@@ -139,8 +139,12 @@ pub(super) fn device(socket: &Socket, name: &str) -> io::Result<Option<u32>> {
 /// The names of all devices.
 pub(super) fn devices(socket: &mut Socket) -> io::Result<Vec<String>> {
     const NAME: u16 = 3;
+    /// `IFLA_EXT_MASK` and `RTEXT_FILTER_SKIP_STATS`.
+    const EXTENT: u16 = 29;
+    const NO_STATISTICS: u32 = 8;
     let mut names = Vec::new();
-    socket.dump(Message::new(GET_LINK, 0, &link(0, 0)), |message| {
+    let all = Message::new(GET_LINK, 0, &link(0, 0)).with_u32(EXTENT, NO_STATISTICS);
+    socket.dump(all, |message| {
         names.extend(Attributes::after(message, 16).get(NAME).map(text));
     })?;
     Ok(names)

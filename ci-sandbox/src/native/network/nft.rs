@@ -93,6 +93,8 @@ pub(super) enum Field {
     Device,
     Protocol,
     Port,
+    /// Four bytes of our own.
+    Mark,
 }
 
 impl Field {
@@ -102,6 +104,7 @@ impl Field {
             Self::Address => 7,
             Self::Protocol => 12,
             Self::Port => 13,
+            Self::Mark => 19,
             Self::Device => 41,
         }
     }
@@ -110,7 +113,7 @@ impl Field {
         match self {
             Self::Protocol => 1,
             Self::Port => 2,
-            Self::Address => 4,
+            Self::Address | Self::Mark => 4,
             Self::Device => 16,
         }
     }
@@ -125,6 +128,8 @@ pub(super) enum Each {
     Counts,
     /// Matches only a connection past so many that last at the same time.
     Past(u32),
+    /// Matches only the first so many times, and one time more every week.
+    First(u32),
 }
 
 /// A set to be made.
@@ -137,6 +142,8 @@ pub(super) struct Set<'a> {
     pub(super) ranges: bool,
     /// Whether its elements may go by themselves.
     pub(super) timeouts: bool,
+    /// How many elements rules may add; none where there is nothing.
+    pub(super) most: Option<u32>,
     pub(super) each: Each,
 }
 
@@ -145,13 +152,18 @@ impl Set<'_> {
     pub(super) fn ensure(self) -> Message {
         const INTERVAL: u32 = 4;
         const TIMEOUT: u32 = 0x10;
+        const DYNAMIC: u32 = 0x20;
+        const WEEK: u64 = 7 * 24 * 60 * 60;
         const CONCATENATION: u32 = 0x80;
-        let Self { table, name, key, ranges, timeouts, each } = self;
+        let Self { table, name, key, ranges, timeouts, most, each } = self;
         let kind = key.iter().fold(0, |kind, field| kind << 6 | field.kind());
         let length = key.iter().map(|field| field.length().next_multiple_of(4)).sum();
         let mut flags = if timeouts { TIMEOUT } else { 0 };
         if ranges {
             flags |= INTERVAL | CONCATENATION;
+        }
+        if most.is_some() {
+            flags |= DYNAMIC;
         }
         let mut made = message(NEW_SET, CREATE)
             .with_text(1, table)
@@ -170,12 +182,22 @@ impl Set<'_> {
                 })
             });
         }
+        if let Some(most) = most {
+            made = made.nest(9, |description| description.with_be32(1, most));
+        }
         match each {
             Each::Nothing => made,
             Each::Counts => made.nest(17, |each| expression(each, "counter", |counter| counter)),
             // `NFT_CONNLIMIT_F_INV`: over, and not up to.
             Each::Past(count) => made.nest(17, |each| {
                 expression(each, "connlimit", |limit| limit.with_be32(1, count).with_be32(2, 1))
+            }),
+            // Rate, unit in seconds, burst, and of packets.
+            Each::First(count) => made.nest(17, |each| {
+                expression(each, "limit", |limit| {
+                    let limit = limit.with(1, &1_u64.to_be_bytes()).with(2, &WEEK.to_be_bytes());
+                    limit.with_be32(3, count).with_be32(4, 0)
+                })
             }),
         }
     }
@@ -328,6 +350,11 @@ impl Rule {
         })
     }
 
+    /// Loads these bytes.
+    pub(super) fn put(self, bytes: &[u8], to: Register) -> Self {
+        self.then("immediate", |data| data.with_be32(1, to.0).nest(2, |data| data.with(VALUE, bytes)))
+    }
+
     /// Keeps the bits of `mask` of what was loaded first.
     pub(super) fn mask(self, mask: &[u8]) -> Self {
         let length = u32::try_from(mask.len()).unwrap_or(u32::MAX);
@@ -388,6 +415,15 @@ impl Rule {
         })
     }
 
+    /// Adds what was loaded to a set where it is not in it, and counts it there. A set that is full stays as it is.
+    pub(super) fn add_to(self, set: &str) -> Message {
+        self.then("dynset", |add| {
+            let add = add.with_text(1, set).with_be32(3, 0).with_be32(4, Register::FIRST.0);
+            add.nest(7, |each| expression(each, "counter", |counter| counter))
+        })
+        .done()
+    }
+
     /// Answers that nobody listens there: for TCP, where an error of the network is believed only when it is repeated.
     pub(super) fn reset(self) -> Message {
         // `NFT_REJECT_TCP_RST`.
@@ -402,11 +438,9 @@ impl Rule {
 
     /// Gives it another source.
     pub(super) fn source(self, source: [u8; 4]) -> Message {
-        self.then("immediate", |data| {
-            data.with_be32(1, Register::FIRST.0).nest(2, |data| data.with(VALUE, &source))
-        })
-        .then("nat", |nat| nat.with_be32(1, 0).with_be32(2, IPV4.into()).with_be32(3, Register::FIRST.0))
-        .done()
+        self.put(&source, Register::FIRST)
+            .then("nat", |nat| nat.with_be32(1, 0).with_be32(2, IPV4.into()).with_be32(3, Register::FIRST.0))
+            .done()
     }
 
     /// Decides about it.

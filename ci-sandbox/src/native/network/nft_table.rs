@@ -6,7 +6,7 @@
 //!                  +-- forward --> leaving: is it who it says? options? where to?
 //!                                    allowed, or in a private range and allowed there
 //!                                      --> permitted: room for one more? ----------> accept, perhaps another source
-//!                                    anything else -------------------------------> refuse
+//!                                    anything else -------------------------------> refuse: no rule, forbidden, crowded
 //! to a sandbox ----+-- forward --> arriving: an answer? --------------------------> accept, else drop
 //!                  +-- from this machine: about what it has sent? ----------------> accept, else drop
 //! ```
@@ -17,6 +17,7 @@ use super::addresses::Tag;
 use super::netlink::Message;
 use super::nft::{self, Each, Element, Field, Hook, Lasting, Meta, Register, Rule, Set, Verdict};
 use super::reach::{NEVER_V4, PRIVATE_V4};
+use super::routed_flows::{self as flows, Kind};
 use super::routed_rules::{Allowed, Network};
 
 /// The most elements that one sandbox's rules may come to: they travel in one attribute, which has 64 KiB.
@@ -70,14 +71,15 @@ impl Design<'_> {
         messages
     }
 
-    fn sets(&self, table: &str) -> [Message; 7] {
+    fn sets(&self, table: &str) -> Vec<Message> {
         use Field as F;
-        let set = |name, key, each| Set { table, name, key, ranges: false, timeouts: false, each };
+        let set =
+            |name, key, each| Set { table, name, key, ranges: false, timeouts: false, most: None, each };
         let destinations = |name| {
             let key = &[F::Address, F::Address, F::Protocol, F::Port];
             Set { ranges: true, ..set(name, key, Each::Counts) }.ensure()
         };
-        [
+        let own = [
             set(SOURCES, &[F::Device, F::Address], Each::Nothing).ensure(),
             destinations(ALLOWED),
             destinations(PRIVATE),
@@ -85,7 +87,8 @@ impl Design<'_> {
             set(CONNECTED, &[F::Device], Each::Counts).ensure(),
             set(REFUSED, &[F::Device], Each::Counts).ensure(),
             set(CROWDED, &[F::Device], Each::Past(self.connections)).ensure(),
-        ]
+        ];
+        own.into_iter().chain(flows::sets(table)).collect()
     }
 
     fn chains(&self, table: &str) -> Vec<Message> {
@@ -93,19 +96,26 @@ impl Design<'_> {
         let (from, to) = (|chain| from_device(table, chain, &own), |chain| to_device(table, chain, &own));
         // Where rules go to must be there before they are.
         let mut messages: Vec<Message> =
-            ["refuse", "discard", "permitted", "private", "leaving", "arriving", "answering"]
+            ["refuse", "unruled", "forbidden", "crowded", "discard", "permitted", "private"]
                 .iter()
+                .chain(&["leaving", "arriving", "answering"])
                 .map(|name| nft::chain(table, name))
                 .collect();
+        for (name, kind) in
+            [("unruled", Kind::NoRule), ("forbidden", Kind::Forbidden), ("crowded", Kind::Crowded)]
+        {
+            messages.push(not_ipv4(table, name));
+            messages.extend(flows::refused(table, name, kind));
+            messages.push(Rule::of(table, name).verdict(Verdict::Goto("refuse")));
+        }
         messages.extend([
             nft::base_chain(table, "input", Hook::Input),
-            from("input").verdict(Verdict::Goto("refuse")),
+            from("input").verdict(Verdict::Goto("forbidden")),
             nft::base_chain(table, "forward", Hook::Forward),
             from("forward").verdict(Verdict::Goto("leaving")),
             to("forward").verdict(Verdict::Goto("arriving")),
             nft::base_chain(table, "output", Hook::Output),
             to("output").verdict(Verdict::Goto("answering")),
-            not_ipv4(table, "refuse"),
             device_in(table, "refuse", REFUSED).done(),
             Rule::of(table, "refuse").load(Meta::Protocol, Register::FIRST).equals(&[TCP]).reset(),
             Rule::of(table, "refuse").reject(),
@@ -121,7 +131,7 @@ impl Design<'_> {
 
     fn leaving(&self, table: &str) -> Vec<Message> {
         let leaving = || Rule::of(table, "leaving");
-        let refuse = Verdict::Goto("refuse");
+        let forbidden = Verdict::Goto("forbidden");
         let device = Register::FIRST;
         let mut messages = vec![
             not_ipv4(table, "leaving"),
@@ -131,15 +141,15 @@ impl Design<'_> {
                 .not_among(SOURCES)
                 .verdict(Verdict::Goto("discard")),
             // Options: a header of more than five words.
-            leaving().load_network(0, 1, Register::FIRST).mask(&[0x0f]).differs(&[5]).verdict(refuse),
-            to_device(table, "leaving", Tag::ALL_DEVICES).verdict(refuse),
+            leaving().load_network(0, 1, Register::FIRST).mask(&[0x0f]).differs(&[5]).verdict(forbidden),
+            to_device(table, "leaving", Tag::ALL_DEVICES).verdict(forbidden),
         ];
         let to = |(address, prefix): &Network, verdict| {
             let there = leaving().load_network(16, 4, Register::FIRST).mask(&mask(*prefix).octets());
             there.equals(&address.octets()).verdict(verdict)
         };
         let never = NEVER_V4.iter().chain(self.never);
-        messages.extend(never.map(|network| to(network, refuse)));
+        messages.extend(never.map(|network| to(network, forbidden)));
         messages.extend(PRIVATE_V4.iter().map(|network| to(network, Verdict::Goto("private"))));
         let destination_among = |chain, set| {
             Rule::of(table, chain)
@@ -152,35 +162,38 @@ impl Design<'_> {
         };
         messages.extend([
             destination_among("leaving", ALLOWED),
-            leaving().verdict(refuse),
+            leaving().verdict(Verdict::Goto("unruled")),
             destination_among("private", PRIVATE),
-            Rule::of(table, "private").verdict(refuse),
+            Rule::of(table, "private").verdict(Verdict::Goto("unruled")),
             Rule::of(table, "permitted")
                 .state_in(NEW)
                 .load(Meta::InputDevice, Register::FIRST)
                 .among(CROWDED)
-                .verdict(refuse),
-            Rule::of(table, "permitted").verdict(Verdict::Accept),
+                .verdict(Verdict::Goto("crowded")),
         ]);
+        messages.extend(flows::sent(table, "permitted"));
+        messages.push(Rule::of(table, "permitted").verdict(Verdict::Accept));
         messages
     }
 
-    fn arriving(table: &str) -> [Message; 8] {
+    fn arriving(table: &str) -> [Message; 10] {
         const SYN_ACK: u8 = 0x12;
         let answer = || Rule::of(table, "arriving").state_in(ESTABLISHED).answers();
-        [
-            not_ipv4(table, "arriving"),
-            // From a sandbox of somebody else's, whose firewall refuses it too, but perhaps later.
-            from_device(table, "arriving", Tag::ALL_DEVICES).verdict(Verdict::Goto("refuse")),
+        let first_answer = || {
             answer()
                 .load(Meta::Protocol, Register::FIRST)
                 .equals(&[TCP])
                 .load_transport(13, 1, Register::FIRST)
                 .mask(&[SYN_ACK])
                 .equals(&[SYN_ACK])
-                .load(Meta::OutputDevice, Register::FIRST)
-                .among(CONNECTED)
-                .done(),
+        };
+        [
+            not_ipv4(table, "arriving"),
+            // From a sandbox of somebody else's, whose firewall refuses it too, but perhaps later.
+            from_device(table, "arriving", Tag::ALL_DEVICES).verdict(Verdict::Goto("refuse")),
+            first_answer().load(Meta::OutputDevice, Register::FIRST).among(CONNECTED).done(),
+            flows::answered(first_answer(), Kind::Connected),
+            flows::answered(answer(), Kind::Received),
             answer().load(Meta::OutputDevice, Register::FIRST).among(RECEIVED).verdict(Verdict::Accept),
             Rule::of(table, "arriving")
                 .load(Meta::Protocol, Register::FIRST)
@@ -272,6 +285,8 @@ impl Entries {
             (CONNECTED, device),
             (REFUSED, device),
             (CROWDED, device),
+            (flows::ROOM, device),
+            (flows::REFUSAL_ROOM, device),
             (ALLOWED, &self.allowed),
             (PRIVATE, &self.private),
             (SOURCES, std::slice::from_ref(&self.source)),

@@ -15,6 +15,7 @@ use super::netlink::{Socket, is};
 use super::nft;
 use super::nft_table::{Design, Entries};
 use super::routed_config::RoutedNetwork;
+use super::routed_end::Departed;
 use super::routed_link::Link;
 use super::routed_pair::Plan;
 use super::routed_rules::{self, Allowed, Network, of_ipv4};
@@ -32,6 +33,10 @@ pub(in crate::native) struct Routed {
     netfilter: Mutex<Socket>,
     /// The links that are not gone yet.
     links: Mutex<BTreeSet<Pair>>,
+    /// Of these, the ones whose sandboxes are dead.
+    pub(super) departed: Mutex<Departed>,
+    /// Held while they are looked at.
+    pub(super) seeing_off: Mutex<()>,
     /// Says that the tag's owner lives.
     _sign: UnixDatagram,
 }
@@ -79,6 +84,8 @@ impl Routed {
             rest: config.rest,
             netfilter: Mutex::new(netfilter),
             links: Mutex::default(),
+            departed: Mutex::default(),
+            seeing_off: Mutex::default(),
             _sign: sign,
         })
     }
@@ -124,15 +131,16 @@ impl Routed {
         Err(none_free())
     }
 
-    /// Gives the addresses of a link that is gone back.
-    pub(super) fn give_back(&self, pair: Pair, rests: bool) -> io::Result<()> {
+    /// Gives the addresses of links that are gone back: all of them, or none.
+    pub(super) fn give_back(&self, pairs: &[Pair], rests: bool) -> io::Result<()> {
         let rest = if rests { self.rest } else { Duration::ZERO };
-        match self.netfilter().transaction(addresses::give_back(pair, rest)) {
-            // Somebody has emptied the list.
-            Err(error) if is(&error, Errno::NOENT) => {}
+        let messages: Vec<_> = pairs.iter().flat_map(|pair| addresses::give_back(*pair, rest)).collect();
+        match self.netfilter().transaction(messages) {
+            // Somebody has emptied the list. Of several, all others are as they were.
+            Err(error) if is(&error, Errno::NOENT) && pairs.len() == 1 => {}
             given => given?,
         }
-        lock(&self.links).remove(&pair);
+        lock(&self.links).retain(|link| !pairs.contains(link));
         Ok(())
     }
 

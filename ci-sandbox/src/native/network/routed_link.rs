@@ -4,20 +4,22 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
 
-use ci_core::network::NetworkReport;
+use ci_core::clock::{Clock as _, SystemClock, Timestamp};
+use ci_core::network::{Flow, NetworkReport, Verdict};
 use ci_core::{Error, ErrorKind, Result};
 use rustix::io::Errno;
 use tokio::sync::{Mutex as AsyncMutex, oneshot};
 
+use super::super::ledger::Page;
+use super::addresses::Pair;
 use super::netlink::{Attributes, is};
 use super::nft;
 use super::nft_table::{CONNECTED, Entries, RECEIVED, REFUSED};
 use super::routed::{Routed, lock};
 use super::routed_config::RoutedNetwork;
+use super::routed_flows::{self as flows, Count};
 use super::routed_pair::{Plan, end_connections};
-use super::routed_sweep::{forget, vanishes};
 
 /// The link of one sandbox.
 #[derive(Debug)]
@@ -30,6 +32,8 @@ pub(in crate::native) struct Link {
     /// The sandbox's network, once the link is in it and until its processes are gone.
     inside: Arc<Mutex<Option<OwnedFd>>>,
     progress: Mutex<Progress>,
+    /// Since when it is counted.
+    since: Timestamp,
     /// As it was when it was counted last.
     traffic: Mutex<Traffic>,
 }
@@ -40,16 +44,18 @@ enum Progress {
     #[default]
     Open,
     Closed,
+    GivenBack,
     Gone,
 }
 
 /// What has gone over a link.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Traffic {
     connections: u64,
     refused: u64,
     sent: u64,
     received: u64,
+    flows: Vec<Flow>,
 }
 
 impl Link {
@@ -62,6 +68,7 @@ impl Link {
             attaching: Arc::default(),
             inside: Arc::default(),
             progress: Mutex::default(),
+            since: SystemClock::new().now(),
             traffic: Mutex::default(),
         }
     }
@@ -80,7 +87,7 @@ impl Link {
     ///
     /// # Cancel safety
     ///
-    /// When the future is dropped, the link may be made all the same; [`is_gone`](Self::is_gone) waits for it.
+    /// When the future is dropped, the link may be made all the same; who [sees it off](Self::see_off) waits for it.
     pub(in crate::native) async fn attach(&self, process: &OwnedFd) -> Result<()> {
         let failed = |error| {
             Error::new(ErrorKind::Unavailable, RoutedNetwork::CREATE)
@@ -98,67 +105,87 @@ impl Link {
         on_a_thread(make).await.map_err(failed)?
     }
 
-    /// Lets nothing through any more, at once.
-    pub(in crate::native) fn close(&self) {
+    pub(super) fn pair(&self) -> Pair {
+        self.plan.pair
+    }
+
+    pub(super) fn routed(&self) -> &Arc<Routed> {
+        &self.routed
+    }
+
+    /// Lets nothing through any more, at once. False when the firewall does not take that.
+    pub(in crate::native) fn close(&self) -> bool {
         let mut progress = lock(&self.progress);
         if *progress != Progress::Open {
-            return;
+            return true;
         }
         self.count();
         let messages = self.entries.delete(&self.routed.table());
         match self.routed.netfilter().transaction(messages) {
             // Somebody has removed the whole firewall.
-            Err(error) if !is(&error, Errno::NOENT) => {}
+            Err(error) if !is(&error, Errno::NOENT) => return false,
             _ => *progress = Progress::Closed,
         }
+        true
     }
 
-    /// Waits until the device is gone, which it is some milliseconds after everything of its sandbox, and gives its
-    /// address back. False when that takes longer than `patience`, or the firewall still names it.
-    ///
-    /// It is for when the sandbox's processes are dead and nothing of this program is in its network.
-    pub(in crate::native) async fn is_gone(&self, patience: Duration) -> bool {
-        self.close();
-        let _attached = self.attaching.lock().await;
-        let inside = lock(&self.inside).take();
-        if let Some(inside) = inside {
-            let _ = on_a_thread(move || end_connections(&inside)).await;
+    /// Lets go of the sandbox's network, after what goes on in it without any process is ended. False while the link is
+    /// still being made. It takes the calling thread into that network and back.
+    pub(super) fn lets_go(&self) -> bool {
+        let Ok(_attached) = self.attaching.try_lock() else { return false };
+        if let Some(inside) = lock(&self.inside).take() {
+            let _ = end_connections(&inside);
         }
-        if !vanishes(self.device(), patience).await {
-            return false;
-        }
-        let closed = *lock(&self.progress) == Progress::Closed;
-        if closed && self.give_back().await.is_ok() {
+        true
+    }
+
+    /// Its device is gone, and its addresses may be somebody else's from now on.
+    pub(super) fn was_given_back(&self) {
+        *lock(&self.progress) = Progress::GivenBack;
+    }
+
+    pub(super) fn is_given_back(&self) -> bool {
+        *lock(&self.progress) == Progress::GivenBack
+    }
+
+    /// Strikes its sandbox out of the books when nothing else is left of it.
+    pub(super) fn strike(&self, page: &Page) {
+        if self.is_given_back() && page.strike() {
             *lock(&self.progress) = Progress::Gone;
         }
-        *lock(&self.progress) == Progress::Gone
     }
 
-    async fn give_back(&self) -> io::Result<()> {
-        forget(self.plan.pair.inside()).await?;
-        self.routed.give_back(self.plan.pair, true)
+    /// Whether nothing is left of it.
+    pub(in crate::native) fn is_gone(&self) -> bool {
+        *lock(&self.progress) == Progress::Gone
     }
 
     /// Takes everything back, for a sandbox of which nothing has been made.
     pub(in crate::native) fn undo(&self) {
         self.close();
-        if self.routed.give_back(self.plan.pair, false).is_ok() {
+        if self.routed.give_back(&[self.plan.pair], false).is_ok() {
             *lock(&self.progress) = Progress::Gone;
         }
     }
 
-    /// Adds what has gone over it to a report: sums only, of bytes with the headers of IP and TCP. A connection counts
-    /// when it was answered, a refusal by packets.
+    /// Adds what has gone over it to a report, in bytes with the headers of IP and TCP. A connection counts when it was
+    /// answered, a refusal by packets.
     pub(in crate::native) fn add_to(&self, report: &mut NetworkReport) {
         if *lock(&self.progress) == Progress::Open {
             self.count();
         }
-        let Traffic { connections, refused, sent, received } = *lock(&self.traffic);
+        let Traffic { connections, refused, sent, received, flows } = lock(&self.traffic).clone();
+        let of = |is_it: fn(Verdict) -> bool| {
+            flows.iter().filter(|flow| is_it(flow.verdict)).map(|flow| flow.attempts).sum::<u64>()
+        };
+        let listed = of(|verdict| verdict == Verdict::Connected) + of(Verdict::is_refusal);
         report.connections += connections;
         report.refused += refused;
+        report.failed += of(|verdict| verdict == Verdict::Unreachable);
         report.sent += sent;
         report.received += received;
-        report.unlisted += connections + refused;
+        report.unlisted += (connections + refused).saturating_sub(listed);
+        report.flows.extend(flows);
     }
 
     /// Counts; what cannot be counted now stays as it was.
@@ -172,44 +199,35 @@ impl Link {
         let table = self.routed.table();
         let mut netfilter = self.routed.netfilter();
         let mut sum = |message| {
-            let mut sum = Counted::default();
-            netfilter.look_up(message, |reply| sum.add_elements(reply)).map(|()| sum)
+            let mut sum = Count::default();
+            netfilter.look_up(message, |reply| add_elements(&mut sum, reply)).map(|()| sum)
         };
         let mut sent = 0;
         for message in self.entries.count_sent(&table) {
             sent += sum(message)?.bytes;
         }
-        Ok(Traffic {
-            connections: sum(self.entries.count(&table, CONNECTED))?.packets,
-            refused: sum(self.entries.count(&table, REFUSED))?.packets,
-            sent,
-            received: sum(self.entries.count(&table, RECEIVED))?.bytes,
-        })
+        let connections = sum(self.entries.count(&table, CONNECTED))?.packets;
+        let refused = sum(self.entries.count(&table, REFUSED))?.packets;
+        let received = sum(self.entries.count(&table, RECEIVED))?.bytes;
+        let span = [self.since, SystemClock::new().now()];
+        let flows = flows::flows(&mut netfilter, &table, self.device(), span)?;
+        Ok(Traffic { connections, refused, sent, received, flows })
     }
 }
 
-/// What counters have counted.
-#[derive(Clone, Copy, Debug, Default)]
-struct Counted {
-    bytes: u64,
-    packets: u64,
-}
-
-impl Counted {
-    /// Adds the counters of the elements in an answer.
-    fn add_elements(&mut self, message: &[u8]) {
-        for (_, element) in Attributes::after(message, nft::HEAD).within(3).iter() {
-            // `NFTA_SET_ELEM_EXPR`, in it `NFTA_EXPR_DATA`, in it `NFTA_COUNTER_BYTES` and `NFTA_COUNTER_PACKETS`.
-            let counter = Attributes::new(element).within(7).within(2);
-            let number = |kind| counter.get(kind)?.try_into().ok().map(u64::from_be_bytes);
-            self.bytes += number(1).unwrap_or(0);
-            self.packets += number(2).unwrap_or(0);
-        }
+/// Adds the counters of the elements in an answer.
+fn add_elements(sum: &mut Count, message: &[u8]) {
+    for (_, element) in Attributes::after(message, nft::HEAD).within(3).iter() {
+        let Count { bytes, packets } = Count::of(Attributes::new(element));
+        sum.bytes += bytes;
+        sum.packets += packets;
     }
 }
 
 /// Does something on a thread of its own: it waits for locks of the kernel, and visits a sandbox's network.
-async fn on_a_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+pub(super) async fn on_a_thread<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<T> {
     let (told, done) = oneshot::channel();
     let work = move || drop(told.send(work()));
     thread::Builder::new().name("ci-sandbox-link".to_owned()).spawn(work)?;

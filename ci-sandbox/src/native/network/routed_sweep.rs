@@ -1,4 +1,4 @@
-//! The end of links, of this program's and of dead ones.
+//! The end of links whose owners are dead.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -17,6 +17,7 @@ use super::netlink_conntrack as conntrack;
 use super::netlink_route as route;
 use super::nft;
 use super::routed_config::RoutedNetwork;
+use super::routed_end::BY_ITSELF;
 
 /// Waits until a dead owner's device is gone, and clears what else is left of it. False when that takes longer than
 /// `patience`, or does not work.
@@ -30,8 +31,7 @@ pub(in crate::native) async fn clear(device: &str, patience: Duration) -> bool {
 
 /// Waits for the end of a device, which comes with that of its sandbox's network. When it does not, because something
 /// holds that network, the device is removed out of it: false only when the kernel does not do that either.
-pub(super) async fn vanishes(device: &str, patience: Duration) -> bool {
-    const BY_ITSELF: Duration = Duration::from_millis(500);
+async fn vanishes(device: &str, patience: Duration) -> bool {
     if is_away(device, BY_ITSELF.min(patience)).await {
         return true;
     }
@@ -55,10 +55,10 @@ async fn is_away(device: &str, patience: Duration) -> bool {
 }
 
 /// Makes the kernel forget the connections of an address.
-pub(super) async fn forget(source: Ipv4Addr) -> io::Result<()> {
+async fn forget(source: Ipv4Addr) -> io::Result<()> {
     let mut netfilter = Socket::netfilter()?;
     // The kernel goes through all connections of the machine.
-    let forget = move || conntrack::forget(&mut netfilter, source).map(drop);
+    let forget = move || conntrack::forget(&mut netfilter, &BTreeSet::from([source])).map(drop);
     spawn_blocking(forget).await.map_err(io::Error::other)?
 }
 

@@ -13,8 +13,9 @@ use rustix::net::sockopt;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
+use super::budget::{Account, Room};
 use super::dial::Dialer;
 use super::names::Names;
 use super::pace::Pace;
@@ -24,6 +25,11 @@ use super::{dns, http, socks};
 
 /// How many connections a sandbox has at once; more wait in the kernel.
 const MOST_CONNECTIONS: usize = 128;
+/// How long all sandboxes together may leave it no room before its connections are turned away instead.
+const FOR_ROOM: Duration = Duration::from_secs(2);
+/// How many are being turned away at once, and how long one may take to say what it wanted.
+pub(super) const MOST_TURNED_AWAY: usize = 4;
+const TURNING_AWAY: Duration = Duration::from_secs(5);
 /// How many it may begin per second in the long run, and at once.
 const CONNECTIONS: (u32, u32) = (100, 256);
 /// The same for look-ups of names.
@@ -47,10 +53,19 @@ pub(super) enum Door {
 /// The sockets of one sandbox and what they lead to.
 #[derive(Debug)]
 pub(super) struct Server {
-    dialer: Arc<Dialer>,
-    names: Arc<Names>,
+    desk: Arc<Desk>,
+    account: Arc<Account>,
     listeners: Vec<(TcpListener, Door)>,
     look_ups: UdpSocket,
+}
+
+/// What serving a connection takes.
+#[derive(Debug)]
+struct Desk {
+    dialer: Dialer,
+    /// For whom there is no room.
+    crowded: Dialer,
+    names: Names,
 }
 
 impl Server {
@@ -58,6 +73,7 @@ impl Server {
     pub(super) fn new(
         dialer: Dialer,
         names: Names,
+        account: Arc<Account>,
         look_ups: OwnedFd,
         listeners: Vec<(OwnedFd, Door)>,
     ) -> io::Result<Self> {
@@ -66,8 +82,8 @@ impl Server {
             Ok((TcpListener::from_std(StdListener::from(file))?, door))
         };
         Ok(Self {
-            dialer: Arc::new(dialer),
-            names: Arc::new(names),
+            desk: Arc::new(Desk { crowded: Dialer { is_crowded: true, ..dialer.clone() }, dialer, names }),
+            account,
             listeners: listeners.into_iter().map(listener).collect::<io::Result<_>>()?,
             look_ups: UdpSocket::from_std(StdDatagrams::from(look_ups))?,
         })
@@ -75,17 +91,18 @@ impl Server {
 
     /// Serves until `stop` is ready. When it returns, nothing of it is left: no connection, no socket, no task.
     pub(super) async fn run(self, stop: impl Future<Output = ()>) {
-        let Self { dialer, names, listeners, look_ups } = self;
-        let mut tasks = JoinSet::new();
+        let Self { desk, account, listeners, look_ups } = self;
+        let mut tasks = Tasks::default();
         let served = async {
-            let answered = answer_look_ups(&look_ups, &dialer, &names);
-            tokio::join!(answered, take(accepted(listeners), &mut tasks, &dialer, &names))
+            let answered = answer_look_ups(&look_ups, &desk.dialer, &desk.names);
+            tokio::join!(answered, take(accepted(listeners), &mut tasks, &desk, &account))
         };
         tokio::select! {
             _ = served => {}
             () = stop => {}
         }
-        tasks.shutdown().await;
+        tasks.served.shutdown().await;
+        tasks.turned_away.shutdown().await;
     }
 }
 
@@ -113,18 +130,39 @@ fn accepted(listeners: Vec<(TcpListener, Door)>) -> SelectAll<BoxStream<'static,
     }))
 }
 
+/// The connections of one sandbox.
+#[derive(Debug, Default)]
+struct Tasks {
+    served: JoinSet<()>,
+    turned_away: JoinSet<()>,
+}
+
+impl Tasks {
+    fn can_take(&self) -> bool {
+        self.served.len() < MOST_CONNECTIONS && self.turned_away.len() < MOST_TURNED_AWAY
+    }
+}
+
 async fn take(
     mut accepted: SelectAll<BoxStream<'static, (TcpStream, Door)>>,
-    tasks: &mut JoinSet<()>,
-    dialer: &Arc<Dialer>,
-    names: &Arc<Names>,
+    tasks: &mut Tasks,
+    desk: &Arc<Desk>,
+    account: &Arc<Account>,
 ) {
     let mut pace = Pace::new(CONNECTIONS.0, CONNECTIONS.1);
+    let mut crowded_since = None;
     loop {
         tokio::select! {
-            Some(_) = tasks.join_next() => {}
-            Some((connection, door)) = accepted.next(), if tasks.len() < MOST_CONNECTIONS => {
-                tasks.spawn(serve(connection, door, dialer.clone(), names.clone()));
+            Some(_) = tasks.served.join_next() => {}
+            Some(_) = tasks.turned_away.join_next() => {}
+            Some((connection, door)) = accepted.next(), if tasks.can_take() => {
+                let since = *crowded_since.get_or_insert_with(Instant::now);
+                if let Ok(room) = timeout_at(since + FOR_ROOM, account.room()).await {
+                    crowded_since = None;
+                    tasks.served.spawn(serve(connection, door, desk.clone(), room));
+                } else {
+                    tasks.turned_away.spawn(turn_away(connection, door, desk.clone()));
+                }
                 pace.turn().await;
             }
             else => return,
@@ -132,17 +170,24 @@ async fn take(
     }
 }
 
-async fn serve(connection: TcpStream, door: Door, dialer: Arc<Dialer>, names: Arc<Names>) {
-    let _ = connection.set_nodelay(true);
+async fn serve(connection: TcpStream, door: Door, desk: Arc<Desk>, _room: Room) {
     let meter = Arc::<Meter>::default();
-    let work = async {
-        match door {
-            Door::Proxy => proxy(Metered::new(connection, meter.clone()), &dialer).await,
-            Door::LookUps => answer_on(connection, &dialer, &names).await,
-            Door::Host(endpoint) => reach(connection, &endpoint, &meter, &dialer).await,
-        }
-    };
-    relay::while_alive(work, &meter).await;
+    relay::while_alive(talk(connection, door, &meter, &desk.dialer, &desk.names), &meter).await;
+}
+
+/// Tells a client, in its own language, that there is no room.
+async fn turn_away(connection: TcpStream, door: Door, desk: Arc<Desk>) {
+    let meter = Arc::<Meter>::default();
+    let _ = timeout(TURNING_AWAY, talk(connection, door, &meter, &desk.crowded, &desk.names)).await;
+}
+
+async fn talk(connection: TcpStream, door: Door, meter: &Arc<Meter>, dialer: &Dialer, names: &Names) {
+    let _ = connection.set_nodelay(true);
+    match door {
+        Door::Proxy => proxy(Metered::new(connection, meter.clone()), dialer).await,
+        Door::LookUps => answer_on(connection, dialer, names).await,
+        Door::Host(endpoint) => reach(connection, &endpoint, meter, dialer).await,
+    }
 }
 
 /// Both proxies stand behind one door; the first byte tells which is meant.

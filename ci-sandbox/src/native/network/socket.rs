@@ -80,14 +80,8 @@ mod tests {
         let ready = launch::finish(&life, &plan).await.unwrap();
         let [four, six, datagrams, route]: [OwnedFd; 4] = ready.sockets.try_into().unwrap();
         let isolation = report::of(ready.facts, &native.0.hierarchies);
-        let instance = NativeInstance {
-            life,
-            isolation,
-            environment: BTreeMap::new(),
-            is_proxied: false,
-            open_files: 64,
-            processes: 64,
-        };
+        let instance =
+            NativeInstance { life, isolation, environment: BTreeMap::new(), open_files: 64, processes: 64 };
 
         let served = std::thread::spawn(|| (serve(four), serve(six), answer(datagrams)));
         let script = "exec 3<>/dev/tcp/127.0.0.1/443 && echo four >&3 && cat <&3; \

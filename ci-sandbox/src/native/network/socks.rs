@@ -4,7 +4,7 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
-use ci_core::network::{Endpoint, Host};
+use ci_core::network::{Endpoint, Host, Verdict};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::timeout;
 
@@ -20,6 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Code {
     Succeeded = 0,
+    Failure = 1,
     NotAllowed = 2,
     HostUnreachable = 4,
     CommandNotSupported = 7,
@@ -47,6 +48,7 @@ pub(super) async fn serve(mut client: impl AsyncRead + AsyncWrite + Unpin, diale
                 }
                 return;
             }
+            Err(Verdict::Crowded) => Code::Failure,
             Err(verdict) if verdict.is_refusal() => Code::NotAllowed,
             Err(_) => Code::HostUnreachable,
         },
@@ -151,6 +153,18 @@ mod tests {
         assert_eq!(code(&hear(&[5, 1, 0, 5, 3, 0, 1, 0, 0, 0, 0, 0, 80]).await), Some(7), "UDP ASSOCIATE");
         assert_eq!(code(&hear(&[5, 1, 0, 5, 1, 0, 2, 0, 0]).await), Some(8));
         assert_eq!(hear(&[5, 1, 2]).await, [5, 0xff], "it has a password to give");
+    }
+
+    #[tokio::test]
+    async fn who_finds_no_room_is_told_so_and_not_that_it_may_not() {
+        let (mut client, ours) = duplex(1024);
+        client.write_all(b"\x05\x01\0\x05\x01\0\x03\x09a.example\x01\xbb").await.unwrap();
+        let crowded = Dialer { is_crowded: true, ..dialer(&["a.example:443"]) };
+        serve(ours, &crowded).await;
+        let mut heard = Vec::new();
+        client.read_to_end(&mut heard).await.unwrap();
+        assert_eq!(code(&heard), Some(1));
+        assert_eq!(crowded.transcript.report().flows[0].verdict, Verdict::Crowded);
     }
 
     /// a client that is slow to say what it wants.

@@ -12,6 +12,7 @@ use ci_core::id::SandboxId;
 use ci_core::network::{Destination, EgressRule, HostName, NetworkPolicy, NetworkReport, Verdict};
 use ci_core::sandbox::{Backend as _, ExitStatus, Spec};
 use ci_sandbox::native::{Config, Egress, ImageSource, Native, Resolver};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::servers::{ECHO, ENDLESS, STATUS};
 use super::world::{MACHINE, SOURCE};
@@ -392,7 +393,7 @@ fn files() -> usize {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "run by another test"]
 async fn n_7_and_n_9_connections_are_bounded_and_end_with_the_sandbox() {
-    let rig = rig(known());
+    let rig = rig(known().with_descriptors(1_000));
     let rules = [format!("allowed.example:{ECHO}"), format!("allowed.example:{ENDLESS}")];
     let spec = allowing(&rules.each_ref().map(String::as_str));
     rig.sandbox_of(&spec).await.destroy().await;
@@ -419,6 +420,97 @@ async fn n_7_and_n_9_connections_are_bounded_and_end_with_the_sandbox() {
     // At once, and not when somebody gets to it.
     assert!(files() <= files_before, "{} files before, {} after", files_before, files());
     assert!(eventually(Duration::from_secs(5), || echoes().0 <= before), "connections outlive their sandbox");
+}
+
+/// Gives this program fewer descriptors for as long as the value lives.
+struct FewFiles(Rlimit);
+
+impl FewFiles {
+    fn new(most: u64) -> Self {
+        let before = getrlimit(Resource::Nofile);
+        setrlimit(Resource::Nofile, Rlimit { current: Some(most), ..before }).unwrap();
+        Self(before)
+    }
+}
+
+impl Drop for FewFiles {
+    fn drop(&mut self) {
+        let _ = setrlimit(Resource::Nofile, self.0);
+    }
+}
+
+/// N-9: all descriptors that there are, by several sandboxes that want all they can get.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "run by another test"]
+async fn n_9_whoever_takes_all_it_can_leaves_room_for_others() {
+    const MOST: usize = 400;
+    let few = FewFiles::new(MOST as u64);
+    let rig = rig(known());
+    let spec = allowing(&[&format!("allowed.example:{ECHO}")]);
+    let hoard = "import socket, sys, time\nheld = []\n\
+        for n in range(100):\n    s = socket.socket(); s.setblocking(False); held.append(s)\n\
+        \x20   s.connect_ex(('127.64.0.1', 7777) if n % 3 == 0 else ('127.0.0.1', 808))\n\
+        time.sleep(0.5)\n\
+        for n, s in enumerate(held):\n    try: s.send(b'CONNECT allowed.example:7777 HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n')\n    except OSError: pass\n\
+        print('held', flush=True); time.sleep(100)";
+    let mut hostile = Vec::new();
+    for _ in 0..3 {
+        hostile.push(rig.sandbox_of(&spec).await);
+    }
+    let mut processes = Vec::new();
+    for sandbox in &hostile {
+        let mut process = sandbox.start(&format!("exec /usr/bin/python3 -c \"{hoard}\"")).await.unwrap();
+        process.next().await.unwrap();
+        processes.push(process);
+    }
+    let turned_away =
+        |sandbox: &Sandbox| verdicts(sandbox).iter().any(|(_, verdict)| *verdict == Verdict::Crowded);
+    assert!(
+        eventually(Duration::from_secs(30), || hostile.iter().all(turned_away)),
+        "{:?}",
+        hostile.iter().map(report).collect::<Vec<_>>()
+    );
+    assert!(files() < MOST, "{} files", files());
+    // Sandboxes can still be made, and have what they need.
+    for _ in 0..3 {
+        let honest = rig.sandbox_of(&spec).await;
+        let talk = "s = [socket.create_connection(('allowed.example', 7777), 20) for _ in range(3)]; print(*[c.recv(8) for c in s])";
+        assert_eq!(says(&honest, talk).await, ["b'welcome\\n'"; 3].join(" "));
+        assert_eq!(says(&honest, "print(connect('allowed.example:7777'))").await, "['200']");
+        assert_eq!(report(&honest).refused, 0);
+        honest.destroy().await;
+    }
+    // Who has its share is told so in the language that it speaks.
+    let more = "
+print(connect('allowed.example:7777'), socks(3, b'\\x0fallowed.example', 7777), connect('closed.example:7777'))
+print(status(b'GET http://allowed.example:7777/ HTTP/1.1\\r\\nHost: allowed.example:7777\\r\\n\\r\\n'))";
+    assert_eq!(says(&hostile[0], more).await, "['503'] 1 ['403']\n['503']");
+    assert!(report(&hostile[0]).refused > 0);
+    drop(processes);
+    for sandbox in hostile {
+        sandbox.destroy().await;
+    }
+    // What they had is there for the next.
+    let next = rig.sandbox_of(&spec).await;
+    let many = "s = [socket.create_connection(('allowed.example', 7777), 20) for _ in range(30)]; print(sum(c.recv(8) == b'welcome\\n' for c in s))";
+    assert_eq!(says(&next, many).await, "30");
+    next.destroy().await;
+    drop(few);
+}
+
+/// A sandbox for whose own sockets there is no room is not made, and can be later.
+#[tokio::test]
+#[ignore = "run by another test"]
+async fn a_sandbox_that_would_have_too_much_open_is_refused_for_now() {
+    let rig = rig(known().with_descriptors(40));
+    let spec = allowing(&["allowed.example:80"]);
+    let first = rig.sandbox_of(&spec).await;
+    let error = refusal(rig.native.create(&SandboxId::random(), &spec).await);
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    assert_eq!(rig.entries(), 1);
+    rig.sandbox().await.destroy().await;
+    first.destroy().await;
+    rig.sandbox_of(&spec).await.destroy().await;
 }
 
 /// R-3: a program that never reads holds up nobody and fills no memory.
