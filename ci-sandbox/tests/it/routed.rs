@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use ci_core::ErrorKind;
 use ci_core::id::SandboxId;
-use ci_core::network::{Destination, EgressRule, Flow, HostName, NetworkPolicy, Protocol, Verdict};
+use ci_core::network::{
+    Destination, EgressRule, Flow, HostName, NetworkPolicy, NetworkReport, Protocol, Verdict,
+};
 use ci_core::sandbox::{Backend as _, Signal};
 use ci_sandbox::native::{Egress, Native, Resolver, RoutedNetwork};
 
@@ -368,7 +370,12 @@ worlds! {
             line(SERVER, tcp, 81, Verdict::NoRule, 2),
             line(SERVER, udp, 53, Verdict::NoRule, 1),
         ]);
-        let report = sandbox.instance.network();
+        // It was listened to for a little longer by the end.
+        let timeless = |mut report: NetworkReport| {
+            report.flows.iter_mut().for_each(|flow| flow.last = flow.first);
+            report
+        };
+        let report = timeless(sandbox.instance.network());
         let busy = report.flows.iter().find(|flow| flow.verdict == Verdict::Connected).unwrap();
         assert!((100_000..200_000).contains(&busy.sent) && (100_000..200_000).contains(&busy.received), "{busy:?}");
         assert!(busy.sent < report.sent, "what did not answer was sent too");
@@ -376,7 +383,7 @@ worlds! {
         let instance = sandbox.instance;
         let residue = rig.native.destroy(&sandbox.id).await.unwrap();
         assert!(residue.is_empty(), "{residue:?}");
-        assert_eq!(instance.network(), report, "it is as it was, when the firewall has forgotten it");
+        assert_eq!(timeless(instance.network()), report, "it is as it was, when the firewall has forgotten it");
         drop(instance);
         proven(&rig, &sandbox.id).await;
         assert_eq!(flows_in_the_kernel(), 4, "the other's alone: listed, sent, received, connected");
