@@ -173,7 +173,7 @@ async fn hidden_output_without_end_is_stopped() {
 /// Nothing that reaches a log makes the runner wait, and its heartbeats must have their turn all the same.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_whose_output_is_all_hidden_keeps_its_lease() {
-    const LEASE: Duration = Duration::from_secs(3);
+    const LEASE: Duration = Duration::from_secs(5);
     let test = "job::a_job_whose_output_is_all_hidden_keeps_its_lease";
     let Some(fixture) = Fixture::new(test) else { return };
     let mut service = fixture.service(Arc::new(Recorder::default())).await;

@@ -14,14 +14,16 @@ pub fn processes_with(argument: &str) -> Vec<PathBuf> {
     processes().filter(has).collect()
 }
 
-/// The processes that are in one of `namespaces`, given as `/proc` names them: `mnt:[4026531841]`.
+/// The processes that are in all of `namespaces`, given as `/proc` names them: `mnt:[4026531841]`. One of them alone says
+/// nothing: the kernel gives the number of a namespace that is gone to the next one, of another test for instance.
 pub fn processes_in(namespaces: &BTreeSet<String>) -> Vec<PathBuf> {
-    let is_in = |process: &PathBuf| {
+    let are_in = |process: &PathBuf| {
         let links = fs::read_dir(process.join("ns")).into_iter().flatten().flatten();
-        let mut targets = links.filter_map(|link| fs::read_link(link.path()).ok());
-        targets.any(|target| namespaces.contains(target.to_string_lossy().as_ref()))
+        let targets = links.filter_map(|link| fs::read_link(link.path()).ok());
+        let targets: BTreeSet<_> = targets.map(|target| target.to_string_lossy().into_owned()).collect();
+        targets.is_superset(namespaces)
     };
-    processes().filter(is_in).collect()
+    processes().filter(are_in).collect()
 }
 
 fn processes() -> impl Iterator<Item = PathBuf> {
