@@ -159,7 +159,8 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
 /// [`abandon`](Backend::abandon) does. Callers hold a [`Sandbox`] around it.
 ///
 /// A call on a sandbox that is gone fails with [`ErrorKind::Unavailable`], and is retryable if and only if the job
-/// cannot have been the cause (a machine that was lost, say): only then does the runner try the job again.
+/// cannot have been the cause (a machine that was lost, say): only then does the runner try the job again. On one that
+/// ended because it ran out of memory it fails with [`ErrorKind::LimitExceeded`].
 #[async_trait]
 pub trait Instance: fmt::Debug + Send + Sync + 'static {
     /// Starts a program. Its standard input is empty unless the command asks for one. Its variables are those of

@@ -45,6 +45,10 @@ pub(super) struct NativeInstance {
 #[async_trait]
 impl Instance for NativeInstance {
     async fn exec<'a>(&'a self, command: &Command, lease: &SecretLease) -> Result<Box<dyn Process + 'a>> {
+        // The last of its processes may be dying still.
+        if self.life.ran_out_of_memory() {
+            return Err(failure::out_of_memory(START));
+        }
         let (answers, reports) = Answers::new(&self.life).map_err(failure::host(START))?;
         let mut process = NativeProcess::new(&self.life, answers);
         let id = process.id();

@@ -146,13 +146,14 @@ impl Life {
         self.init.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether the kernel has killed any of its processes for want of memory, which is the end of them all.
+    pub(super) fn ran_out_of_memory(&self) -> bool {
+        self.out_of_memory.kills() > 0
+    }
+
     /// Why it does not answer any more.
     pub(super) fn gone(&self, operation: &'static str) -> Error {
-        if self.out_of_memory.kills() > 0 {
-            failure::out_of_memory(operation)
-        } else {
-            failure::gone(operation)
-        }
+        if self.ran_out_of_memory() { failure::out_of_memory(operation) } else { failure::gone(operation) }
     }
 
     /// Whether process 1 is dead, and everything inside with it.

@@ -30,14 +30,11 @@ pub(super) struct NativeProcess {
     /// Hung up when this is dropped.
     terminal: Option<Arc<Terminal>>,
     ended: Option<Ended>,
-    /// How many there had been before it was started.
-    out_of_memory_kills: u64,
 }
 
 impl NativeProcess {
     /// A program that is about to be asked for. From here on, dropping this stops it.
     pub(super) fn new(life: &Arc<Life>, answers: Answers) -> Self {
-        let out_of_memory_kills = life.out_of_memory.kills();
         Self {
             life: life.clone(),
             id: life.next_request(),
@@ -46,7 +43,6 @@ impl NativeProcess {
             outputs: [Output::closed(), Output::closed()],
             terminal: None,
             ended: None,
-            out_of_memory_kills,
         }
     }
 
@@ -101,11 +97,7 @@ impl NativeProcess {
         );
         // The kernel kills a child of the program as readily as the program, which may go on for a moment and end well
         // before all of the sandbox is ended for it.
-        Exit { status: if self.ran_out_of_memory() { ExitStatus::OutOfMemory } else { status }, usage }
-    }
-
-    fn ran_out_of_memory(&self) -> bool {
-        self.life.out_of_memory.kills() > self.out_of_memory_kills
+        Exit { status: if self.life.ran_out_of_memory() { ExitStatus::OutOfMemory } else { status }, usage }
     }
 }
 
@@ -119,7 +111,7 @@ impl Process for NativeProcess {
                 event = output.next() => return Ok(event),
                 event = errors.next() => return Ok(event),
                 ended = self.answers.ended() => match ended {
-                    None if self.ran_out_of_memory() => self.ended = Some(KILLED),
+                    None if self.life.ran_out_of_memory() => self.ended = Some(KILLED),
                     None => return Err(self.life.gone("follow a program")),
                     ended => self.ended = ended,
                 },

@@ -25,17 +25,8 @@ pub async fn running_out_of_memory_is_an_outcome(bench: Arc<dyn Bench>) {
     let other = finish(&mut *bystander).await.expect("its end is an outcome too");
     assert_eq!(other.exit.status, ExitStatus::OutOfMemory, "all that ran in it has ended");
     drop(bystander);
-    // Its last processes may be dying still when the first one's end is told.
-    let refused = async {
-        loop {
-            if let Err(error) = guest.start(&["exit", "0"]).await {
-                return Ok(error);
-            }
-        }
-    };
-    let error = within("wait for the end of a sandbox", refused).await.expect("it ends as a whole");
-    let is_told = matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::LimitExceeded);
-    assert!(is_told, "nothing more can be done in it: {error:?}");
+    let error = refusal(guest.start(&["exit", "0"]).await);
+    assert_eq!(error.kind(), ErrorKind::LimitExceeded, "nothing more can be done in it: {error:?}");
     assert!(!error.is_retryable(), "the job was the cause");
     gone(guest).await;
 }
