@@ -96,7 +96,7 @@ pub const MOST_SESSIONS: usize = 8;
 ///
 /// let grant = rig.grant::<Write>(&ada, &repository).await?;
 /// let look = async {
-///     // `None` until the job has a sandbox.
+///     // It is refused until the job has a sandbox.
 ///     let access = loop {
 ///         match desk.open(&grant, &job, Duration::from_secs(600)).await {
 ///             Ok(access) => break access,
