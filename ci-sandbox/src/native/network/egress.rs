@@ -205,11 +205,10 @@ mod tests {
             tokio::task::yield_now().await;
         }
         asked.shutdown().await;
-        let name = HostName::parse("localhost").unwrap();
         assert_eq!(resolver.slots.available_permits(), 0, "they still run");
         spawn_blocking(|| ()).await.unwrap();
         assert_eq!(running.load(Ordering::Relaxed), SystemResolver::MOST_AT_ONCE);
         drop(closed);
-        assert!(resolver.resolve(&name).await.unwrap().iter().all(IpAddr::is_loopback));
+        resolver.in_slot(|| Ok(())).await.unwrap();
     }
 }
