@@ -26,6 +26,7 @@ use crate::error::{Error, ErrorKind, Result};
 /// let mirror = EgressRule { destination: Destination::Network("10.1.0.0/16".parse()?), ports: vec![80, 443] };
 /// let policy = NetworkPolicy::Allow(vec![files, mirror]);
 ///
+/// assert_eq!(HostName::parse("Files.Example")?.to_string(), "files.example");
 /// assert!(HostName::parse("10.1.0.1").is_err()); // an address is a network: 10.1.0.1/32
 /// # let _ = policy;
 /// # Ok::<(), ci_core::Error>(())
@@ -107,6 +108,12 @@ impl HostName {
     /// The name, in lower case.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+impl fmt::Display for HostName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
     }
 }
 
