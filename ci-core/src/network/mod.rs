@@ -41,12 +41,25 @@ pub enum NetworkPolicy {
     Allow(Vec<EgressRule>),
 }
 
+impl NetworkPolicy {
+    /// Refuses rules that would never allow anything: who wrote one meant something else.
+    pub(crate) fn check(&self) -> Result<()> {
+        let Self::Allow(rules) = self else { return Ok(()) };
+        let Some(rule) = rules.iter().find(|rule| rule.ports.is_empty() || rule.ports.contains(&0)) else {
+            return Ok(());
+        };
+        Err(Error::new(ErrorKind::Invalid, "check the job")
+            .because("a network rule names its ports one by one, from 1 to 65535; there is no port for all")
+            .with("destination", &rule.destination))
+    }
+}
+
 /// One destination and its ports.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EgressRule {
     /// Where to.
     pub destination: Destination,
-    /// Which TCP ports.
+    /// Which TCP ports, one by one; at least one, and none is 0. A job whose rules say otherwise is refused.
     pub ports: Vec<u16>,
 }
 
@@ -71,6 +84,15 @@ pub enum Destination {
     Host(HostName),
     /// All addresses of a network.
     Network(IpNetwork),
+}
+
+impl fmt::Display for Destination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Host(name) => name.fmt(f),
+            Self::Network(network) => network.fmt(f),
+        }
+    }
 }
 
 /// The name of a host: labels of letters, digits and hyphens (RFC 1123, section 2.1), in lower case.
