@@ -354,7 +354,10 @@ impl Native {
         };
         let images: BTreeMap<ImageName, Image> = images
             .into_iter()
-            .map(|(name, source)| Ok((name, finder.resolve(&source)?)))
+            .map(|(name, source)| match finder.resolve(&source) {
+                Ok(image) => Ok((name, image)),
+                Err(error) => Err(error.with("image", name)),
+            })
             .collect::<Result<_>>()?;
         let hierarchies = hierarchies(&images);
         let expected = report::expected(&identity, &hierarchies, images.values().all(Image::is_all_layers));
