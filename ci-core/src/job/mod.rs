@@ -618,7 +618,7 @@ impl Default for Limits {
 }
 
 impl Limits {
-    fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         if self.memory == ByteSize::bytes(0) || self.cpu_millis == 0 || self.processes == 0 {
             return Err(invalid(
                 "nothing runs without memory, processor time and a process; raise its limits",
