@@ -59,6 +59,9 @@
 //! # }
 //! ```
 //!
+//! Print an error of the configuration with [`for_operator`](ci_core::Error::for_operator): which path it is about, and
+//! what the system said, is in neither its `Display` nor its `Debug`, which may reach tenants.
+//!
 //! # What native sandboxes do not protect from
 //!
 //! - **A bug in the kernel.** All sandboxes share the machine's, behind a filter that is as strict as Docker's. Code
