@@ -7,26 +7,34 @@
 //! | [`native`] | `native` (on by default, Linux) | in namespaces of this machine's kernel |
 //!
 //! [`debug`] (feature `debug`, Linux) is an SSH server by which people who were granted it look into a job's sandbox, of
-//! whatever backend.
+//! whatever backend. [`conformance`] (feature `conformance`, Linux) is for who writes a backend, and for tests alone.
 //!
 //! Without features, and on other systems, the crate is empty and builds everywhere.
 //!
 //! # Example
 //!
-//! From the machine's kernel to a finished command, and to the proof that nothing of it is left:
+//! From the machine's kernel to a finished command, and to the proof that nothing of it is left. A sandbox is made for a
+//! job, so it takes the job's [`Claim`](ci_core::queue::Claim), and a program the job's
+//! [`SecretLease`](ci_core::secret::SecretLease). A [`Runner`](ci_core::runner::Runner) has both and does all of this by
+//! itself; who wants to try sandboxes alone gets them from a [`Rig`](ci_core::memory::Rig) (`ci-core` with its feature
+//! `memory`), whose claim lasts as long as its clock stands still:
 //!
 //! ```no_run
 //! # #[cfg(all(feature = "native", target_os = "linux"))]
-//! # async fn example(
-//! #     claim: &ci_core::queue::Claim,
-//! #     lease: &ci_core::secret::SecretLease,
-//! # ) -> ci_core::Result<()> {
+//! # async fn example() -> ci_core::Result<()> {
 //! use std::sync::Arc;
 //!
 //! use ci_core::id::ImageName;
 //! use ci_core::job::Arg;
+//! use ci_core::memory::{Masking, Rig};
 //! use ci_core::sandbox::{Command, ProcessEvent, Sandboxes, Spec};
+//! use ci_core::secret::SecretLease;
+//! use ci_core::trust::Origin;
 //! use ci_sandbox::native::{Config, ImageSource, Native};
+//!
+//! let rig = Rig::new()?;
+//! let claim = rig.claim(&Rig::repository("1", "acme")?, Origin::Repository, Rig::spec()).await?;
+//! let lease = SecretLease::empty(&claim, Arc::new(Masking::new()));
 //!
 //! let image = ImageName::parse("host")?;
 //! let config = Config::new("/var/lib/ci").with_image(image.clone(), ImageSource::host_toolchain());
@@ -34,9 +42,9 @@
 //! // What an earlier run of this program has left, should it have been killed.
 //! sandboxes.reap().await?;
 //!
-//! let sandbox = sandboxes.create(claim, &Spec::new(image)).await?;
+//! let sandbox = sandboxes.create(&claim, &Spec::new(image)).await?;
 //! let command = Command::new(Arg::new("make")?, [Arg::new("test")?]);
-//! let mut process = sandbox.exec(&command, lease).await?;
+//! let mut process = sandbox.exec(&command, &lease).await?;
 //! let exit = loop {
 //!     match process.next().await? {
 //!         // Secrets are not masked yet: `ci_core::runner` does that, and keeps the log.
@@ -50,6 +58,9 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! Print an error of the configuration with [`for_operator`](ci_core::Error::for_operator): which path it is about, and
+//! what the system said, is in neither its `Display` nor its `Debug`, which may reach tenants.
 //!
 //! # What native sandboxes do not protect from
 //!

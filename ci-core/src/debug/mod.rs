@@ -139,7 +139,7 @@ struct Shared {
 pub struct DeskOptions {
     /// How long an access lasts at most: 1 hour.
     pub longest: Duration,
-    /// How long a sandbox is kept after a step of its job failed, for somebody to come: not at all. The job has its result
+    /// How long a sandbox is kept after a step or a service of its job failed, for somebody to come: not at all. The job has its result
     /// only after that, and its worker takes no other meanwhile. Once somebody came it is kept until they have gone. The
     /// job's services have ended by then.
     pub keep_failed: Duration,
@@ -167,7 +167,7 @@ impl DeskOptions {
         self
     }
 
-    /// Keeps the sandbox of a job whose step failed, for as long.
+    /// Keeps the sandbox of a job of which a step or a service failed, for as long.
     pub fn with_keep_failed(mut self, keep_failed: Duration) -> Self {
         self.keep_failed = keep_failed;
         self

@@ -176,7 +176,8 @@ impl JobSpec {
     }
 
     /// Refuses a job that could not run as it is written: no steps, more than 1,000 steps, secrets, caches, artifacts or
-    /// labels, more than 8 services, more than 1 MiB as JSON, or a step or service that names a secret which the job does
+    /// labels, more than 8 services, more than 1 MiB as JSON, limits in which nothing runs, a network rule without a
+    /// port or for port 0, or a step or service that names a secret which the job does
     /// not ask for, or in two forms. [`NewJob`](crate::queue::NewJob) does so by itself.
     ///
     /// # Errors
@@ -189,7 +190,7 @@ impl JobSpec {
         if self.steps.is_empty() {
             return Err(invalid("a job needs at least one step"));
         }
-        let Self { steps, services, secrets, caches, artifacts, labels, limits, .. } = self;
+        let Self { steps, services, secrets, caches, artifacts, labels, limits, network, .. } = self;
         let parts = [steps.len(), secrets.len(), caches.len(), artifacts.len()];
         if parts.iter().any(|part| *part > MOST_PARTS) {
             return Err(invalid("a job has at most 1000 steps, secrets, caches and artifacts each"));
@@ -201,6 +202,7 @@ impl JobSpec {
             return Err(invalid("a job has at most 8 services"));
         }
         limits.check()?;
+        network.check()?;
         let names: BTreeSet<_> = artifacts.iter().map(|artifact| &artifact.name).collect();
         let keys: BTreeSet<_> = caches.iter().map(|cache| &cache.key).collect();
         if names.len() < artifacts.len() || keys.len() < caches.len() {
@@ -616,7 +618,7 @@ impl Default for Limits {
 }
 
 impl Limits {
-    fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         if self.memory == ByteSize::bytes(0) || self.cpu_millis == 0 || self.processes == 0 {
             return Err(invalid(
                 "nothing runs without memory, processor time and a process; raise its limits",
@@ -624,6 +626,9 @@ impl Limits {
         }
         if !(1..=10_000).contains(&self.weight) {
             return Err(invalid("a weight is from 1 to 10000"));
+        }
+        if self.disk_read_bytes == Some(ByteSize::bytes(0)) || self.disk_read_operations == Some(0) {
+            return Err(invalid("a bound on reading from disks is at least 1 per second; raise it"));
         }
         Ok(())
     }

@@ -26,6 +26,7 @@ use crate::error::{Error, ErrorKind, Result};
 /// let mirror = EgressRule { destination: Destination::Network("10.1.0.0/16".parse()?), ports: vec![80, 443] };
 /// let policy = NetworkPolicy::Allow(vec![files, mirror]);
 ///
+/// assert_eq!(HostName::parse("Files.Example")?.to_string(), "files.example");
 /// assert!(HostName::parse("10.1.0.1").is_err()); // an address is a network: 10.1.0.1/32
 /// # let _ = policy;
 /// # Ok::<(), ci_core::Error>(())
@@ -40,12 +41,25 @@ pub enum NetworkPolicy {
     Allow(Vec<EgressRule>),
 }
 
+impl NetworkPolicy {
+    /// Refuses rules that would never allow anything: who wrote one meant something else.
+    pub(crate) fn check(&self) -> Result<()> {
+        let Self::Allow(rules) = self else { return Ok(()) };
+        let Some(rule) = rules.iter().find(|rule| rule.ports.is_empty() || rule.ports.contains(&0)) else {
+            return Ok(());
+        };
+        Err(Error::new(ErrorKind::Invalid, "check the job")
+            .because("a network rule names its ports one by one, from 1 to 65535; there is no port for all")
+            .with("destination", &rule.destination))
+    }
+}
+
 /// One destination and its ports.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EgressRule {
     /// Where to.
     pub destination: Destination,
-    /// Which TCP ports.
+    /// Which TCP ports, one by one; at least one, and none is 0. A job whose rules say otherwise is refused.
     pub ports: Vec<u16>,
 }
 
@@ -70,6 +84,15 @@ pub enum Destination {
     Host(HostName),
     /// All addresses of a network.
     Network(IpNetwork),
+}
+
+impl fmt::Display for Destination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Host(name) => name.fmt(f),
+            Self::Network(network) => network.fmt(f),
+        }
+    }
 }
 
 /// The name of a host: labels of letters, digits and hyphens (RFC 1123, section 2.1), in lower case.
@@ -107,6 +130,12 @@ impl HostName {
     /// The name, in lower case.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+impl fmt::Display for HostName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
     }
 }
 

@@ -92,7 +92,16 @@ impl Flow {
     }
 }
 
-/// What lies above IP.
+/// What lies above IP. `Display` names it in lower case, as `nft` and `/etc/protocols` do.
+///
+/// # Example
+///
+/// ```
+/// use ci_core::network::Protocol;
+///
+/// assert_eq!(Protocol::Tcp.to_string(), "tcp");
+/// assert_eq!(Protocol::Other(132).to_string(), "protocol 132");
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Protocol {
@@ -105,6 +114,17 @@ pub enum Protocol {
     Icmp,
     /// Another one, by its number (IANA, "Protocol Numbers").
     Other(u8),
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp => f.write_str("tcp"),
+            Self::Udp => f.write_str("udp"),
+            Self::Icmp => f.write_str("icmp"),
+            Self::Other(number) => write!(f, "protocol {number}"),
+        }
+    }
 }
 
 /// What became of an attempt to connect. `Display` says it in words that the job's readers may see.

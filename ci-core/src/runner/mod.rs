@@ -165,7 +165,7 @@ pub enum Event<'a> {
     },
     /// A file was kept.
     ArtifactKept(&'a Artifact),
-    /// A step failed, and its sandbox is kept for so long, or until whoever came has gone.
+    /// A step or a service failed, and its sandbox is kept for so long, or until whoever came has gone.
     Kept(Duration),
     /// Somebody was let in through the [`Desk`].
     DebugOpened(&'a UserId),

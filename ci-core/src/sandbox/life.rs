@@ -141,8 +141,9 @@ impl Sandboxes {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Fenced`] when the claim is over; [`ErrorKind::Unsupported`] when the spec asks for more
-    /// than the backend can do; those of [`Backend::create`].
+    /// [`ErrorKind::Fenced`] when the claim is over; [`ErrorKind::Invalid`] when nothing could run within the spec's
+    /// limits, or a rule of its network would never allow anything; [`ErrorKind::Unsupported`] when the spec asks for
+    /// more than the backend can do; those of [`Backend::create`].
     ///
     /// # Cancel safety
     ///
@@ -157,7 +158,8 @@ impl Sandboxes {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Unsupported`] when the spec asks for more than the backend can do; those of [`Backend::create`].
+    /// [`ErrorKind::Invalid`] and [`ErrorKind::Unsupported`] as for [`create`](Self::create); those of
+    /// [`Backend::create`].
     ///
     /// # Cancel safety
     ///
@@ -167,6 +169,7 @@ impl Sandboxes {
     }
 
     async fn make(&self, spec: &Spec, of: Option<Arc<Tenure>>) -> Result<Sandbox> {
+        spec.check()?;
         self.backend.capabilities().require(spec)?;
         let guard = Guard::new(&self.backend);
         let instance = self.backend.create(&guard.id, spec).await?;
@@ -227,8 +230,8 @@ impl Sandbox {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Fenced`] when the claim is over; [`ErrorKind::Unsupported`] when the backend has no services, or the
-    /// spec asks for a network of its own or for more than the backend can do; those of [`Backend::create_beside`].
+    /// [`ErrorKind::Fenced`] when the claim is over; [`ErrorKind::Invalid`] as for [`Sandboxes::create`];
+    /// [`ErrorKind::Unsupported`] when the backend has no services, or the spec asks for a network of its own or for more than the backend can do; those of [`Backend::create_beside`].
     ///
     /// # Cancel safety
     ///
@@ -241,6 +244,7 @@ impl Sandbox {
         let unsupported = |why: &'static str| Err(Error::new(ErrorKind::Unsupported, OPERATION).because(why));
         let backend = self.guard.backend()?;
         let capabilities = backend.capabilities();
+        spec.check()?;
         capabilities.require(spec)?;
         if !capabilities.services {
             return unsupported("this backend has none; start the service as a part of the job");

@@ -37,7 +37,7 @@ use crate::stream::ByteStream;
 ///
 /// Every sandbox is fresh and is used once. What it holds lies in memory and is gone with it.
 ///
-/// An implementor writes these five methods, [`Instance`] and [`Process`]. The smallest complete implementation is
+/// An implementor writes these methods, [`Instance`] and [`Process`]. The smallest complete implementation is
 /// `memory::Scripted`, in which programs are closures; `ci_sandbox::native` is one of a real machine. Callers hand a
 /// backend to [`Sandboxes`] and never call it themselves.
 ///
@@ -96,8 +96,9 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     ///
     /// [`ErrorKind::Unsupported`] when the machine or the backend cannot do what `spec` asks for;
-    /// [`ErrorKind::NotFound`] when there is no such image; [`ErrorKind::Conflict`] when `id` is in use;
-    /// [`ErrorKind::Unavailable`] when it may work later.
+    /// [`ErrorKind::NotFound`] when there is no such image; [`ErrorKind::LimitExceeded`] when the limits are too low
+    /// even for the sandbox itself; [`ErrorKind::Conflict`] when `id` is in use; [`ErrorKind::Unavailable`] when it may
+    /// work later.
     ///
     /// # Cancel safety
     ///
@@ -108,7 +109,8 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// Makes a sandbox that shares the network of the living sandbox `other`, and nothing else with it: what listens in
     /// one is reached from the other at the loopback address. [`Spec::network`] has no meaning for it.
     ///
-    /// A backend that cannot do so keeps this method as it is, and [`Capabilities::services`] false.
+    /// A backend that cannot do so keeps this method as it is, and [`Capabilities::services`] false. One around another
+    /// that hands on the other's capabilities hands on this method too, or it promises what it refuses.
     ///
     /// # Errors
     ///
@@ -186,7 +188,7 @@ pub trait Instance: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     ///
     /// The stream's own error; [`ErrorKind::Invalid`] when it is not an archive or names a path outside of
-    /// `path`; [`ErrorKind::LimitExceeded`] when the sandbox is full; [`ErrorKind::Unavailable`] when it is gone.
+    /// `path`, and when the job may not make `path`; [`ErrorKind::LimitExceeded`] when the sandbox is full; [`ErrorKind::Unavailable`] when it is gone.
     ///
     /// # Cancel safety
     ///

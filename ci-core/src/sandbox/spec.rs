@@ -68,11 +68,20 @@ impl Spec {
     }
 }
 
+impl Spec {
+    /// Refuses what no backend could mean anything by. A job's own spec was checked before; this is for who makes one.
+    pub(super) fn check(&self) -> Result<()> {
+        self.limits.check()?;
+        self.network.check()
+    }
+}
+
 /// A program to run in a sandbox. The example of [`Sandboxes`](super::Sandboxes) runs one.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Command {
-    /// The program: a path, or a name that is looked up in the `PATH` of `environment`.
+    /// The program: a path, or a name that is looked up in the `PATH` of `environment` or of the image, and where neither
+    /// has one in the backend's usual folders (`/usr/bin` and `/bin` among them).
     pub program: Arg,
     /// Its arguments.
     pub arguments: Vec<Arg>,

@@ -5,6 +5,7 @@ use std::time::Duration;
 use ci_core::id::{CacheKey, ImageName, Label, SecretName, ServiceName, StepName};
 use ci_core::job::{JobSpec, Limits, Run, Script, Service, Step};
 use ci_core::memory::Rig;
+use ci_core::network::{Destination, EgressRule, HostName, NetworkPolicy};
 use ci_core::sandbox::{SandboxPath, SecretUse};
 use ci_core::{ByteSize, Result};
 use expect_test::{Expect, expect};
@@ -68,6 +69,38 @@ fn a_job_that_could_not_run_as_written_is_refused() -> Result<()> {
         let weighty = Rig::spec().with_limits(Limits::default().with_weight(weight));
         check(&weighty, expect!["check the job: a weight is from 1 to 10000"]);
     }
+    for limits in [
+        Limits::default().with_disk_read_bytes(ByteSize::bytes(0)),
+        Limits::default().with_disk_read_operations(0),
+    ] {
+        check(
+            &Rig::spec().with_limits(limits),
+            expect!["check the job: a bound on reading from disks is at least 1 per second; raise it"],
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn a_network_rule_that_never_allows_anything_is_refused() -> Result<()> {
+    let to = |destination: Destination, ports: &[u16]| {
+        Rig::spec()
+            .with_network(NetworkPolicy::Allow(vec![EgressRule { destination, ports: ports.to_vec() }]))
+    };
+    let files = Destination::Host(HostName::parse("files.example")?);
+    check(&to(files.clone(), &[443]), expect!["it can run"]);
+    check(
+        &to(files, &[]),
+        expect![
+            "check the job: a network rule names its ports one by one, from 1 to 65535; there is no port for all (destination: files.example)"
+        ],
+    );
+    check(
+        &to(Destination::Network("10.0.0.0/8".parse()?), &[443, 0]),
+        expect![
+            "check the job: a network rule names its ports one by one, from 1 to 65535; there is no port for all (destination: 10.0.0.0/8)"
+        ],
+    );
     Ok(())
 }
 

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ci_core::id::SecretName;
-use ci_core::job::Arg;
+use ci_core::job::{Arg, Limits};
 use ci_core::memory::{Files, Masking, Reply, Rig, Secrets};
+use ci_core::network::{Destination, EgressRule, NetworkPolicy};
 use ci_core::queue::Claim;
 use ci_core::sandbox::{
     Capabilities, Command, ExitStatus, Guarantee, IsolationReport, OutputStream, ProcessEvent, Residue,
@@ -44,6 +45,26 @@ async fn a_sandbox_that_is_destroyed_is_proven_gone() -> Result<()> {
     assert_eq!(sandbox.destroy().await?.sandbox(), &id);
     assert_eq!(rig.backend.living(), []);
     assert_eq!(rig.backend.abandoned(), []);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_spec_that_nobody_can_mean_reaches_no_backend() -> Result<()> {
+    let rig = Rig::new()?;
+    let claim = claim(&rig).await?;
+    let rule = EgressRule { destination: Destination::Network("10.0.0.0/8".parse()?), ports: Vec::new() };
+    let wrong = [
+        spec().with_limits(Limits::default().with_weight(0)),
+        spec().with_limits(Limits::default().with_processes(0)),
+        spec().with_network(NetworkPolicy::Allow(vec![rule])),
+    ];
+    let job = rig.sandboxes.create(&claim, &spec()).await?;
+    for wrong in wrong {
+        assert_eq!(refused(rig.sandboxes.create(&claim, &wrong).await), ErrorKind::Invalid);
+    }
+    let service = spec().with_limits(Limits::default().with_weight(0));
+    assert_eq!(refused(job.create_beside(&service).await), ErrorKind::Invalid);
+    assert_eq!(rig.backend.living(), std::slice::from_ref(job.id()));
     Ok(())
 }
 

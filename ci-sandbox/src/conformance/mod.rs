@@ -31,11 +31,13 @@
 //! # For an operator
 //!
 //! [`assess`] tries every attack against one backend and returns a table that a person can read: what is declared, what
-//! was tried, what came of it, and what that means for the build levels of SLSA.
+//! was tried, what came of it, and what that means for the build levels of SLSA. In it, *untried* is an attack that the
+//! tests had no hands for, with the reason below the table; *not tried* is a guarantee that no attack is about.
 //!
 //! # Example
 //!
-//! The tests of a backend:
+//! The tests of a backend, with `ci-sandbox` and `ci-core` among its `dev-dependencies`, both with the feature
+//! `conformance`:
 //!
 //! ```no_run
 //! # #[cfg(feature = "native")]

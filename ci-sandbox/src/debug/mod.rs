@@ -7,13 +7,15 @@
 //! - The user's name is the job's id, and one of the keys that came with the access has to sign. There are no passwords.
 //!   Six attempts, 20 seconds and a bounded number of connections are all that a stranger has.
 //! - A connection has one session: a shell or a command, with or without a terminal. Agents, ports, sockets and X11 are not
-//!   forwarded, variables of the client are not taken, and there are no subsystems (`sftp`).
+//!   forwarded, variables of the client are not taken, and there are no subsystems (`sftp`). Files come and go by
+//!   `scp -O`, where the image has `scp`, or as `tar c folder | ssh ... tar x`.
 //! - When the access ends, however it does, its connections are told why and are cut within two seconds.
 //!
 //! The host key is the server's own: a fresh one, or one that the operator keeps. [`Endpoint::known_hosts_line`] is what a
 //! person's client has to believe, and [`Endpoint::fingerprint`] what it asks about.
 //!
-//! Keys are Ed25519 or ECDSA, also of a security key; RSA is not taken.
+//! Keys are Ed25519 or ECDSA, also of a security key; RSA is not taken. An account at a forge often has a key of each:
+//! take those that are supported, as the example does, and tell the person when there is none.
 //!
 //! # Example
 //!
@@ -33,7 +35,7 @@
 //!
 //! // When somebody asks: `grant` is theirs, and so are the keys, from their account at the forge.
 //! let access = desk.open(&grant, &job, Duration::from_secs(1800)).await?;
-//! let keys = keys_of_ada.lines().map(AuthorizedKey::parse).collect::<ci_core::Result<Vec<_>>>()?;
+//! let keys: Vec<_> = keys_of_ada.lines().filter_map(|line| AuthorizedKey::parse(line).ok()).collect();
 //! let endpoint = server.admit(access, keys).await?;
 //! println!("ssh -p {} {}@ci.example.org", endpoint.address().port(), endpoint.user());
 //! println!("{}", endpoint.fingerprint());

@@ -177,7 +177,8 @@ pub enum ImageSource {
     Archive {
         /// The file, as a whole not compressed.
         path: PathBuf,
-        /// Which of its images: a name with its tag. Nothing for the only one.
+        /// Which of its images: a name with its tag, as it stands in the tarball (`skopeo` puts `docker.io/library/` before
+        /// it). Nothing for the only one.
         reference: Option<String>,
     },
 }

@@ -2,9 +2,11 @@
 
 use std::io;
 
-use ci_core::{Error, ErrorKind};
+use ci_core::sandbox::Command;
+use ci_core::{Error, ErrorKind, External};
 use rustix::io::Errno;
 
+use super::transfer::UPLOAD;
 use super::wire::Stage;
 
 /// A sandbox could not be made.
@@ -61,8 +63,8 @@ fn advice(stage: Stage, cause: Errno) -> Option<&'static str> {
     }
 }
 
-/// A program could not be started.
-pub(super) fn starting(stage: Stage, errno: i32) -> Error {
+/// The program of `command` could not be started.
+pub(super) fn starting(stage: Stage, errno: i32, command: &Command) -> Error {
     let cause = Errno::from_raw_os_error(errno);
     let (kind, reason) = match (stage, cause) {
         (Stage::Execute, Errno::NOENT | Errno::NOTDIR) => (ErrorKind::NotFound, "there is no such program"),
@@ -91,10 +93,19 @@ pub(super) fn starting(stage: Stage, errno: i32) -> Error {
         }
         _ => (ErrorKind::Internal, "the sandbox could not prepare it"),
     };
-    Error::new(kind, "start a program")
-        .because(reason)
-        .detail(stage.words())
-        .caused_by(io::Error::from(cause))
+    let error = Error::new(kind, "start a program").because(reason);
+    let error = match stage {
+        Stage::Execute => error.with("program", shortened(command.program.as_str())),
+        Stage::Directory => error.with("folder", &command.directory),
+        _ => error,
+    };
+    error.detail(stage.words()).caused_by(io::Error::from(cause))
+}
+
+/// A name that a job chose, as it may stand in an error.
+fn shortened(name: &str) -> External {
+    const LONGEST: usize = 200;
+    External::new(name.chars().take(LONGEST).collect::<String>())
 }
 
 /// Files could not be taken into the sandbox or out of it.
@@ -102,6 +113,9 @@ pub(super) fn transferring(operation: &'static str, stage: Stage, errno: i32) ->
     let cause = Errno::from_raw_os_error(errno);
     let (kind, reason) = match (stage, cause) {
         (_, Errno::NOSPC | Errno::DQUOT) => (ErrorKind::LimitExceeded, "the sandbox is full"),
+        (Stage::OpenTarget, Errno::NOENT | Errno::NOTDIR) if operation == UPLOAD => {
+            (ErrorKind::Invalid, "the job's user cannot make this folder; choose one below /work or /tmp")
+        }
         (Stage::OpenTarget, Errno::NOENT | Errno::NOTDIR) => {
             (ErrorKind::NotFound, "there is nothing at this path")
         }

@@ -74,9 +74,9 @@ impl Instance for NativeInstance {
         self.send(Request::Exec { id, options, size }, &body, reports, &pipes, START).await?;
         drop((body, pipes));
         if options & option::TERMINAL != 0 {
-            process.has_terminal().await?;
+            process.has_terminal(command).await?;
         }
-        process.started().await?;
+        process.started(command).await?;
         Ok(Box::new(process))
     }
 

@@ -124,7 +124,9 @@
 //! in IPv6 are never reached; private addresses only where a rule names a private network that holds them and the port, also
 //! by the name of a host. The operator narrows it further and chooses the address that others see with
 //! [`Config::with_egress`]. What was tried, what became of it and how much went each way is in
-//! [`Instance::network`].
+//! [`Instance::network`]. A program that goes neither way, by the address of an allowed network past the proxy say, finds
+//! no network at all, and what it tried is not in there: where such programs have to work, add a [`RoutedNetwork`]. Then
+//! what went by the proxy and what went past it are two entries.
 //!
 //! One sandbox has at most 128 connections at once (more wait), begins 100 per second after the first 256, and asks 500
 //! names per second after the first 1,000; a connection on which nothing moves on the sandbox's side for 15 to 30 minutes is
@@ -354,7 +356,10 @@ impl Native {
         };
         let images: BTreeMap<ImageName, Image> = images
             .into_iter()
-            .map(|(name, source)| Ok((name, finder.resolve(&source)?)))
+            .map(|(name, source)| match finder.resolve(&source) {
+                Ok(image) => Ok((name, image)),
+                Err(error) => Err(error.with("image", name)),
+            })
             .collect::<Result<_>>()?;
         let hierarchies = hierarchies(&images);
         let expected = report::expected(&identity, &hierarchies, images.values().all(Image::is_all_layers));

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use ci_core::sandbox::{
-    Exit, ExitStatus, Input, OutputStream, Process, ProcessEvent, Signal, TerminalSize, Usage,
+    Command, Exit, ExitStatus, Input, OutputStream, Process, ProcessEvent, Signal, TerminalSize, Usage,
 };
 use ci_core::{Error, ErrorKind, Result};
 
@@ -69,9 +69,9 @@ impl NativeProcess {
         Ok(ends)
     }
 
-    /// Waits until the program has its terminal.
-    pub(super) async fn has_terminal(&mut self) -> Result<()> {
-        let terminal = self.answers.terminal().await.map_err(not_started)?;
+    /// Waits until the program of `command` has its terminal.
+    pub(super) async fn has_terminal(&mut self, command: &Command) -> Result<()> {
+        let terminal = self.answers.terminal().await.map_err(not_started(command))?;
         let terminal = Arc::new(terminal.ok_or_else(|| failure::gone(START))?);
         self.outputs[0] = Output::of_terminal(terminal.clone());
         self.input = Some(NativeInput::of_terminal(&terminal, self.answers.end(), &self.life));
@@ -79,9 +79,9 @@ impl NativeProcess {
         Ok(())
     }
 
-    /// Waits until the program runs.
-    pub(super) async fn started(&self) -> Result<()> {
-        self.answers.started().await.map_err(not_started)
+    /// Waits until the program of `command` runs.
+    pub(super) async fn started(&self, command: &Command) -> Result<()> {
+        self.answers.started().await.map_err(not_started(command))
     }
 
     fn exit(&self, ended: Ended) -> Exit {
@@ -158,8 +158,8 @@ impl Drop for NativeProcess {
 
 pub(super) const START: &str = "start a program";
 
-fn not_started((stage, errno): (Stage, i32)) -> Error {
-    failure::starting(stage, errno)
+fn not_started(command: &Command) -> impl Fn((Stage, i32)) -> Error {
+    |(stage, errno)| failure::starting(stage, errno, command)
 }
 
 const SIGKILL: u32 = 9;

@@ -259,6 +259,8 @@ async fn an_image_layout_is_unpacked_and_runs() {
     check_image(&rig(ImageSource::oci_layout(folder.path()).with_reference("a:1"))).await;
     let error = refused(ImageSource::oci_layout(folder.path()).with_reference("b"));
     assert_eq!(error.kind(), ErrorKind::NotFound, "{error:?}");
+    let said = "read an image: there is no such image in it; name one as it stands there";
+    assert_eq!(error.to_string(), format!("{said} (names: \"a:1\", image: {})", name()));
 }
 
 #[tokio::test]

@@ -86,15 +86,35 @@ async fn what_cannot_be_started_says_why() {
     let arg = |text: &str| Arg::new(text).unwrap();
     sandbox.output("echo text > /work/text; chmod 755 /work/text; echo 'echo x' > /work/locked").await;
     let cases = [
-        (Command::new(arg("no-such-program"), []), ErrorKind::NotFound),
-        (Command::new(arg("/no/such/program"), []), ErrorKind::NotFound),
-        (Command::new(arg("/work/locked"), []), ErrorKind::Invalid),
-        (Command::new(arg("/work/text"), []), ErrorKind::Invalid),
-        (shell("true").with_directory(path("/no/such/folder")), ErrorKind::NotFound),
+        (
+            Command::new(arg("no-such-program"), []),
+            ErrorKind::NotFound,
+            "start a program: there is no such program (program: no-such-program)",
+        ),
+        (
+            Command::new(arg("/no/such\n/program"), []),
+            ErrorKind::NotFound,
+            "start a program: there is no such program (program: /no/such\\u{a}/program)",
+        ),
+        (
+            Command::new(arg("/work/locked"), []),
+            ErrorKind::Invalid,
+            "start a program: the file is not executable (program: /work/locked)",
+        ),
+        (
+            Command::new(arg("/work/text"), []),
+            ErrorKind::Invalid,
+            "start a program: the file is no program: it has neither a known format nor a #! line (program: /work/text)",
+        ),
+        (
+            shell("true").with_directory(path("/no/such/folder")),
+            ErrorKind::NotFound,
+            "start a program: there is no such folder (folder: /no/such/folder)",
+        ),
     ];
-    for (command, kind) in cases {
+    for (command, kind, text) in cases {
         let error = refusal(sandbox.exec(&command).await);
-        assert_eq!(error.kind(), kind, "{command:?}: {error:?}");
+        assert_eq!((error.kind(), error.to_string().as_str()), (kind, text), "{command:?}");
     }
     sandbox.destroy().await;
 }

@@ -159,7 +159,11 @@ async fn places_that_are_not_the_jobs_are_refused() {
     let rig = Rig::new();
     let sandbox = rig.sandbox().await;
     let tar = || Made::new().file("file", b"x").end();
-    assert!(upload(&sandbox, "/usr/new", tar()).await.is_err());
+    for place in ["/usr/new", "/proc/new"] {
+        let error = refusal(upload(&sandbox, place, tar()).await);
+        assert_eq!(error.kind(), ErrorKind::Invalid, "{place}");
+        assert!(error.to_string().ends_with("choose one below /work or /tmp"), "{place}: {error}");
+    }
     assert!(upload(&sandbox, "/proc/1", tar()).await.is_err());
     assert_eq!(refusal(download(&sandbox, "/work/missing").await).kind(), ErrorKind::NotFound);
     assert_eq!(refusal(download(&sandbox, "/no/such/folder").await).kind(), ErrorKind::NotFound);

@@ -2,6 +2,7 @@
 
 use std::ffi::CStr;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use ci_core::id::SandboxId;
@@ -168,7 +169,12 @@ fn takes_groups(folder: &Path, file: Option<&str>) -> Result<(), String> {
     }
     // Who moves a process must be allowed to write where the two groups meet.
     let meeting = fs::OpenOptions::new().write(true).open(folder.join("cgroup.procs"));
-    made.and(meeting).map(drop).map_err(|error| error.to_string())
+    made.and(meeting).map(drop).map_err(|error| match error.kind() {
+        io::ErrorKind::PermissionDenied => format!(
+            "{error}; start the program as root, or where it is handed groups of version 2 (systemd: Delegate=yes)"
+        ),
+        _ => error.to_string(),
+    })
 }
 
 /// Whether the kernel kills all of a group in one step (Linux 5.14). The root has no such file.

@@ -238,7 +238,7 @@ fn differs(name: &str) -> Error {
 
 fn not_one(count: usize, names: &str, reference: Option<&str>) -> Error {
     let reason = match (count, reference) {
-        (0, _) => "there is no such image in it",
+        (0, _) => "there is no such image in it; name one as it stands there",
         (_, Some(_)) => "the reference names several images",
         (_, None) => "there are several images in it; say which one",
     };
