@@ -156,6 +156,9 @@
 //! | 6.18 | both versions | nothing |
 //! | 6.1 (Debian 12) | version 2 alone | `noswap`: memory is kept from disks only while swap is off. Handles on namespaces: that nobody holds one is not proven. Of Landlock the rules about steering devices, signals and abstract sockets. Tables of rules that outlive whoever removes all rules |
 //!
+//! All of this is `x86_64`. The numbers and the convention of system calls of `aarch64` are written down too, but nothing
+//! of it has been linked or run.
+//!
 //! # Ready before anybody asks
 //!
 //! With [`Config::with_warm`] sandboxes of a kind are made in the background and handed out as they are asked for, in a
