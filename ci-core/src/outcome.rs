@@ -11,6 +11,7 @@ use crate::id::StepName;
 use crate::log::Cursor;
 use crate::network::NetworkReport;
 use crate::sandbox::{ExitStatus, IsolationReport, SandboxUsage, Usage};
+use crate::secret::Leak;
 
 /// How a job ended, and what it did until then.
 ///
@@ -52,6 +53,9 @@ pub struct Outcome {
     /// What went through its network, when it got as far as a sandbox, with secrets hidden.
     #[serde(default)]
     pub network: Option<Box<NetworkReport>>,
+    /// The secrets that it printed; they were hidden.
+    #[serde(default)]
+    pub leaks: Vec<Leak>,
     /// How long it ran.
     pub duration: Duration,
 }
@@ -66,7 +70,18 @@ impl Outcome {
             isolation: None,
             usage: None,
             network: None,
+            leaks: Vec::new(),
             duration: Duration::ZERO,
+        }
+    }
+
+    /// Adds to what was printed; the same in the same place is one entry.
+    pub(crate) fn add_leaks(&mut self, leaks: impl IntoIterator<Item = Leak>) {
+        for leak in leaks {
+            match self.leaks.iter_mut().find(|earlier| earlier.is_like(&leak)) {
+                Some(earlier) => earlier.times += leak.times,
+                None => self.leaks.push(leak),
+            }
         }
     }
 

@@ -32,12 +32,12 @@ use crate::cache::CacheStore;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::forge::{CheckState, Checks, Source};
-use crate::id::{JobId, SecretName, StepName};
+use crate::id::{JobId, StepName};
 use crate::log::LogStore;
 use crate::outcome::{Conclusion, Outcome, StepOutcome};
 use crate::queue::{Claim, MOST_ATTEMPTS, Released};
 use crate::sandbox::{ExitStatus, IsolationReport, OutputStream, Sandbox, SandboxUsage, Sandboxes, Spec};
-use crate::secret::{Masked, SecretLease, SecretStore};
+use crate::secret::{Masked, SecretLease, SecretStore, Unmasked};
 
 /// How long each thing may take that must be done after a job.
 const LAST_PATIENCE: Duration = Duration::from_mins(5);
@@ -123,8 +123,8 @@ pub enum Stop {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event<'a> {
-    /// Some of its secrets are too short to be hidden in its output.
-    Unmasked(&'a [SecretName]),
+    /// Some of its secrets cannot be hidden in its output.
+    Unmasked(&'a [Unmasked]),
     /// Its sandbox is there.
     SandboxCreated(&'a IsolationReport),
     /// Its code is in the sandbox.
@@ -288,7 +288,15 @@ impl Runner {
             .with_limits(spec.limits)
             .with_network(spec.network.clone())
             .with_minimum(spec.minimum.iter().copied());
-        let sandbox = until(stop.as_mut(), self.parts.sandboxes.create(claim, &sandbox_spec)).await?;
+        let created = until(stop.as_mut(), self.parts.sandboxes.create(claim, &sandbox_spec)).await;
+        let sandbox = match created {
+            Err(error) if !may_pass(claim, &error) => {
+                conclude(outcome, &error, lease.mask_text(&error.to_string()));
+                outcome.add_leaks(lease.leaks());
+                return Ok(Ok(()));
+            }
+            created => created?,
+        };
         self.observe(claim, &Event::SandboxCreated(sandbox.isolation()));
         outcome.isolation = Some(sandbox.isolation().clone());
 
@@ -307,20 +315,21 @@ impl Runner {
         })
         .await;
         match ran.and(told) {
-            Ok(()) => Ok(torn_down),
-            Err(error) if may_pass(claim, &error) => Err(error),
-            Err(error) => {
-                conclude(outcome, &error, lease.mask_text(&error.to_string()));
-                Ok(torn_down)
-            }
+            Ok(()) => {}
+            Err(error) if may_pass(claim, &error) => return Err(error),
+            Err(error) => conclude(outcome, &error, error.to_string()),
         }
+        // Readers of the job see it, and so does the forge.
+        outcome.reason = outcome.reason.take().map(|reason| lease.mask_text(&reason));
+        outcome.add_leaks(lease.leaks());
+        Ok(torn_down)
     }
 
-    async fn run_in(
+    async fn run_in<'a>(
         &self,
-        claim: &Claim,
+        claim: &'a Claim,
         sandbox: &Sandbox,
-        console: &mut Console<'_>,
+        console: &mut Console<'a>,
         outcome: &mut Outcome,
     ) -> Result<()> {
         self.parts.source.checkout(claim, &self.parts.sandboxes, sandbox).await?;
@@ -335,22 +344,22 @@ impl Runner {
         }
         self.keep_artifacts(claim, sandbox, outcome).await?;
         if outcome.conclusion == Conclusion::Succeeded {
-            self.save_caches(claim, sandbox).await;
+            self.save_caches(claim, sandbox, console.lease()).await;
         }
         Ok(())
     }
 
-    async fn run_steps(
+    async fn run_steps<'a>(
         &self,
-        claim: &Claim,
+        claim: &'a Claim,
         sandbox: &Sandbox,
-        console: &mut Console<'_>,
+        console: &mut Console<'a>,
         outcome: &mut Outcome,
     ) -> Result<()> {
         let steps = &claim.spec().steps;
         for (index, step) in steps.iter().enumerate() {
             self.observe(claim, &Event::StepStarted { index, count: steps.len(), name: &step.name });
-            outcome.steps.push(StepOutcome::started(step.name.clone(), console.begin_step()));
+            outcome.steps.push(StepOutcome::started(step.name.clone(), console.begin_step(&step.name)));
             let exit = self.step(claim, step, sandbox, console).await?;
             self.end_step(claim, console, outcome, Some(&exit)).await?;
             if !exit.status.is_success() {
