@@ -208,6 +208,7 @@ impl Redactor for Window {
     }
 
     fn leaks(&mut self) -> Vec<Leak> {
+        self.leaks.sort_by(|one, other| (&one.what, one.form).cmp(&(&other.what, other.form)));
         std::mem::take(&mut self.leaks)
     }
 }

@@ -119,6 +119,7 @@ pub(super) fn judge(value: &[u8]) -> Learned {
 
 fn is_number(value: &[u8]) -> bool {
     value.len() <= LONGEST_NUMBER
+        && value.iter().any(u8::is_ascii_digit)
         && value.iter().all(|byte| byte.is_ascii_digit() || b".,:-_+/".contains(byte))
 }
 

@@ -23,6 +23,7 @@ use ci_core::secret::{Learned, Masker, Redactor, SecretValue, Sensitive};
 use forms::forms;
 use judge::judge;
 use known::Known;
+use normal::normalised;
 use redactor::StreamRedactor;
 
 /// Hides values in every form in which programs usually print them.
@@ -100,7 +101,7 @@ impl StreamMasker {
 impl Masker for StreamMasker {
     fn learn(&self, what: &Sensitive, value: &SecretValue) -> Learned {
         let value = value.expose().trim_ascii();
-        let judged = judge(value);
+        let judged = judge(&normalised(value));
         if judged == Learned::Hidden {
             self.known.add(what, &forms(value));
         }

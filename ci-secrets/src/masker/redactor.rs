@@ -139,10 +139,11 @@ impl StreamRedactor {
     /// Lets out all of `text` up to `decided` that is not out, and covered bytes that follow on that.
     fn let_out(&mut self, text: &[u8], decided: usize, out: &mut Vec<u8>) {
         for (start, end) in &self.covered {
-            let start = (*start).max(self.out);
-            if start > decided {
+            // A run that went out further than what is decided may go on.
+            if *start > decided.max(self.out) {
                 break;
             }
+            let start = (*start).max(self.out);
             if start > self.out {
                 out.extend_from_slice(&text[self.out..start]);
                 self.in_run = false;
