@@ -450,17 +450,16 @@ async fn what_a_job_prints_of_its_secrets_is_in_its_outcome() -> Result<()> {
     let service = Service::new()?;
     let token = SecretName::parse("TOKEN")?;
     let grant = writer(&service.rig, &ours()).await?;
-    service.secrets.put(&grant, &token, SecretValue::new("hunter2hunter2")).await?;
+    service.secrets.put(&grant, &token, SecretValue::new("correct-horse")).await?;
     service.rig.backend.on("sh", |_| {
-        Reply::exit(0).stdout("hunter2hunter2 aHVudGVyMmh1bnRlcjI= hunter2hunter2").stderr("hunter2hunter2")
+        Reply::exit(0).stdout("correct-horse Y29ycmVjdC1ob3JzZQ== correct-horse").stderr("correct-horse")
     });
     let mut spec = JobSpec::new(Rig::spec().image).with_secret(token.clone());
     for name in ["build", "test"] {
         spec = spec.with_step(Step::script(StepName::parse(name)?, Script::literal("x")));
     }
     let outcome = service.runner.run(service.claim(spec).await?, never()).await?;
-    let told: Vec<String> =
-        outcome.leaks.iter().map(|leak| format!("{leak} ({:?})", leak.stream)).collect();
+    let told: Vec<String> = outcome.leaks.iter().map(|leak| format!("{leak} ({:?})", leak.stream)).collect();
     let of_step = |step: &str| {
         [
             format!("TOKEN was printed as plain text in step {step}, 2 times (Some(Stdout))"),

@@ -46,23 +46,32 @@ impl Filter {
     }
 
     /// Calls `visit` for every place of `text` where a pattern may begin that lies in it whole, in their order.
-    pub(super) fn scan(&self, text: &[u8], mut visit: impl FnMut(usize)) {
-        let mut at = self.stride - 1;
+    pub(super) fn scan(&self, text: &[u8], visit: impl FnMut(usize)) {
+        match self.stride {
+            // The compiler makes a faster loop for the usual stride, as it knows it.
+            MOST_STRIDE => self.scan_by(MOST_STRIDE, text, visit),
+            stride => self.scan_by(stride, text, visit),
+        }
+    }
+
+    #[inline(always)]
+    fn scan_by(&self, stride: usize, text: &[u8], mut visit: impl FnMut(usize)) {
+        let mut at = stride - 1;
         // Four at once, without a branch in between.
-        while let Some(window) = text.get(at..at + 3 * self.stride + PIECE) {
-            let piece = |index: usize| self.has(number(&window[index * self.stride..]));
+        while let Some(window) = text.get(at..at + 3 * stride + PIECE) {
+            let piece = |index: usize| self.has(number(&window[index * stride..]));
             if piece(0) | piece(1) | piece(2) | piece(3) {
                 for _ in 0..4 {
                     self.look(text, at, &mut visit);
-                    at += self.stride;
+                    at += stride;
                 }
             } else {
-                at += 4 * self.stride;
+                at += 4 * stride;
             }
         }
         while at + PIECE <= text.len() {
             self.look(text, at, &mut visit);
-            at += self.stride;
+            at += stride;
         }
     }
 
