@@ -54,7 +54,7 @@ impl Filter {
         }
     }
 
-    #[inline(always)]
+    #[inline]
     fn scan_by(&self, stride: usize, text: &[u8], mut visit: impl FnMut(usize)) {
         let mut at = stride - 1;
         // Four at once, without a branch in between.

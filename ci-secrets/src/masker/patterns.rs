@@ -65,7 +65,7 @@ impl Patterns {
         self.filter.scan(text, |start| {
             self.find_at(&text[start..], |length, subjects| {
                 found(start, start + length, subjects);
-            })
+            });
         });
     }
 

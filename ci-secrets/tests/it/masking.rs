@@ -1,7 +1,7 @@
 //! The masker beside a slow one that is obviously right, and its forms beside what programs print.
 
 use ci_core::id::SecretName;
-use ci_core::secret::{Form, Learned, Masker as _, SecretValue, Sensitive};
+use ci_core::secret::{Learned, Masker as _, SecretValue, Sensitive};
 use ci_secrets::StreamMasker;
 use data_encoding::{BASE64, HEXLOWER};
 use proptest::prelude::*;
@@ -233,7 +233,9 @@ proptest! {
     fn lines_and_words_are_hidden_however_the_text_is_cut((values, text) in cases_of(lines(8..30)), sizes in sizes()) {
         let (masker, patterns) = known(&values);
         let (mut redactor, mut out) = (masker.redactor(), Vec::new());
-        pieces(&text, &sizes).into_iter().for_each(|piece| redactor.push(piece, &mut out));
+        for piece in pieces(&text, &sizes) {
+            redactor.push(piece, &mut out);
+        }
         redactor.finish(&mut out);
         let mut covered = vec![false; text.len()];
         see(&text, true).cover(&mut covered, &patterns, 0);
@@ -302,7 +304,9 @@ proptest! {
             let masker = StreamMasker::new();
             learn(&masker, b"correct horse");
             let (mut redactor, mut out) = (masker.redactor(), Vec::new());
-            pieces(text.as_bytes(), sizes).into_iter().for_each(|piece| redactor.push(piece, &mut out));
+            for piece in pieces(text.as_bytes(), sizes) {
+                redactor.push(piece, &mut out);
+            }
             redactor.finish(&mut out);
             redactor.leaks()
         };
@@ -387,8 +391,9 @@ fn colours_and_wrapped_lines_do_not_save_a_secret() {
 
 #[test]
 fn a_file_that_is_printed_in_part_is_hidden_in_pieces() {
-    let file: String = (0..400).map(|line| format!("{:x} ", line * 7_919)).collect();
-    let file = file.trim_end();
+    let words: Vec<String> = (0..400).map(|line| format!("{:x}", line * 7_919)).collect();
+    let file = words.join(" ");
+    let file = file.as_str();
     assert_eq!(masked(&[file], &format!("1 {file} 2")), "1 *** 2");
     let shown = masked(&[file], &file[..1_000]);
     assert!(shown.starts_with("***") && shown.len() < 3 + 128, "{shown}");
@@ -492,7 +497,7 @@ fn a_secret_that_repeats_itself_takes_no_longer() {
 #[test]
 fn what_is_held_back_is_bounded() {
     let masker = StreamMasker::new();
-    let value: String = (0..2_000).map(|n| format!("{n:x}-")).collect();
+    let value = (0..2_000).map(|n| format!("{n:x}")).collect::<Vec<_>>().join("-");
     learn(&masker, value.as_bytes());
     let (mut redactor, mut out, mut pushed) = (masker.redactor(), Vec::new(), 0);
     for byte in value.bytes() {

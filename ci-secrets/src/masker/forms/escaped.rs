@@ -37,7 +37,7 @@ fn write(other: Other, quotes: &str, unit: Unit, out: &mut Vec<u8>) {
             // Rust and Python have fewer letters than the others.
             (Some(letter), '\n' | '\r' | '\t') => out.extend_from_slice(&[b'\\', letter]),
             (Some(letter), _) if !matches!(other, Other::Braces | Other::UpperHex) => {
-                out.extend_from_slice(&[b'\\', letter])
+                out.extend_from_slice(&[b'\\', letter]);
             }
             _ if char < ' ' || char == '\u{7f}' => escape_byte(other, char as u8, out),
             _ if char.is_ascii() => unit.write(out),
@@ -61,7 +61,7 @@ fn escape_byte(other: Other, byte: u8, out: &mut Vec<u8>) {
         Other::Hex | Other::Unicode | Other::Bytes => hex(b"\\x", byte, LOWER, out),
         Other::UpperHex => hex(b"\\x", byte, UPPER, out),
         Other::Octal => {
-            out.extend_from_slice(&[b'\\', b'0' + (byte >> 6), b'0' + (byte >> 3 & 7), b'0' + (byte & 7)])
+            out.extend_from_slice(&[b'\\', b'0' + (byte >> 6), b'0' + (byte >> 3 & 7), b'0' + (byte & 7)]);
         }
         Other::Braces => {
             out.extend_from_slice(b"\\u{");

@@ -35,10 +35,7 @@ pub(super) fn forms(value: &[u8]) -> Vec<(Form, Text)> {
     add(Form::Line, lines(value));
     add(Form::Words, vec![words(value)]);
     add(Form::Base64, base64::forms(value));
-    add(
-        Form::Hex,
-        vec![HEXLOWER, HEXUPPER].iter().map(|hex| hex.encode(value).into_bytes().into()).collect(),
-    );
+    add(Form::Hex, [HEXLOWER, HEXUPPER].iter().map(|hex| hex.encode(value).into_bytes().into()).collect());
     add(Form::Percent, percent::forms(value));
     add(Form::Json, json::forms(value));
     add(Form::Shell, shell::forms(value));
