@@ -310,10 +310,10 @@ impl Runner {
         if torn_down.is_ok() {
             self.observe(claim, &Event::SandboxDestroyed);
         }
-        let told = until(pin!(self.late(LAST_PATIENCE, "store a job's last output")), async {
+        let telling = Box::pin(async {
             self.end_stopped_step(claim, &mut console, outcome).await.and(console.finish().await)
-        })
-        .await;
+        });
+        let told = until(pin!(self.late(LAST_PATIENCE, "store a job's last output")), telling).await;
         match ran.and(told) {
             Ok(()) => {}
             Err(error) if may_pass(claim, &error) => return Err(error),
