@@ -121,12 +121,13 @@ impl fmt::Display for Form {
 /// # use ci_core::{job::JobSpec, runner::Runner, secret::SecretValue, trust::Origin};
 /// # let (rig, repository) = (Rig::new()?, Rig::repository("1", "acme")?);
 /// # let (grant, token) = (rig.grant::<Write>(&Rig::user("ada")?, &repository).await?, SecretName::parse("TOKEN")?);
-/// # rig.parts().secrets.put(&grant, &token, SecretValue::new("hunter2")).await?;
+/// # let parts = rig.parts();
+/// # parts.secrets.put(&grant, &token, SecretValue::new("hunter2")).await?;
 /// # let mut spec = Rig::spec();
 /// # spec.secrets = vec![token];
 /// # spec.steps[0].name = StepName::parse("build")?;
 /// # let claim = rig.claim(&repository, Origin::Repository, spec).await?;
-/// # let runner = Runner::new(rig.parts());
+/// # let runner = Runner::new(parts);
 /// rig.backend.on("sh", |_| Reply::exit(0).stdout("+ curl -u ada:hunter2\n"));
 /// let outcome = runner.run(claim, std::future::pending()).await?;
 /// assert_eq!(outcome.leaks[0].to_string(), "TOKEN was printed as plain text in step build");

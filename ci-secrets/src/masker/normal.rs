@@ -3,7 +3,7 @@
 //! Line breaks (programs wrap long text), carriage returns (terminals) and escape sequences (colours) are left out
 //! of what is searched. They are hidden together with the secret around them.
 
-use memchr::memchr3_iter;
+use memchr::{memchr_iter, memchr2, memchr3_iter};
 use zeroize::Zeroizing;
 
 const ESCAPE: u8 = 0x1b;
@@ -37,8 +37,18 @@ impl Normal {
     /// Reads `raw` in place of what was read before. If `is_last`, nothing follows on it.
     pub(super) fn read(&mut self, raw: &[u8], is_last: bool) {
         self.clear(raw.len());
+        if memchr2(b'\r', ESCAPE, raw).is_some() {
+            self.read_between(raw, is_last, memchr3_iter(b'\n', b'\r', ESCAPE, raw));
+        } else {
+            // Much text has no other than line breaks, which alone are found twice as fast.
+            self.read_between(raw, is_last, memchr_iter(b'\n', raw));
+        }
+    }
+
+    /// Reads all but what begins at `places`.
+    fn read_between(&mut self, raw: &[u8], is_last: bool, places: impl Iterator<Item = usize>) {
         let mut from = 0;
-        for at in memchr3_iter(b'\n', b'\r', ESCAPE, raw) {
+        for at in places {
             if at < from {
                 continue; // inside of an escape sequence
             }
