@@ -11,6 +11,7 @@ use crate::id::{ServiceName, StepName, UserId};
 use crate::log::Cursor;
 use crate::network::NetworkReport;
 use crate::sandbox::{ExitStatus, IsolationReport, SandboxUsage, Usage};
+use crate::secret::Leak;
 
 /// How a job ended, and what it did until then.
 ///
@@ -59,6 +60,9 @@ pub struct Outcome {
     /// [`debug`](crate::debug).
     #[serde(default)]
     pub influenced_by: Vec<UserId>,
+    /// The secrets that it printed; they were hidden.
+    #[serde(default)]
+    pub leaks: Vec<Leak>,
     /// How long it ran.
     pub duration: Duration,
 }
@@ -75,7 +79,18 @@ impl Outcome {
             usage: None,
             network: None,
             influenced_by: Vec::new(),
+            leaks: Vec::new(),
             duration: Duration::ZERO,
+        }
+    }
+
+    /// Adds to what was printed; the same in the same place is one entry.
+    pub(crate) fn add_leaks(&mut self, leaks: impl IntoIterator<Item = Leak>) {
+        for leak in leaks {
+            match self.leaks.iter_mut().find(|earlier| earlier.is_like(&leak)) {
+                Some(earlier) => earlier.times += leak.times,
+                None => self.leaks.push(leak),
+            }
         }
     }
 

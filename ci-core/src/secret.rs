@@ -3,9 +3,11 @@
 //! A [`SecretLease`] is the only form in which values reach a sandbox, and it makes the [`Mask`] that output
 //! goes through: what can be injected is masked. A log store takes nothing but [`Masked`] bytes.
 
+mod leak;
+
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -18,6 +20,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ArtifactName, CacheKey, JobId, KeyId, SecretName};
 use crate::queue::{Claim, Tenure, TrustedClaim};
 use crate::seal::{Context, DataKey};
+
+pub use leak::{Form, Leak, Learned, Sensitive, Unmasked};
 
 /// The value of a secret. It has no `Display` and no `Serialize`, shows nothing in `Debug`, and is wiped when it
 /// is dropped.
@@ -141,50 +145,45 @@ pub trait SecretStore: fmt::Debug + Send + Sync + 'static {
 
 /// What hides the secrets of one job. It is shared by all of the job's streams.
 ///
+/// It hides a value as it is, every line of a value of several lines, and both in Base64 (either alphabet, wherever in
+/// an encoded text) and in hexadecimal digits (either case); other forms are its own choice. Where hidden bytes overlap,
+/// all of them are hidden.
+///
 /// # Example
 ///
 /// ```
 /// use ci_core::memory::Masking;
-/// use ci_core::secret::{Learned, Masker, Redactor, SecretValue};
-/// use data_encoding::BASE64;
+/// use ci_core::secret::{Learned, Masker, Redactor, Sensitive, SecretValue};
 ///
-/// /// Hides what another masker hides, and the Base64 form of every value.
+/// /// Hides what another masker hides, and every value backwards.
 /// #[derive(Debug)]
-/// struct AlsoBase64<M>(M);
+/// struct AlsoBackwards<M>(M);
 ///
-/// impl<M: Masker> Masker for AlsoBase64<M> {
-///     fn learn(&self, value: &SecretValue) -> Learned {
-///         self.0.learn(&SecretValue::new(BASE64.encode(value.expose())));
-///         self.0.learn(value)
+/// impl<M: Masker> Masker for AlsoBackwards<M> {
+///     fn learn(&self, what: &Sensitive, value: &SecretValue) -> Learned {
+///         let backwards: Vec<u8> = value.expose().iter().rev().copied().collect();
+///         self.0.learn(what, &SecretValue::new(backwards));
+///         self.0.learn(what, value)
 ///     }
 ///
 ///     fn redactor(&self) -> Box<dyn Redactor> {
 ///         self.0.redactor()
 ///     }
 /// }
-/// # let masker = AlsoBase64(Masking::new());
-/// # masker.learn(&SecretValue::new("hunter2"));
+/// # let masker = AlsoBackwards(Masking::new());
+/// # masker.learn(&Sensitive::Credential, &SecretValue::new("hunter2"));
 /// # let (mut redactor, mut out) = (masker.redactor(), Vec::new());
-/// # redactor.push(b"aHVudGVyMg== is hunter2", &mut out);
+/// # redactor.push(b"2retnuh is hunter2", &mut out);
 /// # redactor.finish(&mut out);
 /// # assert_eq!(out, b"*** is ***");
 /// ```
 pub trait Masker: fmt::Debug + Send + Sync + 'static {
-    /// Adds a value. From now on it is hidden in every stream, bytes that a redactor still holds included.
-    fn learn(&self, value: &SecretValue) -> Learned;
+    /// Adds a value. From now on it is hidden in every stream, bytes that a redactor still holds included, and
+    /// reported as `what`. What cannot be hidden is not, and the answer says so.
+    fn learn(&self, what: &Sensitive, value: &SecretValue) -> Learned;
 
     /// A filter for one stream.
     fn redactor(&self) -> Box<dyn Redactor>;
-}
-
-/// Whether a masker can hide a value.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Learned {
-    /// It is hidden from now on.
-    Hidden,
-    /// It is so short that hiding it would hide ordinary text; it is *not* hidden.
-    TooShort,
 }
 
 /// A filter over one stream: bytes in, bytes without secrets out.
@@ -195,9 +194,19 @@ pub trait Redactor: fmt::Debug + Send {
     /// Takes more of the stream and adds to `out` what is safe to show.
     fn push(&mut self, bytes: &[u8], out: &mut Vec<u8>);
 
+    /// The stream pauses: adds what is held back and is no more than a quarter of each secret that it may begin. If
+    /// the rest of one comes after all, that rest is hidden.
+    fn flush(&mut self, out: &mut Vec<u8>);
+
     /// The stream has ended: adds what was held back.
     fn finish(&mut self, out: &mut Vec<u8>);
+
+    /// What was hidden since this was asked last, in order and without a step.
+    fn leaks(&mut self) -> Vec<Leak>;
 }
+
+/// What masks have hidden and not told.
+type Untold = Arc<Mutex<Vec<Leak>>>;
 
 /// The secrets of one job, while it runs.
 ///
@@ -205,8 +214,9 @@ pub trait Redactor: fmt::Debug + Send {
 /// dropped. [`SecretStore::lease`] makes it, and the example there shows one; [`Mask`] shows what it hides.
 pub struct SecretLease {
     values: BTreeMap<SecretName, SecretValue>,
-    unmasked: Vec<SecretName>,
+    unmasked: Vec<Unmasked>,
     masker: Arc<dyn Masker>,
+    leaks: Untold,
     tenure: Option<Arc<Tenure>>,
 }
 
@@ -226,21 +236,29 @@ impl SecretLease {
         values: impl IntoIterator<Item = (SecretName, SecretValue)>,
         masker: Arc<dyn Masker>,
     ) -> Self {
-        let values: BTreeMap<_, _> = values.into_iter().collect();
-        let too_short = |value| masker.learn(value) == Learned::TooShort;
-        let unmasked =
-            values.iter().filter(|(_, value)| too_short(value)).map(|(name, _)| name.clone()).collect();
-        Self { values, unmasked, masker, tenure: Some(claim.tenure()) }
+        let mut lease = Self::with(masker, Some(claim.tenure()));
+        lease.values = values.into_iter().collect();
+        for (secret, value) in &lease.values {
+            match lease.masker.learn(&Sensitive::Secret(secret.clone()), value) {
+                Learned::Hidden => {}
+                why => lease.unmasked.push(Unmasked { secret: secret.clone(), why }),
+            }
+        }
+        lease
     }
 
     /// A lease without secrets: for a job that asks for none, or may have none.
     pub fn empty(claim: &Claim, masker: Arc<dyn Masker>) -> Self {
-        Self { values: BTreeMap::new(), unmasked: Vec::new(), masker, tenure: Some(claim.tenure()) }
+        Self::with(masker, Some(claim.tenure()))
     }
 
     /// A lease without secrets for a helper sandbox, which belongs to no claim.
     pub fn for_helper(masker: Arc<dyn Masker>) -> Self {
-        Self { values: BTreeMap::new(), unmasked: Vec::new(), masker, tenure: None }
+        Self::with(masker, None)
+    }
+
+    fn with(masker: Arc<dyn Masker>, tenure: Option<Arc<Tenure>>) -> Self {
+        Self { values: BTreeMap::new(), unmasked: Vec::new(), masker, leaks: Untold::default(), tenure }
     }
 
     /// A value of this lease, for a backend that injects it.
@@ -271,26 +289,38 @@ impl SecretLease {
 
     /// Adds a credential that was made after the lease (a checkout token, say) to what is hidden.
     pub fn teach(&self, value: &SecretValue) -> Learned {
-        self.masker.learn(value)
+        self.masker.learn(&Sensitive::Credential, value)
     }
 
-    /// The secrets that are too short to be hidden; tell their owner.
-    pub fn unmasked(&self) -> &[SecretName] {
+    /// Hides a decoy as well, and reports it as [`Sensitive::Canary`] where it appears: a value that lies where secrets
+    /// lie and is given to no job.
+    pub fn watch_for(&self, canary: &SecretName, value: &SecretValue) -> Learned {
+        self.masker.learn(&Sensitive::Canary(canary.clone()), value)
+    }
+
+    /// The secrets that cannot be hidden, and why; tell their owner.
+    pub fn unmasked(&self) -> &[Unmasked] {
         &self.unmasked
     }
 
     /// A mask for one stream of output.
     pub fn mask(&self) -> Mask {
         let job = self.tenure.as_ref().map(|tenure| tenure.job().clone());
-        Mask { redactor: self.masker.redactor(), job }
+        Mask { redactor: self.masker.redactor(), job, untold: self.leaks.clone() }
     }
 
-    /// A whole text without secrets: an error message, a status description.
+    /// A whole text without secrets: an error message, a status description, an annotation, the name of a cache.
     pub fn mask_text(&self, text: &str) -> String {
         let mut mask = self.mask();
         let mut masked = mask.push(text.as_bytes()).bytes.to_vec();
         masked.extend_from_slice(&mask.finish().bytes);
         String::from_utf8_lossy(&masked).into_owned()
+    }
+
+    /// What was hidden by [`mask_text`](Self::mask_text), and by masks that ended and had not
+    /// [told](Mask::leaks) it, since this was asked last.
+    pub fn leaks(&self) -> Vec<Leak> {
+        std::mem::take(&mut *self.leaks.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -328,6 +358,7 @@ impl fmt::Debug for SecretLease {
 pub struct Mask {
     redactor: Box<dyn Redactor>,
     job: Option<JobId>,
+    untold: Untold,
 }
 
 impl Mask {
@@ -338,11 +369,37 @@ impl Mask {
         Masked { bytes: out.into(), job: self.job.clone() }
     }
 
+    /// The stream pauses: returns what was held back, but for long beginnings of secrets; see [`Redactor::flush`].
+    pub fn flush(&mut self) -> Masked {
+        let mut out = Vec::new();
+        self.redactor.flush(&mut out);
+        Masked { bytes: out.into(), job: self.job.clone() }
+    }
+
     /// The stream has ended: returns the rest.
     pub fn finish(mut self) -> Masked {
         let mut out = Vec::new();
         self.redactor.finish(&mut out);
+        self.untold.lock().unwrap_or_else(PoisonError::into_inner).extend(self.redactor.leaks());
         Masked { bytes: out.into(), job: self.job }
+    }
+
+    /// What was hidden since this was asked last. What nobody asks for goes to [`SecretLease::leaks`] at the end.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use ci_core::{memory::Masking, secret::{SecretLease, SecretValue}};
+    /// # let lease = SecretLease::for_helper(Arc::new(Masking::new()));
+    /// # lease.teach(&SecretValue::new("hunter2"));
+    /// let mut mask = lease.mask();
+    /// mask.push(b"hunter2 and hunter2");
+    /// assert_eq!(mask.leaks()[0].times, 2);
+    /// assert!(mask.leaks().is_empty(), "it has been told");
+    /// ```
+    pub fn leaks(&mut self) -> Vec<Leak> {
+        self.redactor.leaks()
     }
 }
 

@@ -3,7 +3,8 @@
 //! - [`Vault`] keeps secrets in any store of records, and is the key ring for everything else that is sealed:
 //!   tickets, logs, artifacts, caches. It implements [`SecretStore`] and [`KeyRing`].
 //! - [`RootKey`] is where the one key comes from that is not in the database; [`FileRoot`] keeps it in a file.
-//! - [`PlainMasker`] hides the values of one job in its output. It implements [`Masker`], and the vault hands it out.
+//! - [`StreamMasker`] hides the values of one job in its output, in every form in which programs print them, and tells
+//!   which were printed. It implements [`Masker`], and the vault hands it out.
 //!
 //! # Example
 //!
@@ -88,10 +89,11 @@ mod unwrapped;
 mod vault;
 
 pub use ci_core::secret::{
-    KeyRing, Learned, Masker, Purpose, Redactor, SecretInfo, SecretLease, SecretStore, SecretValue,
+    Form, KeyRing, Leak, Learned, Masker, Purpose, Redactor, SecretInfo, SecretLease, SecretStore,
+    SecretValue, Sensitive,
 };
 
-pub use masker::PlainMasker;
+pub use masker::StreamMasker;
 #[cfg(unix)]
 pub use root::FileRoot;
 pub use root::RootKey;

@@ -17,7 +17,7 @@ use ci_core::secret::{KeyRing, Masker, Purpose, SecretInfo, SecretLease, SecretS
 use ci_core::{Error, ErrorKind, Result};
 
 use crate::hierarchy::Hierarchy;
-use crate::masker::PlainMasker;
+use crate::masker::StreamMasker;
 use crate::root::RootKey;
 use crate::row::{self, Place};
 
@@ -345,7 +345,7 @@ impl SecretStore for Vault {
     }
 
     fn masker(&self) -> Arc<dyn Masker> {
-        Arc::new(PlainMasker::new())
+        Arc::new(StreamMasker::new())
     }
 }
 

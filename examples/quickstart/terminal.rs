@@ -8,6 +8,7 @@ use anstyle::{AnsiColor, Style};
 use ci_core::id::JobId;
 use ci_core::outcome::{Outcome, StepOutcome};
 use ci_core::runner::{Event, Observer};
+use ci_core::secret::Unmasked;
 
 /// Writes what happens to standard output: colours only where somebody looks.
 #[derive(Debug)]
@@ -111,9 +112,9 @@ impl Terminal {
 impl Observer for Terminal {
     fn observe(&self, _job: &JobId, event: &Event<'_>) {
         match event {
-            Event::Unmasked(names) => {
-                for name in *names {
-                    self.bad(&format!("the secret {name} is too short to be hidden in the output"));
+            Event::Unmasked(secrets) => {
+                for Unmasked { secret, why, .. } in *secrets {
+                    self.bad(&format!("the secret {secret} is {why} in the output"));
                 }
             }
             Event::SandboxCreated(report) => {

@@ -5,15 +5,16 @@ use std::time::Duration;
 
 use super::{Event, Parts};
 use crate::error::{Error, ErrorKind, Result};
+use crate::id::StepName;
 use crate::log::{Appended, Cursor};
 use crate::queue::Claim;
 use crate::sandbox::OutputStream;
-use crate::secret::{Mask, Masked, SecretLease};
+use crate::secret::{Leak, Mask, Masked, SecretLease};
 use crate::units::ByteSize;
 
 /// A chunk is stored when it has this many bytes,
 const FULL: usize = 64 * 1024;
-/// or when its first byte has waited this long, so that live readers see it.
+/// or when the first byte that was printed has waited this long, so that live readers see it.
 const LONGEST_WAIT: Duration = Duration::from_millis(250);
 
 /// Where the output of one job goes.
@@ -23,6 +24,7 @@ pub(super) struct Console<'a> {
     stdout: Mask,
     stderr: Mask,
     lease: &'a SecretLease,
+    step: Option<&'a StepName>,
     step_started: Duration,
     sink: Sink<'a>,
 }
@@ -33,6 +35,7 @@ impl<'a> Console<'a> {
             stdout: lease.mask(),
             stderr: lease.mask(),
             lease,
+            step: None,
             step_started: Duration::ZERO,
             sink: Sink::new(claim, parts),
         }
@@ -48,7 +51,8 @@ impl<'a> Console<'a> {
     }
 
     /// A step begins, here.
-    pub(super) fn begin_step(&mut self) -> Cursor {
+    pub(super) fn begin_step(&mut self, step: &'a StepName) -> Cursor {
+        self.step = Some(step);
         self.step_started = self.sink.parts.clock.elapsed();
         self.cursor()
     }
@@ -92,9 +96,21 @@ impl<'a> Console<'a> {
         self.sink.flush().await
     }
 
-    /// Stores what is pending.
+    /// Stores what is pending, and what the masks do not have to hold back.
     pub(super) async fn flush(&mut self) -> Result<()> {
+        self.sink.take(OutputStream::Stdout, &self.stdout.flush()).await?;
+        self.sink.take(OutputStream::Stderr, &self.stderr.flush()).await?;
         self.sink.flush().await
+    }
+
+    /// Which secrets the step has printed until now.
+    pub(super) fn leaks(&mut self) -> Vec<Leak> {
+        let masks = [(&mut self.stdout, OutputStream::Stdout), (&mut self.stderr, OutputStream::Stderr)];
+        let step = self.step;
+        let told = masks
+            .into_iter()
+            .flat_map(|(mask, stream)| mask.leaks().into_iter().map(move |leak| leak.in_step(step, stream)));
+        told.collect()
     }
 
     /// The job has ended: what the masks held back comes out.
@@ -143,8 +159,9 @@ impl<'a> Sink<'a> {
         Ok(())
     }
 
-    /// Counts what the job printed, hidden or not.
+    /// Counts what the job printed, hidden, held back or not.
     fn count(&mut self, bytes: usize) -> Result<()> {
+        self.since.get_or_insert_with(|| self.parts.clock.elapsed());
         let limit = self.claim.spec().limits.output;
         self.written = self.written.saturating_add(bytes as u64);
         if self.written > limit.as_u64() { Err(too_much(limit)) } else { Ok(()) }
@@ -156,7 +173,6 @@ impl<'a> Sink<'a> {
         }
         self.parts.observer.observe(self.claim.job(), &Event::Output { stream, bytes: masked });
         self.is_in_line = !masked.as_bytes().ends_with(b"\n");
-        self.since.get_or_insert_with(|| self.parts.clock.elapsed());
         self.pending.append(masked);
         if self.pending.len() >= FULL { self.flush().await } else { Ok(()) }
     }

@@ -5,6 +5,7 @@ use crate::error::{ErrorKind, Result};
 use crate::outcome::{Conclusion, Outcome};
 use crate::queue::Claim;
 use crate::sandbox::{Sandbox, SandboxPath};
+use crate::secret::SecretLease;
 use crate::stream;
 
 impl Runner {
@@ -49,11 +50,12 @@ impl Runner {
     }
 
     /// A cache that cannot be saved makes the next job slower; it does not make this one fail.
-    pub(super) async fn save_caches(&self, claim: &Claim, sandbox: &Sandbox) {
+    pub(super) async fn save_caches(&self, claim: &Claim, sandbox: &Sandbox, lease: &SecretLease) {
         for cache in &claim.spec().caches {
             let content = stream::limited(sandbox.download(&cache.path), claim.spec().limits.artifact);
             if let Err(error) = self.parts.caches.save(claim, &cache.key, content).await {
-                tracing::warn!(job = %claim.job(), %error, "cache not saved");
+                let error = lease.mask_text(&error.to_string());
+                tracing::warn!(job = %claim.job(), error, "cache not saved");
             }
         }
     }

@@ -39,12 +39,12 @@ use crate::clock::Clock;
 use crate::debug::Desk;
 use crate::error::{Error, ErrorKind, Result};
 use crate::forge::{CheckState, Checks, Source};
-use crate::id::{JobId, SecretName, ServiceName, StepName, UserId};
+use crate::id::{JobId, ServiceName, StepName, UserId};
 use crate::log::LogStore;
 use crate::outcome::{Conclusion, Outcome, StepOutcome};
 use crate::queue::{Claim, MOST_ATTEMPTS, Released};
 use crate::sandbox::{ExitStatus, IsolationReport, OutputStream, Sandbox, SandboxUsage, Sandboxes, Spec};
-use crate::secret::{Masked, SecretLease, SecretStore};
+use crate::secret::{Masked, SecretLease, SecretStore, Unmasked};
 
 /// How long each thing may take that must be done after a job.
 const LAST_PATIENCE: Duration = Duration::from_mins(5);
@@ -130,8 +130,8 @@ pub enum Stop {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event<'a> {
-    /// Some of its secrets are too short to be hidden in its output.
-    Unmasked(&'a [SecretName]),
+    /// Some of its secrets cannot be hidden in its output.
+    Unmasked(&'a [Unmasked]),
     /// Its sandbox is there.
     SandboxCreated(&'a IsolationReport),
     /// Its code is in the sandbox.
@@ -314,7 +314,15 @@ impl Runner {
             .with_limits(spec.limits)
             .with_network(spec.network.clone())
             .with_minimum(spec.minimum.iter().copied());
-        let sandbox = until(stop.as_mut(), self.parts.sandboxes.create(claim, &sandbox_spec)).await?;
+        let created = until(stop.as_mut(), self.parts.sandboxes.create(claim, &sandbox_spec)).await;
+        let sandbox = match created {
+            Err(error) if !may_pass(claim, &error) => {
+                conclude(outcome, &error, lease.mask_text(&error.to_string()));
+                outcome.add_leaks(lease.leaks());
+                return Ok(Ok(()));
+            }
+            created => created?,
+        };
         self.observe(claim, &Event::SandboxCreated(sandbox.isolation()));
         outcome.isolation = Some(sandbox.isolation().clone());
 
@@ -342,21 +350,22 @@ impl Runner {
         if torn_down.is_ok() {
             self.observe(claim, &Event::SandboxDestroyed);
         }
-        let told = until(pin!(self.late(LAST_PATIENCE, "store a job's last output")), async {
+        let telling = Box::pin(async {
             let step_ended = self.end_stopped_step(claim, &mut console, outcome).await;
             let told = step_ended.and(console.say(&notices).await).and(console.finish().await);
             outcome.artifacts.extend(Box::pin(booth.finish()).await);
             told
-        })
-        .await;
+        });
+        let told = until(pin!(self.late(LAST_PATIENCE, "store a job's last output")), telling).await;
         match ran.and(told) {
-            Ok(()) => Ok(torn_down),
-            Err(error) if may_pass(claim, &error) => Err(error),
-            Err(error) => {
-                conclude(outcome, &error, lease.mask_text(&error.to_string()));
-                Ok(torn_down)
-            }
+            Ok(()) => {}
+            Err(error) if may_pass(claim, &error) => return Err(error),
+            Err(error) => conclude(outcome, &error, error.to_string()),
         }
+        // Readers of the job see it, and so does the forge.
+        outcome.reason = outcome.reason.take().map(|reason| lease.mask_text(&reason));
+        outcome.add_leaks(lease.leaks());
+        Ok(torn_down)
     }
 
     async fn run_in<'a>(
@@ -365,7 +374,7 @@ impl Runner {
         sandbox: &Sandbox,
         booth: &Booth<'_>,
         services: &mut Services<'a>,
-        console: &mut Console<'_>,
+        console: &mut Console<'a>,
         outcome: &mut Outcome,
     ) -> Result<()> {
         self.parts.source.checkout(claim, &self.parts.sandboxes, sandbox).await?;
@@ -390,23 +399,23 @@ impl Runner {
         self.keep_artifacts(claim, sandbox, outcome).await?;
         // Nobody changes what is saved, and what somebody may have changed is not.
         if outcome.conclusion == Conclusion::Succeeded && booth.close().is_empty() {
-            self.save_caches(claim, sandbox).await;
+            self.save_caches(claim, sandbox, lease).await;
         }
         Ok(())
     }
 
-    async fn run_steps(
+    async fn run_steps<'a>(
         &self,
-        claim: &Claim,
+        claim: &'a Claim,
         sandbox: &Sandbox,
         services: &Services<'_>,
-        console: &mut Console<'_>,
+        console: &mut Console<'a>,
         outcome: &mut Outcome,
     ) -> Result<()> {
         let steps = &claim.spec().steps;
         for (index, step) in steps.iter().enumerate() {
             self.observe(claim, &Event::StepStarted { index, count: steps.len(), name: &step.name });
-            outcome.steps.push(StepOutcome::started(step.name.clone(), console.begin_step()));
+            outcome.steps.push(StepOutcome::started(step.name.clone(), console.begin_step(&step.name)));
             let exit = self.step(claim, step, sandbox, console).await?;
             self.end_step(claim, console, outcome, Some(&exit)).await?;
             console.say(&services.take_notices()).await?;

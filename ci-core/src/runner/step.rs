@@ -50,6 +50,7 @@ impl Runner {
         exit: Option<&Exit>,
     ) -> Result<()> {
         let told = console.flush().await;
+        outcome.add_leaks(console.leaks());
         if let Some((step, before)) = outcome.steps.split_last_mut() {
             step.end(exit, console.step_took(), console.cursor());
             self.observe(claim, &Event::StepFinished { index: before.len(), outcome: step });

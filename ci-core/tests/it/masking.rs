@@ -1,13 +1,13 @@
 //! Masking: however output is split, it is the same.
 
 use ci_core::memory::Masking;
-use ci_core::secret::{Learned, Masker as _, SecretValue};
+use ci_core::secret::{Learned, Masker as _, SecretValue, Sensitive};
 use proptest::prelude::*;
 
 fn masked<'a>(values: &[&str], pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<u8> {
     let masking = Masking::new();
     for value in values {
-        masking.learn(&SecretValue::new(*value));
+        masking.learn(&Sensitive::Credential, &SecretValue::new(*value));
     }
     let (mut redactor, mut out) = (masking.redactor(), Vec::new());
     for piece in pieces {
@@ -36,11 +36,11 @@ fn what_was_learned_is_hidden() {
 #[test]
 fn a_value_that_is_learned_late_is_hidden_in_what_is_held_back() {
     let masking = Masking::new();
-    masking.learn(&SecretValue::new("tokens are long"));
+    masking.learn(&Sensitive::Credential, &SecretValue::new("tokens are long"));
     let (mut redactor, mut out) = (masking.redactor(), Vec::new());
     redactor.push(b"my token", &mut out);
     assert_eq!(out, b"my ");
-    assert_eq!(masking.learn(&SecretValue::new("token")), Learned::Hidden);
+    assert_eq!(masking.learn(&Sensitive::Credential, &SecretValue::new("token")), Learned::Hidden);
     redactor.push(b" x", &mut out);
     redactor.finish(&mut out);
     assert_eq!(out, b"my *** x");

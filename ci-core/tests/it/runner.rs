@@ -444,6 +444,55 @@ async fn where_a_job_connected_to_is_in_its_outcome_without_secrets() -> Result<
 }
 
 /// The log of a job whose steps have `secret`, and each of which does as `reply` says.
+/// What a job prints of its secrets is hidden, and its outcome says where somebody has to look.
+#[tokio::test]
+async fn what_a_job_prints_of_its_secrets_is_in_its_outcome() -> Result<()> {
+    let service = Service::new()?;
+    let token = SecretName::parse("TOKEN")?;
+    let grant = writer(&service.rig, &ours()).await?;
+    service.secrets.put(&grant, &token, SecretValue::new("correct-horse")).await?;
+    service.rig.backend.on("sh", |_| {
+        Reply::exit(0).stdout("correct-horse Y29ycmVjdC1ob3JzZQ== correct-horse").stderr("correct-horse")
+    });
+    let mut spec = JobSpec::new(Rig::spec().image).with_secret(token.clone());
+    for name in ["build", "test"] {
+        spec = spec.with_step(Step::script(StepName::parse(name)?, Script::literal("x")));
+    }
+    let outcome = service.runner.run(service.claim(spec).await?, never()).await?;
+    let told: Vec<String> = outcome.leaks.iter().map(|leak| format!("{leak} ({:?})", leak.stream)).collect();
+    let of_step = |step: &str| {
+        [
+            format!("TOKEN was printed as plain text in step {step}, 2 times (Some(Stdout))"),
+            format!("TOKEN was printed as Base64 in step {step} (Some(Stdout))"),
+            format!("TOKEN was printed as plain text in step {step} (Some(Stderr))"),
+        ]
+    };
+    assert_eq!(told, [of_step("build"), of_step("test")].concat());
+    Ok(())
+}
+
+/// Readers of a job see why it failed, and so does the forge.
+#[tokio::test]
+async fn why_a_job_failed_is_told_without_secrets() -> Result<()> {
+    let service = Service::new()?;
+    let token = SecretName::parse("TOKEN")?;
+    let grant = writer(&service.rig, &ours()).await?;
+    service.secrets.put(&grant, &token, SecretValue::new("hunter2hunter2")).await?;
+    service.rig.backend.on("sh", |_| Reply::exit(0));
+    let path = SandboxPath::work().join("hunter2hunter2/report")?;
+    let spec = JobSpec::new(Rig::spec().image)
+        .with_secret(token)
+        .with_step(Step::script(StepName::parse("build")?, Script::literal("x")))
+        .with_artifact(ArtifactName::parse("report")?, path);
+    let outcome = service.runner.run(service.claim(spec).await?, never()).await?;
+    assert_eq!(outcome.reason.as_deref(), Some("there is no /work/***/report to keep as report"));
+    assert_eq!(outcome.leaks.len(), 1);
+    let described: Vec<_> =
+        service.rig.forge.reports().into_iter().map(|report| report.description).collect();
+    assert!(described.iter().all(|description| !description.contains("hunter2")), "{described:?}");
+    Ok(())
+}
+
 async fn log_of(
     secret: &str,
     steps: &[&str],

@@ -8,7 +8,7 @@ use ci_core::audit::Audit;
 use ci_core::id::{JobId, SecretName};
 use ci_core::memory::{Rig, Ring, Secrets};
 use ci_core::operator::Operator;
-use ci_core::secret::{KeyRing as _, Purpose, SecretLease, SecretStore, SecretValue};
+use ci_core::secret::{KeyRing as _, Learned, Purpose, SecretLease, SecretStore, SecretValue};
 use ci_core::trust::Origin;
 use ci_core::{ErrorKind, Result};
 
@@ -112,7 +112,8 @@ async fn a_secret_that_is_too_short_is_named() -> Result<()> {
     secrets.put(&writer(&rig, &ours()).await?, &pin, SecretValue::new("123")).await?;
     let claim = rig.claim(&ours(), Origin::Repository, Rig::spec()).await?;
     let lease = secrets.lease(claim.trusted()?, std::slice::from_ref(&pin)).await?;
-    assert_eq!(lease.unmasked(), [pin]);
+    let unmasked: Vec<_> = lease.unmasked().iter().map(|it| (&it.secret, it.why)).collect();
+    assert_eq!(unmasked, [(&pin, Learned::TooShort)]);
     Ok(())
 }
 

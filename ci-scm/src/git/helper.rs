@@ -9,7 +9,7 @@ use ci_core::job::{Arg, Environment};
 use ci_core::sandbox::{
     Command, ExitStatus, OutputStream, ProcessEvent, Sandbox, SandboxPath, Sandboxes, Spec,
 };
-use ci_core::secret::{Learned, Masker, Redactor, SecretLease, SecretValue};
+use ci_core::secret::{Leak, Learned, Masker, Redactor, SecretLease, SecretValue, Sensitive};
 use ci_core::{ByteSize, ByteStream, Error, ErrorKind, Result};
 
 use super::failure::{MOST_WORDS, explain};
@@ -180,7 +180,7 @@ impl<'a> Helper<'a> {
 struct NothingToHide;
 
 impl Masker for NothingToHide {
-    fn learn(&self, _value: &SecretValue) -> Learned {
+    fn learn(&self, _what: &Sensitive, _value: &SecretValue) -> Learned {
         Learned::Hidden
     }
 
@@ -193,5 +193,11 @@ impl Redactor for NothingToHide {
     /// Lets nothing through: that hides every value that it was told to hide.
     fn push(&mut self, _bytes: &[u8], _out: &mut Vec<u8>) {}
 
+    fn flush(&mut self, _out: &mut Vec<u8>) {}
+
     fn finish(&mut self, _out: &mut Vec<u8>) {}
+
+    fn leaks(&mut self) -> Vec<Leak> {
+        Vec::new()
+    }
 }

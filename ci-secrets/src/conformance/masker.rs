@@ -4,7 +4,11 @@
 
 use std::sync::Arc;
 
-use ci_core::secret::{Learned, Masker, SecretValue};
+use ci_core::id::SecretName;
+use ci_core::secret::{Form, Leak, Learned, Masker, SecretValue, Sensitive};
+use data_encoding::{BASE64, BASE64URL, HEXLOWER, HEXUPPER};
+
+use super::remembered::Remembered;
 
 ci_core::declare_kit! {
     /// Runs every case about maskers; takes a closure that makes an `Arc<dyn Masker>` that knows no value.
@@ -23,6 +27,13 @@ ci_core::declare_kit! {
         nothing_is_held_without_need,
         the_end_lets_everything_out,
         any_bytes_are_masked,
+        each_long_line_of_a_value_is_hidden,
+        base64_is_hidden_wherever_a_value_begins,
+        hexadecimal_digits_are_hidden,
+        a_pause_lets_short_beginnings_out,
+        what_was_hidden_is_told,
+        a_canary_is_told_as_one,
+        no_value_outlives_the_masker,
     }
 }
 
@@ -30,7 +41,7 @@ type Subject = Arc<dyn Masker>;
 
 fn learn(masker: &Subject, values: &[&[u8]]) {
     for value in values {
-        assert_eq!(masker.learn(&SecretValue::new(*value)), Learned::Hidden);
+        assert_eq!(masker.learn(&Sensitive::Credential, &SecretValue::new(*value)), Learned::Hidden);
     }
 }
 
@@ -83,7 +94,8 @@ pub async fn a_value_is_hidden(masker: Subject) {
 /// Hiding every `x` would hide ordinary text; not to say so would hide a leak.
 pub async fn short_values_are_not_hidden_and_told(masker: Subject) {
     for value in ["", "x", "no"] {
-        assert_eq!(masker.learn(&SecretValue::new(value)), Learned::TooShort, "{value:?}");
+        let learned = masker.learn(&Sensitive::Credential, &SecretValue::new(value));
+        assert_eq!(learned, Learned::TooShort, "{value:?}");
     }
     check(&masker, "x no xx", "x no xx");
 }
@@ -115,7 +127,7 @@ pub async fn a_false_start_does_not_hide_the_real_one(masker: Subject) {
 
 /// The cuts between pieces mean nothing: every way to cut gives the same bytes.
 pub async fn however_it_is_cut_the_output_is_the_same(masker: Subject) {
-    learn(&masker, &[b"aabaabab", b"abababab", b"baabaaba", b"aaaaaaaaaa"]);
+    learn(&masker, &OVERLAPPING);
     let mut dice = Dice(1);
     for _ in 0..200 {
         let text = dice.text(64);
@@ -129,13 +141,12 @@ pub async fn however_it_is_cut_the_output_is_the_same(masker: Subject) {
 
 /// Neither less nor more than the secrets, however they overlap.
 pub async fn exactly_the_values_are_hidden(masker: Subject) {
-    let values: [&[u8]; 5] = [b"aabaabab", b"abababab", b"baabaaba", b"aaaaaaaaaa", b"bbbbabbbb"];
-    learn(&masker, &values);
+    learn(&masker, &OVERLAPPING);
     let mut dice = Dice(2);
     for _ in 0..500 {
         let text = dice.text(48);
         let mut hidden = vec![false; text.len()];
-        for value in values {
+        for value in OVERLAPPING {
             for start in 0..text.len() {
                 if text[start..].starts_with(value) {
                     hidden[start..start + value.len()].fill(true);
@@ -219,6 +230,111 @@ pub async fn any_bytes_are_masked(masker: Subject) {
     }
 }
 
+/// A key file is printed line by line, by a tool that says something of each.
+pub async fn each_long_line_of_a_value_is_hidden(masker: Subject) {
+    learn(&masker, &[b"correct horse battery\nstaple under the bridge\nend"]);
+    check(&masker, "1 staple under the bridge 2", "1  2");
+    check(&masker, "1 correct horse battery 2\n", "1  2\n");
+}
+
+/// `echo "$TOKEN" | base64`, and `user:token` of basic authentication: a value begins at any bit of a character.
+pub async fn base64_is_hidden_wherever_a_value_begins(masker: Subject) {
+    let value: &[u8] = b"correct~horse?battery>staple";
+    learn(&masker, &[value]);
+    for (before, after) in (0..4).flat_map(|before| (0..4).map(move |after| (before, after))) {
+        let text = [&b"ada:"[..before], value, &b"\n--\n"[..after]].concat();
+        for encoded in [BASE64.encode(&text), BASE64URL.encode(&text)] {
+            // The characters all of whose bits are the value's.
+            let core = &encoded[(before * 8).div_ceil(6)..(before + value.len()) * 8 / 6];
+            for sizes in [&[usize::MAX][..], &[1]] {
+                let output = masked(&masker, encoded.as_bytes(), sizes);
+                let output = String::from_utf8_lossy(&output);
+                let shown =
+                    core.as_bytes().windows(6).any(|part| output.as_bytes().windows(6).any(|it| it == part));
+                assert!(
+                    !shown,
+                    "{output} shows a part of {encoded}, which has {before} bytes before a secret"
+                );
+            }
+        }
+    }
+}
+
+/// `xxd -p`, checksums' habits: both cases.
+pub async fn hexadecimal_digits_are_hidden(masker: Subject) {
+    let value = b"correct~horse/battery";
+    learn(&masker, &[value]);
+    for digits in [HEXLOWER.encode(value), HEXUPPER.encode(value)] {
+        check(&masker, &format!("1 {digits} 2"), "1  2");
+    }
+}
+
+/// Who watches sees the end of a line although a secret could begin with it; and if it does, its rest stays hidden.
+pub async fn a_pause_lets_short_beginnings_out(masker: Subject) {
+    learn(&masker, &[b"correct horse battery"]);
+    let (mut redactor, mut out) = (masker.redactor(), Vec::new());
+    redactor.push(b"1 corr", &mut out);
+    redactor.flush(&mut out);
+    assert_eq!(shown(&out), "1 corr", "less than a quarter of a secret waits for more");
+    redactor.push(b"ect ho", &mut out);
+    redactor.flush(&mut out);
+    assert_eq!(shown(&out), "1 corr", "more than a quarter of a secret was shown");
+    redactor.push(b"rse battery 2 correct", &mut out);
+    redactor.flush(&mut out);
+    redactor.finish(&mut out);
+    assert_eq!(shown(&out), "1 corr 2 correct");
+}
+
+/// Somebody has to rotate it.
+pub async fn what_was_hidden_is_told(masker: Subject) {
+    let (token, key) = (named("TOKEN"), named("KEY"));
+    masker.learn(&token, &SecretValue::new("correct horse"));
+    masker.learn(&key, &SecretValue::new("battery staple"));
+    let (mut redactor, mut out) = (masker.redactor(), Vec::new());
+    redactor.push(b"1 correct horse, battery stable, correct ho", &mut out);
+    let told = [Leak::new(token.clone(), Form::Plain, 1)];
+    assert_eq!(redactor.leaks(), told);
+    assert_eq!(redactor.leaks(), [], "it was told");
+    redactor.push(b"rse, Y29ycmVjdCBob3JzZQ==, battery staple", &mut out);
+    let told = [
+        Leak::new(key, Form::Plain, 1),
+        Leak::new(token.clone(), Form::Plain, 1),
+        Leak::new(token, Form::Base64, 1),
+    ];
+    assert_eq!(redactor.leaks(), told);
+    redactor.finish(&mut out);
+    assert_eq!(redactor.leaks(), []);
+}
+
+/// A decoy that appears was read by somebody who had no business to.
+pub async fn a_canary_is_told_as_one(masker: Subject) {
+    let canary = Sensitive::Canary(secret("DECOY"));
+    masker.learn(&canary, &SecretValue::new("correct horse"));
+    let (mut redactor, mut out) = (masker.redactor(), Vec::new());
+    redactor.push(b"1 correct horse 2", &mut out);
+    assert_eq!((redactor.leaks(), shown(&out).as_str()), (vec![Leak::new(canary, Form::Plain, 1)], "1  2"));
+}
+
+/// Whoever reads the memory of a worker finds no secrets of jobs that have ended.
+pub async fn no_value_outlives_the_masker(masker: Subject) {
+    let Some(value) = Remembered::new() else { return };
+    learn(&masker, &[&value.bytes()]);
+    let mut redactor = masker.redactor();
+    redactor.push(&value.bytes()[..16], &mut Vec::new());
+    assert!(value.copies() > 0, "the search finds a value that is there");
+    drop(redactor);
+    drop(masker);
+    assert_eq!(value.copies(), 0, "the value is still in memory");
+}
+
+fn named(name: &str) -> Sensitive {
+    Sensitive::Secret(secret(name))
+}
+
+fn secret(name: &str) -> SecretName {
+    SecretName::parse(name).expect("a name")
+}
+
 /// Numbers that look random and are the same every time (xorshift, Marsaglia 2003).
 struct Dice(u64);
 
@@ -230,8 +346,21 @@ impl Dice {
         self.0
     }
 
-    /// Text of two letters, in which secrets of two letters begin everywhere.
+    /// Parts of the overlapping values, one after the other.
     fn text(&mut self, length: usize) -> Vec<u8> {
-        (0..length).map(|_| if self.roll().is_multiple_of(5) { b'b' } else { b'a' }).collect()
+        let mut text = Vec::new();
+        while text.len() < length {
+            let value = OVERLAPPING[self.below(OVERLAPPING.len())];
+            let (start, end) = (self.below(3), value.len() - self.below(3));
+            text.extend_from_slice(&value[start..end]);
+        }
+        text
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        usize::try_from(self.roll()).unwrap_or(usize::MAX) % bound
     }
 }
+
+/// Values that begin and end with parts of each other, and of themselves.
+const OVERLAPPING: [&[u8]; 5] = [b"aabcaabc", b"abcaabca", b"bcbcaabcb", b"caabcaabcaab", b"aabcbcaa"];

@@ -91,6 +91,7 @@
 
 pub mod key_ring;
 pub mod masker;
+mod remembered;
 pub mod root_key;
 pub mod secret_store;
 

@@ -1,56 +1,136 @@
-//! Finds quickly where nothing can begin.
+//! Finds quickly where a pattern may begin.
 //!
-//! Most text holds no secret. Every pattern that begins within the same `stride` bytes has one of its four-byte
-//! pieces at the last of them; so only every `stride`-th piece of the text is looked up, in a set of hashes of
-//! the first `stride` pieces of every pattern. The set has no false negatives.
+//! Most text holds no secret. Of all pieces of four bytes in which a pattern may lie, only every `stride`-th is looked
+//! up: in a set of hashes of the first `stride` pieces of every pattern, which is small and has no false negatives.
+//! Where it says yes, a table of the pieces themselves says where in a pattern they stand. (The idea is that of
+//! Wu and Manber, "A fast algorithm for multi-pattern searching", 1994, with a fixed step.)
+
+use zeroize::{Zeroize, Zeroizing};
 
 const PIECE: usize = 4;
 const MOST_STRIDE: usize = 8;
 
-/// A set of hashes of pieces.
+/// The first pieces of all patterns.
 pub(super) struct Filter {
+    stride: usize,
     bits: Vec<u64>,
     shift: u32,
-    stride: usize,
+    /// A hash table, never full. It holds parts of secrets.
+    pieces: Zeroizing<Vec<Piece>>,
+}
+
+#[derive(Clone, Copy, Default, Zeroize)]
+struct Piece {
+    bytes: u32,
+    /// At which places of patterns it stands: bit 0 for the very first. No bit says that there is no piece here.
+    places: u8,
 }
 
 impl Filter {
-    /// A filter for patterns of at least four bytes each.
+    /// The shorter the shortest of the `patterns`, each of at least four bytes, the more pieces are looked up: with 11
+    /// bytes, one of eight.
     pub(super) fn new<'a>(patterns: impl Iterator<Item = &'a [u8]> + Clone) -> Self {
         let shortest = patterns.clone().map(<[u8]>::len).min().unwrap_or(PIECE);
         let stride = (shortest + 1).saturating_sub(PIECE).clamp(1, MOST_STRIDE);
-        // 64 bits a piece, so that one piece of text in 64 is a false positive, or fewer.
-        let pieces = patterns.clone().count() * stride;
-        let log2 = (pieces * 64).next_power_of_two().trailing_zeros().clamp(12, 23);
-        let mut filter = Self { bits: vec![0; 1 << (log2 - 6)], shift: 32 - log2, stride };
+        let count = patterns.clone().count() * stride;
+        // 64 bits a piece, so that one piece of other text in 64 is taken for one, while there are not too many.
+        let log2 = (count * 64).next_power_of_two().trailing_zeros().clamp(12, 22);
+        let pieces = Zeroizing::new(vec![Piece::default(); (count * 2).next_power_of_two()]);
+        let mut filter = Self { stride, bits: vec![0; 1 << (log2 - 6)], shift: 32 - log2, pieces };
         for pattern in patterns {
-            for piece in pattern.windows(PIECE).take(stride) {
-                let (word, bit) = filter.place(piece);
-                filter.bits[word] |= bit;
+            for (place, piece) in pattern.windows(PIECE).take(stride).enumerate() {
+                filter.add(number(piece), 1 << place);
             }
         }
         filter
     }
 
-    /// Where in `text`, from `from` on, a pattern may begin, and up to where it may: no pattern begins in
-    /// between. Where the text ends too early to tell, one may begin.
-    pub(super) fn next(&self, text: &[u8], from: usize) -> (usize, usize) {
-        let mut at = from + self.stride - 1;
-        while let Some(piece) = text.get(at..at + PIECE) {
-            let (word, bit) = self.place(piece);
-            if self.bits[word] & bit != 0 {
-                return (at + 1 - self.stride, at + 1);
-            }
-            at += self.stride;
+    /// Calls `visit` for every place of `text` where a pattern may begin that lies in it whole, in their order.
+    pub(super) fn scan(&self, text: &[u8], visit: impl FnMut(usize)) {
+        match self.stride {
+            // The compiler makes a faster loop for the usual stride, as it knows it.
+            MOST_STRIDE => self.scan_by(MOST_STRIDE, text, visit),
+            stride => self.scan_by(stride, text, visit),
         }
-        ((at + 1 - self.stride).min(text.len()), text.len())
     }
 
-    fn place(&self, piece: &[u8]) -> (usize, u64) {
-        let piece: [u8; PIECE] = piece.try_into().unwrap_or_default();
-        let hash = u32::from_le_bytes(piece).wrapping_mul(0x9E37_79B1) >> self.shift;
-        ((hash >> 6) as usize, 1 << (hash & 63))
+    #[inline]
+    fn scan_by(&self, stride: usize, text: &[u8], mut visit: impl FnMut(usize)) {
+        let mut at = stride - 1;
+        // Four at once, without a branch in between.
+        while let Some(window) = text.get(at..at + 3 * stride + PIECE) {
+            let piece = |index: usize| self.has(number(&window[index * stride..]));
+            if piece(0) | piece(1) | piece(2) | piece(3) {
+                for _ in 0..4 {
+                    self.look(text, at, &mut visit);
+                    at += stride;
+                }
+            } else {
+                at += 4 * stride;
+            }
+        }
+        while at + PIECE <= text.len() {
+            self.look(text, at, &mut visit);
+            at += stride;
+        }
     }
+
+    /// Whether a pattern may begin with `text`.
+    pub(super) fn may_begin(&self, text: &[u8]) -> bool {
+        text.len() < PIECE || self.places(number(text)) & 1 != 0
+    }
+
+    #[inline]
+    fn look(&self, text: &[u8], at: usize, visit: &mut impl FnMut(usize)) {
+        let piece = number(&text[at..]);
+        if !self.has(piece) {
+            return;
+        }
+        let mut places = self.places(piece);
+        while let Some(place) = places.checked_ilog2() {
+            places ^= 1 << place;
+            visit(at - place as usize);
+        }
+    }
+
+    #[inline]
+    fn has(&self, piece: u32) -> bool {
+        let hash = hash(piece) >> self.shift;
+        self.bits[(hash >> 6) as usize] >> (hash & 63) & 1 != 0
+    }
+
+    fn places(&self, piece: u32) -> u8 {
+        self.pieces[self.slot(piece)].places
+    }
+
+    fn add(&mut self, piece: u32, place: u8) {
+        let hash = hash(piece) >> self.shift;
+        self.bits[(hash >> 6) as usize] |= 1 << (hash & 63);
+        let slot = self.slot(piece);
+        self.pieces[slot].bytes = piece;
+        self.pieces[slot].places |= place;
+    }
+
+    /// Where `piece` is in the table, or where it would be.
+    fn slot(&self, piece: u32) -> usize {
+        let mask = self.pieces.len() - 1;
+        let mut slot = hash(piece) as usize >> 7 & mask;
+        while self.pieces[slot].places != 0 && self.pieces[slot].bytes != piece {
+            slot = (slot + 1) & mask;
+        }
+        slot
+    }
+}
+
+#[inline]
+fn number(text: &[u8]) -> u32 {
+    text.first_chunk().map_or(0, |piece| u32::from_le_bytes(*piece))
+}
+
+/// Multiplicative hashing (Knuth, The Art of Computer Programming 3, 6.4).
+#[inline]
+fn hash(piece: u32) -> u32 {
+    piece.wrapping_mul(0x9E37_79B1)
 }
 
 #[cfg(test)]
@@ -59,19 +139,24 @@ mod tests {
 
     #[test]
     fn no_beginning_is_missed() {
-        let patterns: [&[u8]; 3] = [b"abcdefg", b"hunter2hunter2", b"0123456789abcdef"];
-        let filter = Filter::new(patterns.into_iter());
-        for pattern in patterns {
-            for before in 0..40 {
-                for after in 0..12 {
+        let patterns: [&[u8]; 4] = [b"abcdefg", b"hunter2hunter2", b"0123456789abcdef", b"word"];
+        for known in 1..=patterns.len() {
+            let filter = Filter::new(patterns[..known].iter().copied());
+            for pattern in &patterns[..known] {
+                for (before, after) in (0..40).flat_map(|before| (0..40).map(move |after| (before, after))) {
                     let text = [vec![b'.'; before], pattern.to_vec(), vec![b'.'; after]].concat();
-                    for from in 0..=before {
-                        let (first, until) = filter.next(&text, from);
-                        assert!(first >= from && first <= until && until <= text.len());
-                        assert!(first <= before, "{pattern:?} after {before} bytes, from {from}");
-                    }
+                    let mut found = Vec::new();
+                    filter.scan(&text, |start| found.push(start));
+                    assert!(found.contains(&before), "{pattern:?} after {before}, before {after}");
+                    assert!(found.is_sorted(), "{found:?}");
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_short_pattern_has_more_pieces_looked_up() {
+        let stride = |length: usize| Filter::new([&b"0123456789abcdef"[..length]].into_iter()).stride;
+        assert_eq!([4, 5, 8, 11, 16].map(stride), [1, 2, 5, 8, 8]);
     }
 }

@@ -1,62 +1,94 @@
 //! Hides the secrets of one job in its output.
+//!
+//! From a value to the bytes that are looked for: `judge.rs` says whether it can be hidden, `forms/` how programs write
+//! it, `pattern.rs` cuts what is long, `patterns.rs` puts all in order. From output to what may be shown: `normal.rs`
+//! leaves out line breaks and colours, `filter.rs` finds where something may begin, `patterns.rs` what does, and
+//! `redactor.rs` holds back no more than it must; `tally.rs` counts.
 
-mod automaton;
 mod filter;
+mod forms;
+mod judge;
+mod known;
+mod normal;
 mod pattern;
+mod patterns;
 mod redactor;
+mod tally;
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
-use ci_core::secret::{Learned, Masker, Redactor, SecretValue};
+use ci_core::secret::{Learned, Masker, Redactor, SecretValue, Sensitive};
 
-use automaton::Automaton;
-use pattern::{Pattern, patterns_of};
-use redactor::PlainRedactor;
+use forms::forms;
+use judge::judge;
+use known::Known;
+use normal::normalised;
+use redactor::StreamRedactor;
 
-/// How many bytes of values one masker tells apart. Beyond it hides everything.
-const MOST_BYTES: usize = 4 * 1024 * 1024;
-
-/// Hides values as they are: the whole value, and each line of a value of several lines.
+/// Hides values in every form in which programs usually print them.
 ///
-/// Blanks around a value or a line are not part of the secret. What is shorter than
-/// [`SHORTEST`](Self::SHORTEST) bytes is not hidden, because that would hide ordinary text. Every run of hidden
-/// bytes, where secrets overlap or touch as well, becomes one `***`.
+/// | Form | Which |
+/// |---|---|
+/// | plain | the value without blanks around it; each line of at least eight bytes of a value of several lines; its words with one blank between them, as an unquoted variable is printed |
+/// | Base64 | both alphabets, wherever in the encoded text the value begins (RFC 4648) |
+/// | hexadecimal | both cases |
+/// | percent-encoding | RFC 3986, `encodeURIComponent`, paths, forms; both cases; `%20` and `+` |
+/// | JSON | RFC 8259; with `\u` for what is not ASCII, with `\/`, with `\u003c` |
+/// | shell | single quotes, double quotes, backslashes |
+/// | XML, HTML | with the usual names and numbers for quotation marks |
+/// | strings | of C, Go, Rust, Python and `$'...'` |
+/// | UTF-16 | the lower byte first, as PowerShell writes |
 ///
-/// A stream is held back only where a secret may have begun: its longest end that is the beginning of a secret,
-/// never as long as the longest secret. The time that masking takes grows with the text, not with the number of
-/// secrets; it is built anew when the first bytes come after something was learned.
+/// Line breaks, carriage returns and escape sequences (colours) between the bytes of a secret, up to 128 bytes in one
+/// place, do not save it, so that wrapped text is hidden too: they are hidden with it. A form that is longer than 128 bytes is
+/// hidden in pieces of 64 to 128 bytes, so that a file that is printed in part is hidden up to the last whole piece.
+/// Every run of hidden bytes, where secrets overlap or touch as well, becomes one `***`.
 ///
-/// A masker stops accidents, not attacks. It does not recognise a secret in another form (Base64, reversed, one
-/// letter to a line): a job that wants to tell its secrets can. Who is hostile is not given any.
+/// What is shorter than [`SHORTEST`](Self::SHORTEST) bytes is not hidden, nor a number of up to ten digits, a word that
+/// builds print all the time, or one or two characters again and again: [`Learned`] says so.
 ///
-/// Learned values and held bytes are wiped from memory. The search automaton that is built from the values holds
-/// their bytes too, spread over its tables, and is freed without being wiped.
+/// A stream is held back only where a secret may have begun: its longest end that is the beginning of a pattern, at most
+/// 127 bytes and what was left out between them; [`flush`](Redactor::flush) lets go of short ones, but for an escape
+/// sequence that is not whole. The time that masking takes grows with the text, and hardly with the number of secrets;
+/// one that is shorter than eleven bytes makes it slower. What is learned takes effect when the next bytes come.
+///
+/// # What it does not do
+///
+/// A masker stops accidents, not attacks. It does not recognise a secret that is encoded twice, compressed, reversed,
+/// with blanks between its letters (`xxd`), or one letter to a line with other text: a job that wants to tell its
+/// secrets can. Who is hostile is not given any. Of Base64, up to two characters at either end of a secret stay, which
+/// share bits with what is beside it: they tell less than a byte.
+///
+/// Everything that is learned, built from that, or held back is wiped from memory.
 ///
 /// # Example
 ///
 /// ```
-/// use ci_core::secret::{Learned, Masker as _, SecretValue};
-/// use ci_secrets::PlainMasker;
+/// use ci_core::id::SecretName;
+/// use ci_core::secret::{Form, Learned, Masker as _, SecretValue, Sensitive};
+/// use ci_secrets::StreamMasker;
 ///
-/// let masker = PlainMasker::new();
-/// assert_eq!(masker.learn(&SecretValue::new("hunter2")), Learned::Hidden);
-/// assert_eq!(masker.learn(&SecretValue::new("no")), Learned::TooShort);
+/// let masker = StreamMasker::new();
+/// let token = Sensitive::Secret(SecretName::parse("TOKEN")?);
+/// assert_eq!(masker.learn(&token, &SecretValue::new("hunter2")), Learned::Hidden);
+/// assert_eq!(masker.learn(&token, &SecretValue::new("true")), Learned::TooCommon);
 ///
 /// let (mut redactor, mut out) = (masker.redactor(), Vec::new());
 /// redactor.push(b"the password is hun", &mut out);
 /// assert_eq!(out, b"the password is ");
-/// redactor.push(b"ter2\n", &mut out);
+/// redactor.push(b"ter2\nAuthorization: Basic YWRhOmh1bnRlcjI=\n", &mut out);
 /// redactor.finish(&mut out);
-/// assert_eq!(out, b"the password is ***\n");
+/// assert_eq!(out, b"the password is ***\nAuthorization: Basic YWRhOm***I=\n");
+/// assert_eq!(redactor.leaks()[1].form, Form::Base64);
+/// # Ok::<(), ci_core::Error>(())
 /// ```
 #[derive(Default)]
-pub struct PlainMasker {
+pub struct StreamMasker {
     known: Arc<Known>,
 }
 
-impl PlainMasker {
+impl StreamMasker {
     /// How many bytes a value must have to be hidden.
     pub const SHORTEST: usize = 4;
 
@@ -66,101 +98,23 @@ impl PlainMasker {
     }
 }
 
-impl Masker for PlainMasker {
-    fn learn(&self, value: &SecretValue) -> Learned {
-        let found = patterns_of(value.expose());
-        if found.is_empty() {
-            return Learned::TooShort;
+impl Masker for StreamMasker {
+    fn learn(&self, what: &Sensitive, value: &SecretValue) -> Learned {
+        let value = value.expose().trim_ascii();
+        let judged = judge(&normalised(value));
+        if judged == Learned::Hidden {
+            self.known.add(what, &forms(value));
         }
-        self.known.add(found);
-        Learned::Hidden
+        judged
     }
 
     fn redactor(&self) -> Box<dyn Redactor> {
-        Box::new(PlainRedactor::new(self.known.clone()))
+        Box::new(StreamRedactor::new(self.known.clone()))
     }
 }
 
-impl fmt::Debug for PlainMasker {
+impl fmt::Debug for StreamMasker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PlainMasker").field("patterns", &self.known.lock().patterns.len()).finish()
-    }
-}
-
-/// What one masker and its redactors share.
-#[derive(Default)]
-struct Known {
-    /// Grows with everything that is learned, so that a redactor sees without a lock that nothing was.
-    generation: AtomicU64,
-    state: Mutex<State>,
-}
-
-#[derive(Default)]
-struct State {
-    /// In order, each of them once.
-    patterns: Vec<Pattern>,
-    bytes: usize,
-    built: Option<Arc<Automaton>>,
-}
-
-impl Known {
-    fn generation(&self) -> u64 {
-        self.generation.load(Ordering::Acquire)
-    }
-
-    fn add(&self, found: Vec<Pattern>) {
-        let mut state = self.lock();
-        let before = state.patterns.len();
-        state.patterns.extend(found);
-        // Two sorted runs are merged in one pass; one insertion each would take quadratic time.
-        state.patterns.sort();
-        state.patterns.dedup();
-        if state.patterns.len() > before {
-            state.bytes = state.patterns.iter().map(|pattern| pattern.as_bytes().len()).sum();
-            state.built = None;
-            self.generation.fetch_add(1, Ordering::AcqRel);
-        }
-    }
-
-    /// The automaton for everything that is known, and which generation that is.
-    fn automaton(&self) -> (Arc<Automaton>, u64) {
-        let mut state = self.lock();
-        let built = match state.built.take() {
-            Some(built) => built,
-            None if state.bytes > MOST_BYTES => Arc::new(Automaton::hiding_everything()),
-            None => Arc::new(Automaton::new(&state.patterns)),
-        };
-        state.built = Some(built.clone());
-        (built, self.generation())
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_learned_twice_is_kept_once() {
-        let masker = PlainMasker::new();
-        for _ in 0..3 {
-            masker.learn(&SecretValue::new("hunter2"));
-        }
-        assert_eq!(masker.known.lock().patterns.len(), 1);
-        assert_eq!(masker.known.generation(), 1);
-    }
-
-    #[test]
-    fn more_than_can_be_told_apart_hides_everything() {
-        let masker = PlainMasker::new();
-        masker.learn(&SecretValue::new(vec![b'x'; MOST_BYTES + 1]));
-        let (mut redactor, mut out) = (masker.redactor(), Vec::new());
-        redactor.push(b"any", &mut out);
-        redactor.push(b"thing", &mut out);
-        redactor.finish(&mut out);
-        assert_eq!(out, b"***");
+        f.debug_struct("StreamMasker").field("patterns", &self.known.len()).finish()
     }
 }

@@ -1,52 +1,71 @@
 //! What of a value is looked for.
 
-use zeroize::{Zeroize, ZeroizeOnDrop};
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
-use super::PlainMasker;
+use super::StreamMasker;
+use super::normal::normalised;
 
-/// Bytes that are hidden wherever they stand. Wiped when dropped.
+/// The longest pattern. What is longer is cut into pieces, each of which is hidden by itself: a file that is printed in
+/// part is hidden as far as whole pieces of it are there, and little has to be held back.
+pub(super) const LONGEST: usize = 128;
+
+/// Normalised bytes that are hidden wherever they stand, and as what they are reported. Wiped when dropped.
 #[derive(PartialEq, Eq, PartialOrd, Ord, Zeroize, ZeroizeOnDrop)]
-pub(super) struct Pattern(Vec<u8>);
+pub(super) struct Pattern {
+    pub(super) bytes: Vec<u8>,
+    pub(super) subject: u32,
+}
 
 impl Pattern {
-    pub(super) fn as_bytes(&self) -> &[u8] {
-        &self.0
+    pub(super) fn new(bytes: &[u8], subject: u32) -> Self {
+        Self { bytes: bytes.to_vec(), subject }
     }
 }
 
-/// The whole value and each of its lines, without the blanks around them; what is too short is left out.
-pub(super) fn patterns_of(value: &[u8]) -> Vec<Pattern> {
-    let lines = value.split(|byte| matches!(byte, b'\n' | b'\r'));
-    let mut found: Vec<Pattern> = std::iter::once(value)
-        .chain(lines)
-        .map(<[u8]>::trim_ascii)
-        .filter(|bytes| bytes.len() >= PlainMasker::SHORTEST)
-        .map(|bytes| Pattern(bytes.to_vec()))
-        .collect();
-    found.sort_unstable();
-    found.dedup();
-    found
+/// The patterns for one form of a value.
+pub(super) fn patterns_of(form: &[u8], subject: u32) -> impl Iterator<Item = Pattern> {
+    let bytes: Zeroizing<Vec<u8>> = normalised(form);
+    let count = bytes.len().div_ceil(LONGEST).max(1);
+    let size = bytes.len().div_ceil(count).max(1);
+    let pieces = bytes
+        .chunks(size)
+        .filter(|piece| piece.len() >= StreamMasker::SHORTEST && (count == 1 || !is_regular(piece)));
+    let pieces: Vec<Pattern> = pieces.map(|piece| Pattern::new(piece, subject)).collect();
+    pieces.into_iter()
+}
+
+/// Whether there are no more than two different bytes in it, as in a ruled line.
+pub(super) fn is_regular(bytes: &[u8]) -> bool {
+    let Some(first) = bytes.first() else { return true };
+    let mut others = bytes.iter().filter(|byte| *byte != first);
+    let second = others.next();
+    others.all(|byte| Some(byte) == second)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn check(value: &str, expected: &[&str]) {
-        let found = patterns_of(value.as_bytes());
-        let found: Vec<_> = found.iter().map(|p| std::str::from_utf8(p.as_bytes()).expect("text")).collect();
-        assert_eq!(found, expected);
+    #[test]
+    fn what_is_long_is_cut_into_pieces() {
+        let long: Vec<u8> =
+            (0..=255).cycle().take(1_000).filter(|byte| ![b'\n', b'\r', 0x1b].contains(byte)).collect();
+        let pieces: Vec<Pattern> = patterns_of(&long, 7).collect();
+        assert_eq!(pieces.iter().flat_map(|piece| piece.bytes.iter().copied()).collect::<Vec<_>>(), long);
+        assert!(
+            pieces
+                .iter()
+                .all(|piece| (LONGEST / 2..=LONGEST).contains(&piece.bytes.len()) && piece.subject == 7)
+        );
+        assert_eq!(patterns_of(&long[..LONGEST], 0).count(), 1);
+        assert_eq!(patterns_of(b"a\nb", 0).count(), 0);
+        assert_eq!(patterns_of(b"", 0).count(), 0);
     }
 
     #[test]
-    fn a_value_and_its_lines_are_looked_for() {
-        check("hunter2", &["hunter2"]);
-        check("abc", &[]);
-        check("", &[]);
-        check("      ", &[]);
-        check("token\n", &["token"]);
-        check("  token  ", &["token"]);
-        check("one-1\n  two-2\r\nx\nthree", &["one-1", "one-1\n  two-2\r\nx\nthree", "three", "two-2"]);
-        check("ab\ncd", &["ab\ncd"]);
+    fn a_ruled_line_inside_of_a_long_value_is_left_out() {
+        let value = [vec![b'-'; 256], (0..128).collect()].concat();
+        assert!(patterns_of(&value, 0).all(|piece| !is_regular(&piece.bytes)));
+        assert!(is_regular(b"abababab") && is_regular(b"") && !is_regular(b"abac"));
     }
 }

@@ -1,232 +1,225 @@
 //! Masks one stream.
 
-use std::collections::VecDeque;
 use std::fmt;
+use std::mem;
 use std::sync::Arc;
 
-use aho_corasick::automaton::StateID;
-use ci_core::secret::Redactor;
-use zeroize::Zeroize as _;
+use ci_core::secret::{Leak, Redactor};
+use zeroize::Zeroizing;
 
-use super::Known;
-use super::automaton::{Automaton, Search};
+use super::known::{Known, Matcher};
+use super::normal::{MOST_GAP, Normal};
+use super::pattern::LONGEST;
+use super::patterns::Patterns;
+use super::tally::Tally;
 
 /// What stands in place of a run of hidden bytes.
 const MARK: &[u8] = b"***";
+/// How much is looked at together: so much that what is held back is little of it, so little that it stays in a near
+/// cache.
+const BLOCK: usize = 64 * 1024;
+/// How much of new text is put behind what was held back.
+const JOINED: usize = 4 * 1024;
+/// The most that is held back: an escape sequence that is not whole, behind the beginning of a pattern with gaps.
+const MOST_HELD: usize = LONGEST * (1 + MOST_GAP);
 
 /// One stream of one job.
 ///
-/// Positions count the bytes of the stream from its beginning. What a byte becomes depends only on which
-/// patterns cover it, never on how the stream was cut, and it goes out as soon as nothing that follows can
-/// change that.
-pub(super) struct PlainRedactor {
+/// What a byte becomes depends only on which patterns cover it, never on how the stream was cut: whatever may be the
+/// beginning of a pattern is held back, and looked at again together with what follows. As no pattern is long, that is
+/// never much.
+pub(super) struct StreamRedactor {
     known: Arc<Known>,
     generation: u64,
-    automaton: Arc<Automaton>,
-    state: Option<StateID>,
-    /// The end of what came in that may be the beginning of a pattern.
-    held: VecDeque<u8>,
-    /// How much came in.
-    seen: u64,
-    /// How much of it went out, or was replaced.
-    done: u64,
+    matcher: Arc<Matcher>,
+    /// The end of what came in, where a pattern may have begun.
+    held: Zeroizing<Vec<u8>>,
+    /// How much of `held` went out, or was replaced.
+    out: usize,
     /// Whether the last byte that went out was replaced.
     in_run: bool,
-    /// What is covered by patterns and is not done: in order, apart from each other.
-    covered: VecDeque<(u64, u64)>,
+    /// How many bytes without gaps there were before `held`.
+    position: u64,
+    normal: Normal,
+    covered: Vec<(usize, usize)>,
+    tally: Tally,
 }
 
-impl PlainRedactor {
+impl StreamRedactor {
     pub(super) fn new(known: Arc<Known>) -> Self {
-        let (automaton, generation) = known.automaton();
-        let (held, covered) = (VecDeque::new(), VecDeque::new());
-        let mut new = Self {
+        let (matcher, generation) = known.matcher();
+        Self {
             known,
             generation,
-            automaton,
-            state: None,
-            held,
-            seen: 0,
-            done: 0,
+            matcher,
+            held: Zeroizing::default(),
+            out: 0,
             in_run: false,
-            covered,
-        };
-        new.reserve();
-        new
-    }
-
-    /// Takes note of what was learned meanwhile, and looks for it in what is still held.
-    fn refresh(&mut self) {
-        if self.generation == self.known.generation() {
-            return;
-        }
-        (self.automaton, self.generation) = self.known.automaton();
-        self.reserve();
-        self.covered.clear();
-        self.state = None;
-        let automaton = self.automaton.clone();
-        let mut held = std::mem::take(&mut self.held);
-        self.seen -= held.len() as u64;
-        self.search(&automaton, held.make_contiguous());
-        self.held = held;
-    }
-
-    /// As much room as will ever be needed: a buffer that grows leaves copies behind.
-    fn reserve(&mut self) {
-        let Automaton::Searching(search) = &*self.automaton else { return };
-        if self.held.capacity() < search.longest {
-            let mut larger = VecDeque::with_capacity(search.longest);
-            larger.extend(&self.held);
-            wipe(&mut self.held);
-            self.held = larger;
+            position: 0,
+            normal: Normal::default(),
+            covered: Vec::new(),
+            tally: Tally::default(),
         }
     }
 
-    /// Looks for patterns in `text`, which follows on what was seen.
-    fn search(&mut self, automaton: &Automaton, text: &[u8]) {
-        match automaton {
-            Automaton::Empty => self.seen += text.len() as u64,
-            Automaton::Everything => {
-                self.cover(self.seen, self.seen + text.len() as u64);
-                self.seen += text.len() as u64;
-            }
-            Automaton::Searching(search) => self.search_for(search, text),
+    /// Takes note of what was learned meanwhile.
+    fn refresh(&mut self) -> Arc<Matcher> {
+        if self.generation != self.known.generation() {
+            (self.matcher, self.generation) = self.known.matcher();
         }
+        self.matcher.clone()
     }
 
-    fn search_for(&mut self, search: &Search, text: &[u8]) {
-        let mut state = self.state.unwrap_or(search.start);
-        // Where the filter has said that something may begin before this, it has nothing to add.
-        let (mut at, mut until) = (0, 0);
-        // The text of a secret that repeats itself stays in one state, whose length is asked for once.
-        let mut last = None;
-        while at < text.len() {
-            if state == search.start && at >= until {
-                (at, until) = search.next_beginning(text, at);
-                if at == text.len() {
-                    break;
-                }
-            }
-            state = search.step(state, text[at]);
-            at += 1;
-            let ends = match last {
-                Some((of, ends)) if of == state => Some(ends),
-                _ => search.ends(state),
-            };
-            if let Some(length) = ends {
-                last = Some((state, length));
-                let end = self.seen + at as u64;
-                self.cover(end.saturating_sub(length as u64), end);
+    /// Looks at what is held together with what follows, and then at the rest.
+    fn search(&mut self, patterns: &Patterns, mut rest: &[u8], out: &mut Vec<u8>) {
+        while !self.held.is_empty() && !rest.is_empty() {
+            let joined = rest.len().min(JOINED);
+            self.hold(&rest[..joined]);
+            let held = mem::take(&mut self.held);
+            let decided = self.pass(patterns, &held, out);
+            self.held = held;
+            let left = self.held.len() - decided;
+            if left <= joined && joined < rest.len() {
+                self.held.clear();
+                rest = &rest[joined - left..];
+            } else {
+                self.held.drain(..decided);
+                rest = &rest[joined..];
             }
         }
-        self.seen += text.len() as u64;
-        self.state = Some(state);
-    }
-
-    /// Notes that a pattern lies from `start` to `end`, which is not before any end noted so far.
-    fn cover(&mut self, start: u64, end: u64) {
-        let mut start = start.max(self.done);
-        while let Some((earlier, _)) = self.covered.pop_back_if(|(_, before)| *before >= start) {
-            start = start.min(earlier);
-        }
-        if start < end {
-            self.covered.push_back((start, end));
+        while !rest.is_empty() {
+            let block = &rest[..rest.len().min(BLOCK)];
+            let decided = self.pass(patterns, block, out);
+            if block.len() == rest.len() {
+                return self.hold(&block[decided..]);
+            }
+            rest = &rest[decided..];
         }
     }
 
-    /// Lets out what nothing can change any more: all up to `decided`, and covered bytes that follow on that.
-    /// The bytes from `base` on lie in `parts`.
-    fn let_out(&mut self, decided: u64, base: u64, parts: [&[u8]; 2], out: &mut Vec<u8>) {
-        loop {
-            let run = self.covered.front().copied();
-            let raw_until = run.map_or(decided, |(start, _)| start.min(decided));
-            if raw_until > self.done {
-                copy(self.done - base, raw_until - base, parts, out);
-                self.done = raw_until;
+    /// Lets out of `text`, which begins with what was held, as much as nothing can change that follows; returns how much
+    /// that is.
+    fn pass(&mut self, patterns: &Patterns, text: &[u8], out: &mut Vec<u8>) -> usize {
+        self.look(patterns, text, false);
+        let open = self.first_open(patterns, |_, _| true);
+        let decided = self.normal.raw(open);
+        self.let_out(text, decided, out);
+        self.position += open as u64;
+        self.out -= decided;
+        decided
+    }
+
+    /// Notes what patterns cover in `text`.
+    fn look(&mut self, patterns: &Patterns, text: &[u8], is_last: bool) {
+        let Self { normal, covered, tally, position, .. } = self;
+        normal.read(text, is_last);
+        covered.clear();
+        patterns.find(normal.text(), |start, end, subjects| {
+            if !normal.is_whole(start, end) {
+                return;
+            }
+            for subject in subjects {
+                tally.see(*subject, *position + start as u64, *position + end as u64);
+            }
+            let (start, end) = (normal.raw(start), normal.raw(end - 1) + 1);
+            match covered.last_mut() {
+                Some((_, until)) if *until >= start => *until = end.max(*until),
+                _ => covered.push((start, end)),
+            }
+        });
+    }
+
+    /// Where in the text without gaps a pattern may begin that goes on after it, or its end.
+    fn first_open(&self, patterns: &Patterns, waits: impl Fn(usize, usize) -> bool) -> usize {
+        let text = self.normal.text();
+        let from = text.len().saturating_sub(LONGEST - 1).max(self.normal.last_whole());
+        patterns.first_open(&text[from..], waits).map_or(text.len(), |open| from + open)
+    }
+
+    /// Lets out all of `text` up to `decided` that is not out, and covered bytes that follow on that.
+    fn let_out(&mut self, text: &[u8], decided: usize, out: &mut Vec<u8>) {
+        for (start, end) in &self.covered {
+            // A run that went out further than what is decided may go on.
+            if *start > decided.max(self.out) {
+                break;
+            }
+            let start = (*start).max(self.out);
+            if start > self.out {
+                out.extend_from_slice(&text[self.out..start]);
                 self.in_run = false;
             }
-            match run {
-                Some((start, end)) if start <= self.done => {
-                    if !self.in_run {
-                        out.extend_from_slice(MARK);
-                    }
-                    self.in_run = true;
-                    self.done = end;
-                    self.covered.pop_front();
+            if *end > start {
+                if !self.in_run {
+                    out.extend_from_slice(MARK);
                 }
-                _ => return,
+                self.in_run = true;
+                self.out = *end;
             }
+        }
+        if decided > self.out {
+            out.extend_from_slice(&text[self.out..decided]);
+            self.in_run = false;
+            self.out = decided;
         }
     }
 
-    /// Keeps the last `count` bytes of what is held and of `text`.
-    fn hold(&mut self, count: usize, text: &[u8]) {
-        if count <= text.len() {
-            self.held.clear();
-            self.held.extend(&text[text.len() - count..]);
-        } else {
-            self.held.drain(..self.held.len() + text.len() - count);
-            self.held.extend(text);
+    fn hold(&mut self, text: &[u8]) {
+        if self.held.capacity() == 0 {
+            // All that will ever be needed: a buffer that grows leaves copies behind.
+            self.held.reserve_exact(MOST_HELD + JOINED);
+        }
+        self.held.extend_from_slice(text);
+    }
+
+    fn hide(&mut self, bytes: &[u8], out: &mut Vec<u8>) {
+        if !bytes.is_empty() && !self.in_run {
+            out.extend_from_slice(MARK);
+            self.in_run = true;
         }
     }
 }
 
-impl Redactor for PlainRedactor {
+impl Redactor for StreamRedactor {
     fn push(&mut self, bytes: &[u8], out: &mut Vec<u8>) {
-        self.refresh();
-        let automaton = self.automaton.clone();
-        let base = self.seen - self.held.len() as u64;
-        self.search(&automaton, bytes);
-        let open = match (&*automaton, self.state) {
-            (Automaton::Searching(search), Some(state)) => search.open(state),
-            _ => 0,
-        };
-        let held = std::mem::take(&mut self.held);
-        // What is held lies in two pieces at most; a third one is the new text.
-        let (front, back) = held.as_slices();
-        let decided = self.seen - open as u64;
-        let before = base + held.len() as u64;
-        self.let_out(decided.min(before), base, [front, back], out);
-        self.let_out(decided, before, [bytes, &[]], out);
-        self.held = held;
-        self.hold(open, bytes);
+        match &*self.refresh() {
+            Matcher::Nothing => out.extend_from_slice(bytes),
+            Matcher::Everything => self.hide(bytes, out),
+            Matcher::Patterns(patterns) => self.search(patterns, bytes, out),
+        }
+    }
+
+    fn flush(&mut self, out: &mut Vec<u8>) {
+        if let Matcher::Patterns(patterns) = &*self.refresh() {
+            let held = mem::take(&mut self.held);
+            self.look(patterns, &held, false);
+            let open = self.first_open(patterns, |length, of| length * 4 > of);
+            self.let_out(&held, self.normal.raw(open), out);
+            self.held = held;
+        }
     }
 
     fn finish(&mut self, out: &mut Vec<u8>) {
-        self.refresh();
-        let held = std::mem::take(&mut self.held);
-        let (front, back) = held.as_slices();
-        self.let_out(self.seen, self.seen - held.len() as u64, [front, back], out);
-        self.held = held;
-        wipe(&mut self.held);
-        self.state = None;
+        let held = mem::take(&mut self.held);
+        match &*self.refresh() {
+            Matcher::Nothing => {}
+            Matcher::Everything => self.hide(&held[self.out..], out),
+            Matcher::Patterns(patterns) => {
+                self.look(patterns, &held, true);
+                self.let_out(&held, held.len(), out);
+            }
+        }
+        self.position += held.len() as u64 + 1;
+        self.out = 0;
+    }
+
+    fn leaks(&mut self) -> Vec<Leak> {
+        let seen = self.tally.take().collect();
+        self.known.leaks(seen)
     }
 }
 
-impl Drop for PlainRedactor {
-    fn drop(&mut self) {
-        wipe(&mut self.held);
-    }
-}
-
-impl fmt::Debug for PlainRedactor {
+impl fmt::Debug for StreamRedactor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PlainRedactor").field("held", &self.held.len()).finish_non_exhaustive()
+        f.debug_struct("StreamRedactor").field("held", &self.held.len()).finish_non_exhaustive()
     }
-}
-
-/// Copies from `from` to `until` of what `parts` are together.
-fn copy(from: u64, until: u64, parts: [&[u8]; 2], out: &mut Vec<u8>) {
-    let place = |position: u64| usize::try_from(position).unwrap_or(usize::MAX);
-    let (from, until, [front, back]) = (place(from), place(until), parts);
-    let middle = front.len();
-    out.extend_from_slice(&front[from.min(middle)..until.min(middle)]);
-    out.extend_from_slice(&back[from.max(middle) - middle..until.max(middle) - middle]);
-}
-
-/// Empties a buffer, and overwrites what it ever held.
-fn wipe(buffer: &mut VecDeque<u8>) {
-    buffer.resize(buffer.capacity(), 0);
-    buffer.make_contiguous().zeroize();
-    buffer.clear();
 }

@@ -1,8 +1,7 @@
 //! Implementations that are wrong on purpose: the kits must catch each of them.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-use aho_corasick::{AhoCorasick, MatchKind};
 use async_trait::async_trait;
 use bytes::Bytes;
 use ci_core::Result;
@@ -12,11 +11,11 @@ use ci_core::conformance::{Setup, run};
 use ci_core::id::KeyId;
 use ci_core::memory::{Database, Rig, Ring, Secrets};
 use ci_core::seal::{Context, DataKey};
-use ci_core::secret::{KeyRing, Learned, Masker, Purpose, Redactor, SecretStore, SecretValue};
+use ci_core::secret::{KeyRing, Purpose, SecretStore};
 use ci_secrets::RootKey;
 use ci_secrets::conformance::root_key::RootsUnderTest;
 use ci_secrets::conformance::secret_store::StoreUnderTest;
-use ci_secrets::conformance::{key_ring, masker, root_key, secret_store};
+use ci_secrets::conformance::{key_ring, root_key, secret_store};
 use secrecy::SecretBox;
 
 use crate::bench::{Bench, Switched, exposed};
@@ -172,105 +171,6 @@ fn a_store_that_leases_without_an_entry_is_caught() {
         Setup::ready(StoreUnderTest { store, audit: rig.audit })
     };
     run("silent store", setup, secret_store::every_lease_is_audited);
-}
-
-/// A masker that is made of one function over all values and a text.
-struct Naive {
-    values: Arc<Mutex<Vec<Vec<u8>>>>,
-    replace: fn(&[Vec<u8>], &[u8]) -> Vec<u8>,
-    /// Whether the function sees the whole stream at its end, or each piece by itself.
-    at_the_end: bool,
-}
-
-impl Naive {
-    fn setup(replace: fn(&[Vec<u8>], &[u8]) -> Vec<u8>, at_the_end: bool) -> Setup<Arc<dyn Masker>> {
-        Setup::ready(Arc::new(Self { values: Arc::default(), replace, at_the_end }))
-    }
-}
-
-impl std::fmt::Debug for Naive {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Naive")
-    }
-}
-
-impl Masker for Naive {
-    fn learn(&self, value: &SecretValue) -> Learned {
-        self.values.lock().expect("unpoisoned").push(value.expose().to_vec());
-        Learned::Hidden
-    }
-
-    fn redactor(&self) -> Box<dyn Redactor> {
-        let (values, replace) = (self.values.clone(), self.replace);
-        Box::new(NaiveRedactor { values, replace, at_the_end: self.at_the_end, held: Vec::new() })
-    }
-}
-
-struct NaiveRedactor {
-    values: Arc<Mutex<Vec<Vec<u8>>>>,
-    replace: fn(&[Vec<u8>], &[u8]) -> Vec<u8>,
-    at_the_end: bool,
-    held: Vec<u8>,
-}
-
-impl std::fmt::Debug for NaiveRedactor {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("NaiveRedactor")
-    }
-}
-
-impl Redactor for NaiveRedactor {
-    fn push(&mut self, bytes: &[u8], out: &mut Vec<u8>) {
-        self.held.extend_from_slice(bytes);
-        if !self.at_the_end {
-            self.finish(out);
-        }
-    }
-
-    fn finish(&mut self, out: &mut Vec<u8>) {
-        let held = std::mem::take(&mut self.held);
-        out.extend((self.replace)(&self.values.lock().expect("unpoisoned"), &held));
-    }
-}
-
-fn leftmost_longest(values: &[Vec<u8>], text: &[u8]) -> Vec<u8> {
-    let search =
-        AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(values).expect("it is built");
-    search.replace_all_bytes(text, &vec!["***"; values.len()])
-}
-
-#[test]
-#[should_panic(expected = "abcdefghijkl 2")]
-fn leftmost_longest_masking_is_caught() {
-    let setup = async || Naive::setup(leftmost_longest, true);
-    run("leftmost-longest", setup, masker::overlapping_values_are_hidden_whole);
-}
-
-#[test]
-#[should_panic(expected = "in pieces of [1]")]
-fn masking_each_piece_by_itself_is_caught() {
-    run("piecewise", async || Naive::setup(leftmost_longest, false), masker::a_value_is_hidden);
-}
-
-#[test]
-#[should_panic(expected = "in pieces of")]
-fn masking_that_depends_on_the_cuts_is_caught() {
-    let setup = async || Naive::setup(leftmost_longest, false);
-    run("piecewise", setup, masker::however_it_is_cut_the_output_is_the_same);
-}
-
-#[test]
-#[should_panic(expected = "assertion `left == right` failed")]
-fn masking_at_the_end_only_is_caught() {
-    let setup = async || Naive::setup(leftmost_longest, true);
-    run("at the end", setup, masker::nothing_is_held_without_need);
-}
-
-#[test]
-#[should_panic(expected = "TooShort")]
-fn masking_that_says_it_hides_everything_is_caught() {
-    let setup = async || Naive::setup(leftmost_longest, true);
-    run("boastful", setup, masker::short_values_are_not_hidden_and_told);
 }
 
 #[test]

@@ -63,14 +63,14 @@ mod memory {
     }
 }
 
-mod plain_masker {
+mod stream_masker {
     use std::sync::Arc;
 
     use ci_core::conformance::Setup;
     use ci_core::secret::Masker;
-    use ci_secrets::PlainMasker;
+    use ci_secrets::StreamMasker;
 
-    ci_secrets::masker_kit!(async || Setup::ready(Arc::new(PlainMasker::new()) as Arc<dyn Masker>));
+    ci_secrets::masker_kit!(async || Setup::ready(Arc::new(StreamMasker::new()) as Arc<dyn Masker>));
 }
 
 #[cfg(unix)]

@@ -6,5 +6,6 @@ mod broken;
 mod faults;
 mod file_root;
 mod kits;
+mod masker_kit;
 mod masking;
 mod vault;
