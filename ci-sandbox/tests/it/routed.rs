@@ -789,7 +789,7 @@ worlds! {
             match rig.native.create(&third, &spec(&[EVERYWHERE])).await {
                 Err(error) => assert_eq!(error.kind(), ErrorKind::LimitExceeded, "{error}"),
                 // So slow a machine that the device has been removed by now.
-                Ok(_) => assert_eq!(shell(&format!("ip -brief address to {address}")), ""),
+                Ok(_) => assert_eq!(shell(&format!("ip -brief address show to {address}")), ""),
             }
             drop(held);
             proven(&rig, &id).await;

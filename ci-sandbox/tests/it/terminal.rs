@@ -70,7 +70,7 @@ async fn dropping_the_input_does_not_hang_up() {
     let rig = Rig::new();
     let sandbox = rig.sandbox().await;
     let mut process = sandbox.exec(&on_terminal("echo up; sleep 0.1; tty")).await.unwrap();
-    until(&mut *process, "up").await;
+    until(&mut *process, "up\r\n").await;
     drop(process.input());
     let ran = finish(&mut *process).await;
     assert_eq!((ran.stdout.as_str(), ran.exit.status), ("/dev/pts/0\r\n", ExitStatus::Code(0)));

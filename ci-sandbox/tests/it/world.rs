@@ -56,10 +56,19 @@ impl World {
     pub(crate) fn new() -> Self {
         let outside = Namespace::new();
         let pid = outside.0.id();
+        // Packets are counted: neighbours are asked for once and not again.
+        let asked_once = |device: &str| {
+            let neighbours = format!("net.ipv4.neigh.{device}");
+            format!(
+                "sysctl -qw {neighbours}.base_reachable_time_ms=3600000 {neighbours}.delay_first_probe_time=3600\n"
+            )
+        };
+        let (asked_inside, asked_outside) = (asked_once("up0"), asked_once("wan0"));
         shell(&format!(
             "ip link set lo up; ip address add {ALLOW_LISTED}/32 dev lo
              ip link add up0 type veth peer name wan0 netns {pid}
              sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.up0.disable_ipv6=1
+             {asked_inside}
              ip address add {MACHINE}/24 dev up0; ip link set up0 up
              ip route add default via {OUTSIDE}"
         ));
@@ -68,6 +77,7 @@ impl World {
             .concat();
         outside.shell(&format!(
             "sysctl -qw net.ipv6.conf.wan0.disable_ipv6=1
+             {asked_outside}
              ip link set lo up; ip address add {OUTSIDE}/24 dev wan0; ip link set wan0 up
              {addresses}
              ip route add {ALLOW_LISTED}/32 via {MACHINE}; ip route add {POOL} via {MACHINE}"
