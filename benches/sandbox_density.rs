@@ -37,14 +37,14 @@ fn main() -> Result<()> {
     let mut criterion = common::criterion();
     for (count, time, kib) in CROWDS {
         let name = format!("{count} sandboxes at once");
-        let mut smallest = u64::MAX;
+        let mut memory = Vec::new();
         let mut group = criterion.benchmark_group(&name);
         group.sample_size(10);
         group.bench_function("native", |bencher| {
             bencher.iter_custom(|rounds| {
                 let crowds = crowds(native.clone(), spec.clone(), count, rounds);
-                let (taken, memory) = runtime.block_on(async { tokio::spawn(crowds).await.expect("crowds") });
-                smallest = smallest.min(memory);
+                let (taken, each) = runtime.block_on(async { tokio::spawn(crowds).await.expect("crowds") });
+                memory.extend(each);
                 taken
             });
         });
@@ -55,17 +55,18 @@ fn main() -> Result<()> {
         }
         group.finish();
         common::print_ratio(&name, "native", "bwrap", &format!("none; at most {time}"));
-        if smallest < u64::MAX {
-            println!("{name}: each takes {smallest} KiB of the host's memory (goal: at most {kib})");
+        memory.sort_unstable();
+        if let Some(median) = memory.get(memory.len() / 2) {
+            println!("{name}: each takes {median} KiB of the host's memory (median; goal: at most {kib})");
         }
     }
     criterion.final_summary();
     Ok(())
 }
 
-/// How long it took `rounds` times until `count` sandboxes stood, and the least KiB of memory that each took.
-async fn crowds(native: Native, spec: Arc<Spec>, count: usize, rounds: u64) -> (Duration, u64) {
-    let (mut taken, mut least) = (Duration::ZERO, u64::MAX);
+/// How long it took `rounds` times until `count` sandboxes stood, and how many KiB of memory each took.
+async fn crowds(native: Native, spec: Arc<Spec>, count: usize, rounds: u64) -> (Duration, Vec<i64>) {
+    let (mut taken, mut memory) = (Duration::ZERO, Vec::new());
     for _ in 0..rounds {
         let before = available();
         let start = Instant::now();
@@ -80,14 +81,15 @@ async fn crowds(native: Native, spec: Arc<Spec>, count: usize, rounds: u64) -> (
         }
         let crowd: Vec<(SandboxId, Box<dyn Instance>)> = making.join_all().await;
         taken += start.elapsed();
-        least = least.min(before.saturating_sub(available()) / count as u64);
+        // Others use memory meanwhile, and give some back.
+        memory.push(before.cast_signed().saturating_sub_unsigned(available()) / count.cast_signed() as i64);
         for (id, instance) in crowd {
             drop(instance);
             assert!(native.destroy(&id).await.expect("its end").is_empty());
         }
         settled().await;
     }
-    (taken, least)
+    (taken, memory)
 }
 
 /// Waits until the kernel has cleared away what it clears in the background: network namespaces above all.
