@@ -40,13 +40,10 @@ struct Footprint {
 impl Footprint {
     fn now() -> Self {
         let count = |folder: &str| fs::read_dir(folder).map_or(0, Iterator::count);
-        let groups = fs::read_to_string("/proc/cgroups").unwrap_or_default();
-        let number =
-            |line: &str| line.split_whitespace().nth(2).and_then(|number| number.parse::<usize>().ok());
         Self {
             descriptors: count("/proc/self/fd"),
             threads: count("/proc/self/task"),
-            groups: groups.lines().filter_map(number).sum(),
+            groups: folders(Path::new("/sys/fs/cgroup")),
             mounts: fs::read_to_string("/proc/self/mountinfo").unwrap().lines().count(),
             children: children().len(),
             networks: networks(),
@@ -69,6 +66,13 @@ impl Footprint {
         let all = |of: &Self| [of.descriptors, of.threads, of.groups, of.mounts, of.children, of.networks];
         all(self).iter().zip(all(before)).all(|(now, before)| *now <= before)
     }
+}
+
+/// How many folders there are below this one.
+fn folders(folder: &Path) -> usize {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let below = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    below.map(|entry| 1 + folders(&entry.path())).sum()
 }
 
 /// The processes whose parent is this one.
