@@ -3,7 +3,7 @@
 //! The text is made here, the same every time: lines as compilers, package managers and tests print them, with numbers
 //! and colours, and one secret in some form in every mebibyte. The peers look for the very bytes that the masker's forms
 //! of the same secrets are, as far as they are made of letters: raw, Base64 at three offsets, hexadecimal digits in
-//! both cases, UTF-16. `MASK_MIB` says how many mebibytes (1,024 unless set, half of them again for the output).
+//! both cases, UTF-16. `MASK_MIB` says how many mebibytes the text has (1,024 unless set).
 
 #![expect(unreachable_pub, reason = "a program has no outside")]
 

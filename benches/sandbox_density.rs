@@ -1,13 +1,16 @@
 //! Many sandboxes on one host: how long it takes until so many are there at once, and what each takes of its memory.
 //!
 //! `native` makes them as a worker does that has so many jobs at the same moment: all in tasks of one runtime. `bwrap`
-//! starts as many of its own at once, and each tells when it stands; its isolation is less (see `sandbox_life.rs`).
+//! starts as many of its own at once; its isolation is less (see `sandbox_life.rs`). In each the same program tells that it
+//! stands.
 //!
-//! The memory of one is what the host has less of (`MemAvailable`, proc(5)) while they stand, divided by their number:
-//! what their processes hold and what the kernel keeps for them.
+//! The memory of one is what the host has less of (`MemAvailable`, proc(5)) while they stand and nothing runs in them,
+//! divided by their number: what their own processes hold and what the kernel keeps for them.
 
 #![expect(unreachable_pub, reason = "a program has no outside")]
 
+#[path = "common/bwrap.rs"]
+mod bwrap;
 mod common;
 
 use std::fs;
@@ -18,12 +21,23 @@ use std::time::{Duration, Instant};
 
 use ci_core::Result;
 use ci_core::id::{ImageName, SandboxId};
-use ci_core::sandbox::{Backend as _, Instance, Spec};
+use ci_core::job::Arg;
+use ci_core::memory::Masking;
+use ci_core::sandbox::{Backend as _, Command, ProcessEvent, Spec};
+use ci_core::secret::SecretLease;
 use ci_sandbox::native::{Config, ImageSource, Native};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 /// How many at once, and what each may take of the host's memory by the project's own bounds.
 const CROWDS: [(usize, &str, u64); 2] = [(100, "300 ms", 256), (500, "1.5 s", 512)];
+
+/// How often memory is measured.
+const ROUNDS: usize = 5;
+
+/// What runs in every one, ours and the peer's: it says that it stands, and waits for the end of its input.
+const SAYS_SO: &str = "echo up; read end";
 
 fn main() -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
@@ -33,19 +47,26 @@ fn main() -> Result<()> {
     let config = Config::new(folder.path()).with_image(image.clone(), ImageSource::host_toolchain());
     let native = Native::new(config)?;
     let spec = Arc::new(Spec::new(image));
+    let arguments = [Arg::new("-c")?, Arg::new(SAYS_SO)?];
+    let program = Arc::new(Command::new(Arg::new("/bin/sh")?, arguments).with_input());
 
     let mut criterion = common::criterion();
     for (count, time, kib) in CROWDS {
         let name = format!("{count} sandboxes at once");
-        let mut memory = Vec::new();
         let mut group = criterion.benchmark_group(&name);
         group.sample_size(10);
         group.bench_function("native", |bencher| {
             bencher.iter_custom(|rounds| {
-                let crowds = crowds(native.clone(), spec.clone(), count, rounds);
-                let (taken, each) = runtime.block_on(async { tokio::spawn(crowds).await.expect("crowds") });
-                memory.extend(each);
-                taken
+                let (native, spec, program) = (native.clone(), spec.clone(), program.clone());
+                // As a worker does: in a task of the runtime, and not on the thread that waits for it.
+                let crowds = runtime.spawn(async move {
+                    let mut taken = Duration::ZERO;
+                    for _ in 0..rounds {
+                        taken += crowd(&native, &spec, count, Some(&program)).await.0;
+                    }
+                    taken
+                });
+                runtime.block_on(crowds).expect("crowds")
             });
         });
         if Program::new("bwrap").arg("--version").stdout(Stdio::null()).status().is_ok() {
@@ -55,41 +76,69 @@ fn main() -> Result<()> {
         }
         group.finish();
         common::print_ratio(&name, "native", "bwrap", &format!("none; at most {time}"));
+        let mut memory: Vec<i64> =
+            (0..ROUNDS).map(|_| runtime.block_on(crowd(&native, &spec, count, None)).1).collect();
         memory.sort_unstable();
-        if let Some(median) = memory.get(memory.len() / 2) {
-            println!("{name}: each takes {median} KiB of the host's memory (median; goal: at most {kib})");
-        }
+        let median = memory[ROUNDS / 2];
+        println!("{name}: each takes {median} KiB of the host's memory (median; goal: at most {kib})");
     }
     criterion.final_summary();
     Ok(())
 }
 
-/// How long it took `rounds` times until `count` sandboxes stood, and how many KiB of memory each took.
-async fn crowds(native: Native, spec: Arc<Spec>, count: usize, rounds: u64) -> (Duration, Vec<i64>) {
-    let (mut taken, mut memory) = (Duration::ZERO, Vec::new());
-    for _ in 0..rounds {
-        let before = available();
-        let start = Instant::now();
-        let mut making = JoinSet::new();
-        for _ in 0..count {
-            let (native, spec) = (native.clone(), spec.clone());
-            making.spawn(async move {
-                let id = SandboxId::random();
-                let instance = native.create(&id, &spec).await.expect("a sandbox");
-                (id, instance)
-            });
-        }
-        let crowd: Vec<(SandboxId, Box<dyn Instance>)> = making.join_all().await;
-        taken += start.elapsed();
-        // Others use memory meanwhile, and give some back.
-        memory.push(before.cast_signed().saturating_sub_unsigned(available()) / count.cast_signed() as i64);
-        for (id, instance) in crowd {
-            drop(instance);
-            assert!(native.destroy(&id).await.expect("its end").is_empty());
-        }
-        settled().await;
+/// How long it took until `count` sandboxes stood, each with `program` in it as far as its first word, and how many KiB of
+/// memory each took.
+async fn crowd(
+    native: &Native,
+    spec: &Arc<Spec>,
+    count: usize,
+    program: Option<&Arc<Command>>,
+) -> (Duration, i64) {
+    const PATIENCE: Duration = Duration::from_mins(1);
+    let before = available();
+    let (up, mut ups) = mpsc::channel(count);
+    let (end, _) = watch::channel(());
+    let start = Instant::now();
+    let mut crowd = JoinSet::new();
+    for _ in 0..count {
+        crowd.spawn(stand(native.clone(), spec.clone(), program.cloned(), up.clone(), end.subscribe()));
     }
-    (taken, memory)
+    for _ in 0..count {
+        timeout(PATIENCE, ups.recv()).await.expect("it stands in time");
+    }
+    let taken = start.elapsed();
+    // Others use memory meanwhile, and give some back.
+    let each = before.cast_signed().saturating_sub_unsigned(available()) / count.cast_signed() as i64;
+    drop(end);
+    crowd.join_all().await;
+    settled().await;
+    (taken, each)
+}
+
+/// One sandbox of a crowd, until `end` is dropped.
+async fn stand(
+    native: Native,
+    spec: Arc<Spec>,
+    program: Option<Arc<Command>>,
+    up: mpsc::Sender<()>,
+    mut end: watch::Receiver<()>,
+) {
+    let id = SandboxId::random();
+    let instance = native.create(&id, &spec).await.expect("a sandbox");
+    let lease = SecretLease::for_helper(Arc::new(Masking::new()));
+    let mut running = None;
+    if let Some(program) = &program {
+        let process = running.insert(instance.exec(program, &lease).await.expect("a program"));
+        assert!(
+            matches!(process.next().await, Ok(ProcessEvent::Output(..))),
+            "it has not said that it stands"
+        );
+    }
+    up.send(()).await.expect("somebody counts");
+    let _ = end.changed().await;
+    drop(running);
+    drop(instance);
+    assert!(native.destroy(&id).await.expect("its end").is_empty());
 }
 
 /// Waits until the kernel has cleared away what it clears in the background: network namespaces above all.
@@ -130,10 +179,7 @@ fn crowd_of_bwrap(count: usize) -> Duration {
 }
 
 fn bwrap() -> Program {
-    let mut program = Program::new("bwrap");
-    program.args(["--unshare-all", "--die-with-parent", "--clearenv", "--ro-bind", "/usr", "/usr"]);
-    program.args(["--symlink", "usr/bin", "/bin", "--symlink", "usr/lib", "/lib"]);
-    program.args(["--symlink", "usr/lib64", "/lib64", "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]);
-    program.args(["/bin/sh", "-c", "echo up; read end"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut program = bwrap::command();
+    program.args(["/bin/sh", "-c", SAYS_SO]).stdin(Stdio::piped()).stdout(Stdio::piped());
     program
 }

@@ -14,6 +14,8 @@
 
 #![expect(unreachable_pub, reason = "a program has no outside")]
 
+#[path = "common/bwrap.rs"]
+mod bwrap;
 mod common;
 
 use std::fs;
@@ -221,20 +223,7 @@ fn groups() -> Vec<String> {
 }
 
 fn bwrap() -> Program {
-    let mut program = Program::new("bwrap");
-    program.args(["--unshare-all", "--unshare-user", "--die-with-parent", "--new-session", "--clearenv"]);
-    program.args([
-        "--ro-bind",
-        "/usr",
-        "/usr",
-        "--symlink",
-        "usr/bin",
-        "/bin",
-        "--symlink",
-        "usr/lib",
-        "/lib",
-    ]);
-    program.args(["--symlink", "usr/lib64", "/lib64", "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]);
+    let mut program = bwrap::command();
     program.arg("/bin/true");
     program
 }
