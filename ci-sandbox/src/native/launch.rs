@@ -27,8 +27,9 @@ use super::ledger::Entry;
 use super::life::{Ending, Init, Life, NetworkNamespace, SharedNetwork};
 use super::namespaces::Namespaces;
 use super::network::{Allowed, Link, NetworkSocket};
+use super::shared::Shared;
+use super::sys;
 use super::wire::{CONFIG_LIMIT, Configuration, List, Reader, Report, Stage, mount};
-use super::{Shared, sys};
 
 const OPERATION: &str = "create a sandbox";
 

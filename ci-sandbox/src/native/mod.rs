@@ -210,6 +210,7 @@ mod process;
 mod proof;
 mod report;
 mod seccomp;
+mod shared;
 mod sys;
 #[allow(dead_code, unused_imports)] // The init's half of it.
 #[path = "../../init/tar/mod.rs"]
@@ -223,31 +224,18 @@ mod wire;
 pub use config::{Config, ImageSource};
 pub use network::{Egress, Resolver, RoutedNetwork, SystemResolver};
 
-use std::collections::{BTreeMap, HashMap};
-use std::ffi::{CString, OsStr};
-use std::os::fd::{AsFd as _, OwnedFd};
-use std::os::unix::ffi::OsStrExt as _;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
 use async_trait::async_trait;
-use ci_core::id::{ImageName, SandboxId};
-use ci_core::sandbox::{Backend, Capabilities, Instance, IsolationReport, Residue, Spec};
-use ci_core::{Error, ErrorKind, Result};
-use tokio::runtime::Handle;
+use ci_core::Result;
+use ci_core::id::SandboxId;
+use ci_core::sandbox::{Backend, Capabilities, Instance, Residue, Spec};
+#[cfg(doc)]
+use ci_core::{ErrorKind, sandbox::IsolationReport};
 
-use self::cgroup::{Controller, Hierarchies, disks};
-use self::identity::{Identity, Slots};
-use self::image::{Bounds, Finder, Image, Store};
-use self::instance::NativeInstance;
-use self::launch::Plan;
-use self::ledger::{Ledger, Remains};
-use self::life::{Life, SharedNetwork};
-use self::lingering::Lingering;
-use self::network::{Budget, Network, Routed};
 use self::patience::Patience;
-use self::pool::{Pool, Prepared};
+use self::pool::Prepared;
+use self::shared::Shared;
 
 /// Makes sandboxes out of this machine's kernel.
 ///
@@ -274,37 +262,6 @@ use self::pool::{Pool, Prepared};
 #[derive(Clone, Debug)]
 pub struct Native(Arc<Shared>);
 
-/// What all sandboxes of one backend share.
-#[derive(Debug)]
-struct Shared {
-    state: PathBuf,
-    /// What every sandbox will be like, as far as the machine shows it beforehand.
-    expected: IsolationReport,
-    images: BTreeMap<ImageName, Image>,
-    store: Store,
-    hostname: CString,
-    filter: Vec<u8>,
-    files: u64,
-    open_files: u64,
-    egress: Egress,
-    budget: Arc<Budget>,
-    identity: Identity,
-    slots: Slots,
-    routed: Option<Arc<Routed>>,
-    hierarchies: Hierarchies,
-    ledger: Ledger,
-    patience: Patience,
-    /// The program of `init/`.
-    program: OwnedFd,
-    living: Mutex<HashMap<SandboxId, Arc<Life>>>,
-    lingering: Lingering,
-    pool: Pool,
-}
-
-/// How often books are looked at that another process has for the moment.
-const LOOKS: u32 = 10;
-const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
-
 impl Native {
     /// Looks at the machine, opens the books and looks up the images.
     ///
@@ -314,92 +271,7 @@ impl Native {
     /// [`ErrorKind::NotFound`] when those name an image that is not configured; [`ErrorKind::Invalid`] when the host name
     /// is none, or sandboxes are to be kept ready and this is no `tokio` runtime; [`ErrorKind::Unavailable`] when the state folder or an image cannot be used.
     pub fn new(config: Config) -> Result<Self> {
-        Self::with_patience(config, Patience::default())
-    }
-
-    fn with_patience(config: Config, patience: Patience) -> Result<Self> {
-        const OPERATION: &str = "prepare native sandboxes";
-        let Config {
-            state,
-            store,
-            image_bytes,
-            image_entries,
-            images,
-            hostname,
-            routed,
-            files,
-            open_files,
-            egress,
-            warm,
-        } = config;
-        let is_hostname = (1..=64).contains(&hostname.len())
-            && hostname.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-.".contains(&byte));
-        let hostname = CString::new(hostname).ok().filter(|_| is_hostname).ok_or_else(|| {
-            Error::new(ErrorKind::Invalid, OPERATION)
-                .because("the host name must be 1 to 64 of A-Z a-z 0-9 - .")
-        })?;
-        let identity = Identity::detect()?;
-        let is_root = identity == Identity::Range;
-        let routed =
-            routed.map(|routed| Routed::new(&routed, &egress.denied, is_root)).transpose()?.map(Arc::new);
-        let ledger = Ledger::open(&state).map_err(|error| {
-            Error::new(ErrorKind::Unavailable, OPERATION)
-                .because("the state folder cannot be written")
-                .detail(state.display().to_string())
-                .caused_by(error)
-                .permanent()
-        })?;
-        let store = store.unwrap_or_else(|| state.join("images"));
-        let store = Store::open(&store).map_err(image::unusable_store)?;
-        let finder = Finder {
-            store: &store,
-            range: identity == Identity::Range,
-            bounds: Bounds { bytes: image_bytes, entries: image_entries },
-            maps_layers: identity == Identity::Range && report::kernel_is_at_least(5, 19),
-        };
-        let images: BTreeMap<ImageName, Image> = images
-            .into_iter()
-            .map(|(name, source)| match finder.resolve(&source) {
-                Ok(image) => Ok((name, image)),
-                Err(error) => Err(error.with("image", name)),
-            })
-            .collect::<Result<_>>()?;
-        let hierarchies = hierarchies(&images);
-        let expected = report::expected(&identity, &hierarchies, images.values().all(Image::is_all_layers));
-        let shared = Arc::new(Shared {
-            expected,
-            images,
-            store,
-            hostname,
-            filter: seccomp::filter(),
-            files,
-            open_files,
-            budget: Budget::new(egress.descriptors),
-            egress,
-            identity,
-            slots: Slots::new(),
-            routed,
-            hierarchies,
-            ledger,
-            patience,
-            program: sys::init_program().map_err(failure::host(OPERATION))?,
-            living: Mutex::default(),
-            lingering: Lingering::default(),
-            pool: Pool::new(warm),
-            state,
-        });
-        for spec in shared.pool.specs() {
-            shared.image(&spec.image)?;
-            shared.expected.require(&spec.minimum)?;
-        }
-        if shared.pool.specs().next().is_some() {
-            let runtime = Handle::try_current().map_err(|_| {
-                Error::new(ErrorKind::Invalid, OPERATION)
-                    .because("sandboxes are kept ready by tasks; make the backend within a tokio runtime")
-            })?;
-            shared.pool.keep_filled(&shared, &runtime);
-        }
-        Ok(Self(shared))
+        Ok(Self(Shared::new(config, Patience::default())?))
     }
 
     /// How many sandboxes are ready ([`Config::with_warm`]).
@@ -428,17 +300,6 @@ impl Native {
     pub fn remove_unused_images(&self) -> Result<usize> {
         self.0.store.remove_unused().map(|removed| removed.len()).map_err(image::unusable_store)
     }
-}
-
-/// What holds limits for sandboxes that show these images.
-fn hierarchies(images: &BTreeMap<ImageName, Image>) -> Hierarchies {
-    let mut found = Hierarchies::detect();
-    let sources = images.values().flat_map(|image| &image.mounts).map(|mount| mount.source.as_slice());
-    let elsewhere = sources.map(OsStr::from_bytes).find_map(|source| disks::hold(Path::new(source)).err());
-    if let Some(why) = elsewhere.filter(|_| found.missing(Controller::DiskRate).is_none()) {
-        found.give_up(Controller::DiskRate, why);
-    }
-    found
 }
 
 #[async_trait]
@@ -472,17 +333,7 @@ impl Backend for Native {
     }
 
     async fn leftovers(&self) -> Result<Vec<SandboxId>> {
-        let mut ids = self.0.lingering.overdue(self.0.patience.namespaces);
-        for look in 1..=LOOKS {
-            for ledger in self.0.ledgers_of_the_dead()? {
-                ids.extend(ledger.ids().map_err(failure::host("list leftover sandboxes"))?);
-            }
-            if !ids.is_empty() || look == LOOKS || !self.0.ledger.others_live() {
-                break;
-            }
-            tokio::time::sleep(BETWEEN_LOOKS).await;
-        }
-        Ok(ids)
+        self.0.leftovers().await
     }
 
     fn abandon(&self, id: &SandboxId) {
@@ -495,190 +346,5 @@ impl Backend for Native {
             .with_services()
             .with_egress_to_hosts()
             .with_egress_to_networks()
-    }
-}
-
-impl Shared {
-    fn living(&self) -> MutexGuard<'_, HashMap<SandboxId, Arc<Life>>> {
-        // The map is whole after every statement that holds the lock.
-        self.living.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn image(&self, name: &ImageName) -> Result<&Image> {
-        self.images.get(name).ok_or_else(|| {
-            Error::new(ErrorKind::NotFound, "create a sandbox")
-                .because("the configuration names no such image")
-                .with("image", name)
-        })
-    }
-
-    /// The living sandbox `id` as callers see it.
-    fn instance(&self, id: &SandboxId, spec: &Spec, isolation: IsolationReport) -> Result<Box<dyn Instance>> {
-        let life = self.living().get(id).cloned().ok_or_else(|| failure::gone("create a sandbox"))?;
-        let is_grouped = self.hierarchies.missing(Controller::Processes).is_none();
-        let bound = u64::from(spec.limits.processes) + u64::from(cgroup::PROCESS_ONE);
-        let processes = if is_grouped { u64::MAX } else { bound };
-        let environment = self.image(&spec.image)?.environment.clone();
-        let open_files = self.open_files;
-        Ok(Box::new(NativeInstance { life, isolation, environment, open_files, processes }))
-    }
-
-    /// Makes a sandbox, in a network of its own or in another's. It is then among the living, or taken down again where
-    /// it is not as `spec` asks.
-    async fn make(
-        &self,
-        id: &SandboxId,
-        spec: &Spec,
-        joined: Option<SharedNetwork>,
-    ) -> Result<IsolationReport> {
-        let network = match joined {
-            Some(_) => None,
-            None => network::Plan::of(&spec.network, &self.egress, &self.hostname, &self.budget)?,
-        };
-        let sockets = network.as_ref().map(network::Plan::sockets).unwrap_or_default();
-        let plan = launch::plan(self, id, spec, sockets, joined)?;
-        let life = self.begin(id, &plan)?;
-        let made = launch::finish(&life, &plan).await.and_then(|ready| {
-            let isolation = report::of(ready.facts, &self.hierarchies);
-            isolation.require(&spec.minimum)?;
-            if let Some(network) = network {
-                let network = Network::start(network, ready.sockets, &life.runtime);
-                let _ = life.network.set(network.map_err(failure::host("create a sandbox"))?);
-            }
-            Ok(isolation)
-        });
-        if made.is_err() {
-            // What remains of it then is found by `leftovers`.
-            let _ = self.end(id, &life).await;
-        }
-        made
-    }
-
-    /// Starts a sandbox's launcher, under an id that is not in use.
-    fn begin(&self, id: &SandboxId, plan: &Plan<'_>) -> Result<Arc<Life>> {
-        let mut living = self.living();
-        self.require_unused(id, &living)?;
-        let life = Arc::new(launch::start(self, id, plan)?);
-        living.insert(id.clone(), life.clone());
-        Ok(life)
-    }
-
-    fn require_unused(&self, id: &SandboxId, living: &HashMap<SandboxId, Arc<Life>>) -> Result<()> {
-        if living.contains_key(id) || Ledger::anyone_has(&self.state, id) {
-            return Err(Error::new(ErrorKind::Conflict, "create a sandbox")
-                .because("there is one of this id already")
-                .with("sandbox", id));
-        }
-        Ok(())
-    }
-
-    /// Gives the id to a sandbox that is ready, if one is.
-    fn take_prepared(self: &Arc<Self>, id: &SandboxId, spec: &Spec) -> Result<Option<IsolationReport>> {
-        while let Some(Prepared { id: own, isolation }) = self.pool.take(spec) {
-            match self.rename(&own, id) {
-                Ok(true) => return Ok(Some(isolation)),
-                // It has died, of a machine that ran out of memory for instance.
-                Ok(false) => self.abandon(&own),
-                Err(error) => {
-                    self.abandon(&own);
-                    return Err(error);
-                }
-            }
-        }
-        Ok(None)
-    }
-
-    /// Gives another id to a living sandbox. False when it does not live any more.
-    fn rename(&self, own: &SandboxId, id: &SandboxId) -> Result<bool> {
-        let mut living = self.living();
-        self.require_unused(id, &living)?;
-        let Some(life) = living.get_mut(own).and_then(Arc::get_mut).filter(|life| life.is_alive()) else {
-            return Ok(false);
-        };
-        life.entry.rename(id).map_err(failure::host("create a sandbox"))?;
-        let life = living.remove(own);
-        living.extend(life.map(|life| (id.clone(), life)));
-        Ok(true)
-    }
-
-    async fn destroy(&self, id: &SandboxId) -> Result<Residue> {
-        let life = self.living().get(id).cloned();
-        if let Some(life) = life {
-            return self.end(id, &life).await;
-        }
-        let residue = self.lingering.gone(id, self.patience.namespaces).await;
-        if residue.is_empty() { self.clear_remains(id).await } else { Ok(residue) }
-    }
-
-    async fn end(&self, id: &SandboxId, life: &Life) -> Result<Residue> {
-        let residue = life.end().await.map_err(|error| error.with("sandbox", id))?;
-        if residue.is_empty() {
-            if let Some(dead) = life.release() {
-                self.lingering.add(id, dead);
-            }
-            // By now another may have the id.
-            self.living().retain(|one, living| one != id || !std::ptr::eq(&raw const **living, life));
-        }
-        Ok(residue)
-    }
-
-    fn abandon(self: &Arc<Self>, id: &SandboxId) {
-        let Some(life) = self.living().get(id).cloned() else { return };
-        life.cut();
-        let (shared, id) = (self.clone(), id.clone());
-        let runtime = life.runtime.clone();
-        runtime.spawn(async move {
-            const AGAIN: Duration = Duration::from_secs(1);
-            while !shared.end(&id, &life).await.is_ok_and(|residue| residue.is_empty()) {
-                tokio::time::sleep(AGAIN).await;
-            }
-        });
-    }
-
-    fn ledgers_of_the_dead(&self) -> Result<Vec<Ledger>> {
-        Ledger::of_the_dead(&self.state).map_err(failure::host("read the books of sandboxes"))
-    }
-
-    /// What a process that is gone has left of a sandbox, with its books, which are ours for as long as they are held.
-    async fn find_remains(&self, id: &SandboxId) -> Result<Option<(Vec<Ledger>, Remains)>> {
-        // Whoever clears another sandbox of the same owner has all of the owner's books for that time.
-        for look in 1..=LOOKS {
-            let books = self.ledgers_of_the_dead()?;
-            if let Some(remains) = books.iter().find_map(|ledger| ledger.remains(id)) {
-                return Ok(Some((books, remains)));
-            }
-            if !Ledger::anyone_has(&self.state, id) {
-                return Ok(None);
-            }
-            drop(books);
-            if look < LOOKS {
-                tokio::time::sleep(BETWEEN_LOOKS).await;
-            }
-        }
-        Err(Error::new(ErrorKind::Unavailable, "destroy a sandbox")
-            .because("another process owns it, or clears it right now")
-            .with("sandbox", id))
-    }
-
-    /// Clears what a process that is gone has left of a sandbox.
-    async fn clear_remains(&self, id: &SandboxId) -> Result<Residue> {
-        let mut residue = Residue::default();
-        let Some((_books, remains)) = self.find_remains(id).await? else { return Ok(residue) };
-        remains.groups.kill();
-        for process in remains.living() {
-            sys::kill(process.as_fd());
-            residue.processes += usize::from(!life::dies(&process, self.patience.kernel).await);
-            // One that a dropped backend of this process has left is this process's child.
-            sys::reap(process.as_fd());
-        }
-        for device in &remains.links {
-            residue.links += usize::from(!network::clear(device, self.patience.launcher).await);
-        }
-        residue.cgroups = life::clear(&remains.groups, self.patience).await;
-        residue.processes += if residue.cgroups > 0 { remains.groups.processes() } else { 0 };
-        if residue.is_empty() && !remains.strike() {
-            residue.files = 1;
-        }
-        Ok(residue)
     }
 }

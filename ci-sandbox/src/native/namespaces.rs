@@ -67,6 +67,7 @@ mod tests {
     use ci_core::id::{ImageName, SandboxId};
     use ci_core::sandbox::{Backend as _, Residue, Spec};
 
+    use super::super::shared::Shared;
     use super::super::{Config, ImageSource, Native, Patience};
     use super::*;
 
@@ -114,7 +115,7 @@ mod tests {
 
     fn native(state: &Path, patience: Patience) -> Native {
         let config = Config::new(state).with_image(image(), ImageSource::host_toolchain());
-        Native::with_patience(config, patience).unwrap()
+        Native(Shared::new(config, patience).unwrap())
     }
 
     #[tokio::test]

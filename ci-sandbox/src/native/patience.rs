@@ -41,6 +41,7 @@ mod tests {
     use tempfile::TempDir;
     use tokio::time::{sleep, timeout};
 
+    use super::super::shared::Shared;
     use super::super::{Config, ImageSource, Native};
     use super::*;
 
@@ -109,7 +110,7 @@ mod tests {
 
     fn native(state: &Path, kernel: Duration) -> Native {
         let config = Config::new(state).with_image(image(), ImageSource::host_toolchain());
-        Native::with_patience(config, Patience { launcher: SHORT, kernel, ..Patience::default() }).unwrap()
+        Native(Shared::new(config, Patience { launcher: SHORT, kernel, ..Patience::default() }).unwrap())
     }
 
     fn entries(state: &Path, id: &SandboxId) -> Vec<std::path::PathBuf> {

@@ -11,7 +11,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
-use super::Shared;
+use super::shared::Shared;
 
 /// What is kept ready, one shelf for each kind of sandbox.
 #[derive(Debug, Default)]
