@@ -204,7 +204,7 @@ impl ImageSource {
 
     /// The programs and libraries of this machine, and those files below `/etc` that they cannot do without.
     pub fn host_toolchain() -> Self {
-        const PATHS: [&str; 14] = [
+        const PATHS: [&str; 15] = [
             "/usr",
             "/bin",
             "/sbin",
@@ -216,6 +216,7 @@ impl ImageSource {
             "/etc/ld.so.cache",
             "/etc/ld.so.conf",
             "/etc/ld.so.conf.d",
+            "/etc/os-release",
             "/etc/pki/ca-trust/extracted",
             "/etc/pki/tls/certs",
             "/etc/ssl/certs",

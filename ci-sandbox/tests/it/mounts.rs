@@ -19,6 +19,15 @@ async fn mounts(sandbox: &Sandbox) -> Vec<(String, Vec<String>)> {
 }
 
 #[tokio::test]
+async fn the_tools_of_this_machine_see_which_system_they_are_of() {
+    let Ok(release) = std::fs::read_to_string("/etc/os-release") else { return };
+    let rig = Rig::new();
+    let sandbox = rig.sandbox_of(&spec()).await;
+    assert_eq!(sandbox.output("cat /etc/os-release").await, release.trim_end());
+    sandbox.destroy().await;
+}
+
+#[tokio::test]
 async fn no_mount_brings_privileges_or_devices_in() {
     let rig = Rig::new();
     let host = tempfile::tempdir().unwrap();
