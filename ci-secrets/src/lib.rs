@@ -82,15 +82,19 @@
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod hierarchy;
+#[cfg(feature = "identity")]
+pub mod identity;
 mod masker;
 mod root;
 mod row;
+pub mod ssh;
+mod strongbox;
 mod unwrapped;
 mod vault;
 
 pub use ci_core::secret::{
     Form, KeyRing, Leak, Learned, Masker, Purpose, Redactor, SecretInfo, SecretLease, SecretStore,
-    SecretValue, Sensitive,
+    SecretValue, Sensitive, SshPublicKey, SshSigner,
 };
 
 pub use masker::StreamMasker;
