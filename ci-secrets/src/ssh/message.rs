@@ -123,7 +123,9 @@ mod tests {
 
     fn strings(parts: &[&[u8]]) -> Vec<u8> {
         let mut bytes = Vec::new();
-        parts.iter().for_each(|part| put_string(&mut bytes, part));
+        for part in parts {
+            put_string(&mut bytes, part);
+        }
         bytes
     }
 
