@@ -172,3 +172,39 @@ impl fmt::Debug for HostKey {
         write!(f, "HostKey({self})")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::ssh::wire::put_string;
+
+    /// Keys of each kind, made with `ssh-keygen`.
+    const KEYS: [&str; 3] = [
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl",
+        "ecdsa-sha2-nistp256 AAAAE2VjZHNhLXNoYTItbmlzdHAyNTYAAAAIbmlzdHAyNTYAAABBBEmKSENjQEezOmxkZMy7opKgwFB9nkt5YRrYMjNuG5N87uRgg6CLrbo5wAdT/y6v0mKV0U2w0WZ2YB/++Tpockg=",
+        "ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAABgQCj7ndNxQowgcQnjshcLrqPEiiphnt+VTTvDP6mHBL9j1aNUkY4Ue1gvwnGLVlOhGeYrnZaMgRK6+PKCUXaDbC7qtbW8gIkhL7aGCsOr/C56SJMy/BCZfxd1nWzAOxSDPgVsmerOBYfNqltV9/hWCqBywINIR+5dIg6JTJ72pcEpEjcYgXkE2YEFXV1JHnsKgbLWNlhScqb2UmyRkQyytRLtL+38TGxkxCflmO+5Z8CSSNY7GidjMIZ7Q4zMjA2n1nGrlTDkzwDCsw+wqFPGQA179cnfGWOWRVruj16z6XyvxvjJwbz0wQZ75XK5tKSb7FNyeIEs4TT4jk+S4dhPeAUC5y+bDYirYgM4GC7uEnztnZyaVWQ7B381AK4Qdrwt51ZqExKbQpTUNn+EjqoTwvqNj4kqx5QUCI0ThS/YkOxJCXmPUWZbhjpCg56i+2aB6CmK2JGhn57K5mj0MNdBXA4/WnwH6XoPWJzK5Nyu2zB3nAZp+S5hpQs+p1vN1/wsjk=",
+    ];
+
+    proptest! {
+        #[test]
+        fn no_bytes_pass_for_a_signature(bytes: Vec<u8>, parts: Vec<Vec<u8>>, is_sha2_256: bool) {
+            for key in KEYS {
+                let key = HostKey::parse(key).expect("a key that a forge publishes");
+                let names = if is_sha2_256 { b"rsa-sha2-256" } else { b"rsa-sha2-512" };
+                let name = if key.kind == Kind::Rsa { names } else { key.kind.name().as_bytes() };
+                let mut body = Vec::new();
+                for part in &parts {
+                    put_string(&mut body, part);
+                }
+                let mut framed = Vec::new();
+                put_string(&mut framed, name);
+                put_string(&mut framed, &body);
+                for signature in [&bytes, &body, &framed] {
+                    prop_assert!(!key.verifies(b"session", signature));
+                }
+            }
+        }
+    }
+}

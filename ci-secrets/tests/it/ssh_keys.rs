@@ -16,7 +16,7 @@ use ci_core::{ErrorKind, Result};
 use ci_secrets::conformance::ssh_signer;
 use ci_secrets::ssh::{SshKeyStage, SshKeys};
 
-use crate::bench::{Bench, kind, repository};
+use crate::bench::{Bench, key_folder, kind, repository};
 
 mod sealed {
     use super::*;
@@ -234,6 +234,39 @@ async fn what_is_erased_is_gone_and_no_private_half_lies_in_the_records() -> Res
     bench.vault.erase(&act, &ours).await?;
     assert!(bench.records.get(&row(&ours)).await?.is_none());
     assert!(stages(&keys, &grant).await.is_empty());
+    Ok(())
+}
+
+/// The repository gets another current key, and the one from before is kept, as a rotation does.
+async fn replace_repository_key(bench: &Bench, repository: &RepositoryId) {
+    let before = bench.below(&key_folder(repository)).await;
+    for record in &before {
+        bench.remove(&record.key).await;
+    }
+    bench.vault.forget_keys();
+    let grant = bench.grant::<Read>(repository).await;
+    bench.vault.audit_tag(&grant, &crate::bench::name("ANY")).await.expect("another key");
+    let wrapped = before.iter().find(|record| record.key.is_below(&key_folder(repository).part("wrapped")));
+    let wrapped = wrapped.expect("the key from before");
+    bench.write(&wrapped.key, wrapped.value.clone()).await;
+}
+
+#[tokio::test]
+async fn keys_outlive_the_repository_key_that_sealed_them() -> Result<()> {
+    let (bench, ours) = (Bench::new(), repository("1"));
+    let (keys, grant) = (keys(&bench), admin(&bench, &ours).await);
+    let first = keys.rotate(&grant).await?;
+    let sealed = bench.read(&row(&ours)).await;
+    replace_repository_key(&bench, &ours).await;
+    assert_eq!(keys.public_keys(&grant.lower()).await?, [first], "under the old key");
+    let operator = Operator::new(&bench.audit)?;
+    let act = operator.act(ours.tenant(), "keys.rotated").await?;
+    assert!(keys.reseal(&act, &ours).await?);
+    assert!(!keys.reseal(&act, &ours).await?, "once is enough");
+    let old = ci_core::seal::key_id(&sealed)?;
+    assert_ne!(ci_core::seal::key_id(&bench.read(&row(&ours)).await)?, old);
+    bench.remove(&key_folder(&ours).part("wrapped").part(old.as_str())).await;
+    assert_eq!(keys.public_keys(&grant.lower()).await?, [first], "the old one is destroyed");
     Ok(())
 }
 
