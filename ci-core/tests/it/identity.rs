@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
-use ci_core::id::StepName;
-use ci_core::identity::{Audience, IssuerUrl, TokenIssuer as _};
+use ci_core::clock::Clock as _;
+use ci_core::forge::{self, Revision, RevisionName};
+use ci_core::id::{CommitId, StepName};
+use ci_core::identity::{Audience, IssuerUrl, Statement, TokenIssuer as _};
 use ci_core::memory::{Rig, Signer, Tokens};
+use ci_core::queue::NewJob;
 use ci_core::secret::{SshPublicKey, SshSigner as _};
 use ci_core::trust::Origin;
-use ci_core::{ErrorKind, Result};
+use ci_core::{ErrorKind, External, Result};
 use data_encoding::{BASE64, BASE64URL_NOPAD};
 use ed25519_dalek::{Signature, VerifyingKey};
 use serde_json::Value;
@@ -69,6 +72,32 @@ async fn a_token_says_who_a_job_is_and_can_be_verified() -> Result<()> {
         refused(tokens.token(&claim, &step, &audience, Duration::from_mins(1)).await),
         ErrorKind::Fenced
     );
+    Ok(())
+}
+
+/// What the token of a job says whose code was found on the branch `main`.
+async fn said_of_main(origin: Origin) -> Result<Value> {
+    let rig = Rig::new()?;
+    let name = RevisionName::parse("main")?;
+    let commit = CommitId::parse("a".repeat(40))?;
+    let found = Revision::new(commit, origin).with_reference(External::new("main"));
+    rig.forge.add_commit::<String, &str>(&ours(), found, [])?;
+    let grant = writer(&rig, &ours()).await?;
+    let code = forge::resolve(rig.forge.as_ref(), grant.scope()?, &rig.sandboxes, &name).await?;
+    rig.dispatcher.enqueue(&NewJob::requested(&grant, code, Rig::spec())?).await?;
+    let claim = rig.dispatcher.next(&[]).await?.expect("the job");
+    let (issuer, step) = (IssuerUrl::parse("https://ci.example.org")?, StepName::parse("test")?);
+    let audience = Audience::parse("cloud")?;
+    let said = Statement::new(&issuer, &claim, &step, &audience, Duration::from_secs(60), rig.clock.now())?;
+    Ok(serde_json::to_value(&said).expect("JSON"))
+}
+
+#[tokio::test]
+async fn only_a_branch_of_the_repository_is_named() -> Result<()> {
+    assert_eq!(said_of_main(Origin::Protected).await?["ref"], "main");
+    assert_eq!(said_of_main(Origin::Repository).await?["ref"], "main");
+    let fork = said_of_main(Origin::Fork).await?;
+    assert!(fork.get("ref").is_none(), "a fork's branch can have any name: {fork}");
     Ok(())
 }
 
