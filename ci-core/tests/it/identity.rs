@@ -88,7 +88,7 @@ async fn said_of_main(origin: Origin) -> Result<Value> {
     let claim = rig.dispatcher.next(&[]).await?.expect("the job");
     let (issuer, step) = (IssuerUrl::parse("https://ci.example.org")?, StepName::parse("test")?);
     let audience = Audience::parse("cloud")?;
-    let said = Statement::new(&issuer, &claim, &step, &audience, Duration::from_secs(60), rig.clock.now())?;
+    let said = Statement::new(&issuer, &claim, &step, &audience, Duration::from_mins(1), rig.clock.now())?;
     Ok(serde_json::to_value(&said).expect("JSON"))
 }
 
