@@ -4,6 +4,7 @@
 //! goes through: what can be injected is masked. A log store takes nothing but [`Masked`] bytes.
 
 mod leak;
+mod ssh;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -22,6 +23,7 @@ use crate::queue::{Claim, Tenure, TrustedClaim};
 use crate::seal::{Context, DataKey};
 
 pub use leak::{Form, Leak, Learned, Sensitive, Unmasked};
+pub use ssh::{SshPublicKey, SshSigner};
 
 /// The value of a secret. It has no `Display` and no `Serialize`, shows nothing in `Debug`, and is wiped when it
 /// is dropped.
@@ -568,49 +570,6 @@ impl Purpose {
     pub fn context(&self) -> &Context {
         &self.context
     }
-}
-
-/// Signs with a repository's SSH key, which never leaves the signer.
-///
-/// # Cancel safety
-///
-/// Dropping a future has no effect, except that a repository's key may have been made.
-///
-/// # Example
-///
-/// ```
-/// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
-/// use ci_core::access::Read;
-/// use ci_core::memory::{Rig, Signer};
-/// use ci_core::secret::SshSigner as _;
-/// # use ci_core::trust::Origin;
-///
-/// # let (rig, signer, repository) = (Rig::new()?, Signer::new(), Rig::repository("1", "acme")?);
-/// let grant = rig.grant::<Read>(&Rig::user("ada")?, &repository).await?;
-/// let line = signer.public_key(&grant).await?; // for the forge: a deploy key that can only read
-/// assert!(line.starts_with("ssh-ed25519 "));
-///
-/// let claim = rig.claim(&repository, Origin::Repository, Rig::spec()).await?;
-/// let signature = signer.sign(&claim, b"what the SSH server asked to be signed").await?;
-/// # let _ = signature;
-/// # Ok::<(), ci_core::Error>(()) })?;
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[async_trait]
-pub trait SshSigner: fmt::Debug + Send + Sync + 'static {
-    /// The public key in OpenSSH's format (RFC 4253, section 6.6; RFC 8709), to be installed at the forge.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::Denied`] when the grant is over; [`ErrorKind::Unavailable`] when the key cannot be had now.
-    async fn public_key(&self, grant: &Grant<Read>) -> Result<String>;
-
-    /// Signs `data` for the checkout of one job, and returns the 64 bytes of an Ed25519 signature (RFC 8032).
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::Fenced`] when the claim is over; [`ErrorKind::Unavailable`] when the key cannot be had now.
-    async fn sign(&self, claim: &Claim, data: &[u8]) -> Result<[u8; 64]>;
 }
 
 /// A place outside of the database that remembers how far it had come, so that putting back an old copy of the

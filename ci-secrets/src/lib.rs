@@ -5,6 +5,8 @@
 //! - [`RootKey`] is where the one key comes from that is not in the database; [`FileRoot`] keeps it in a file.
 //! - [`StreamMasker`] hides the values of one job in its output, in every form in which programs print them, and tells
 //!   which were printed. It implements [`Masker`], and the vault hands it out.
+//! - [`ssh`] keeps an SSH key for every repository, and lends it to a checkout through an agent.
+//! - `identity` (feature `identity`) makes tokens by which a job proves who it is.
 //!
 //! # Example
 //!
@@ -74,23 +76,29 @@
 //!
 //! [`FileRoot`] is there on Unix systems only; everything else is everywhere.
 //!
-//! None is on by default. `conformance` adds the module `conformance`, with kits that any other secret store, key
-//! ring, root key or masker runs as its own tests.
+//! None is on by default. `ssh-agent` adds the agent for checkouts, on Unix systems, and `identity` the issuer of identity
+//! tokens; both bring `aws-lc-rs`, which is C and assembly, because it signs with RSA in constant time and verifies what
+//! SSH servers sign. `conformance` adds the module `conformance`, with kits that any other secret store, key
+//! ring, root key, masker, SSH signer or token issuer runs as its own tests.
 
 #![forbid(unsafe_code)]
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod hierarchy;
+#[cfg(feature = "identity")]
+pub mod identity;
 mod masker;
 mod root;
 mod row;
+pub mod ssh;
+mod strongbox;
 mod unwrapped;
 mod vault;
 
 pub use ci_core::secret::{
     Form, KeyRing, Leak, Learned, Masker, Purpose, Redactor, SecretInfo, SecretLease, SecretStore,
-    SecretValue, Sensitive,
+    SecretValue, Sensitive, SshPublicKey, SshSigner,
 };
 
 pub use masker::StreamMasker;

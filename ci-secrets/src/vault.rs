@@ -60,10 +60,10 @@ const LEASE: &str = "lease secrets";
 /// ```
 #[derive(Debug)]
 pub struct Vault {
-    records: Arc<dyn Records>,
-    audit: Audit,
-    hierarchy: Hierarchy,
-    clock: Arc<dyn Clock>,
+    pub(crate) records: Arc<dyn Records>,
+    pub(crate) audit: Audit,
+    pub(crate) hierarchy: Hierarchy,
+    pub(crate) clock: Arc<dyn Clock>,
 }
 
 /// How long a [`Vault`] remembers keys; for [`Vault::with_options`]. With a time or a number of zero it asks the root

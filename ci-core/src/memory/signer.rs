@@ -5,17 +5,16 @@ use std::fmt;
 use std::sync::Mutex;
 
 use async_trait::async_trait;
-use data_encoding::BASE64;
 use ed25519_dalek::{Signer as _, SigningKey};
 
 use super::lock::lock;
 use crate::access::{Grant, Read};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::id::{RepositoryId, random_bytes};
 use crate::queue::Claim;
-use crate::secret::SshSigner;
+use crate::secret::{SshPublicKey, SshSigner};
 
-/// Ed25519 keys in memory, drawn when a repository first asks.
+/// Ed25519 keys in memory, drawn when somebody first asks for a repository's public keys.
 ///
 /// # Example
 ///
@@ -27,7 +26,7 @@ use crate::secret::SshSigner;
 ///
 /// let (rig, signer) = (Rig::new()?, Signer::new());
 /// let grant = rig.grant::<Read>(&Rig::user("ada")?, &Rig::repository("1", "acme")?).await?;
-/// assert!(signer.public_key(&grant).await?.starts_with("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI"));
+/// assert!(signer.public_keys(&grant).await?[0].to_string().starts_with("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI"));
 /// # Ok::<(), ci_core::Error>(()) })?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -42,28 +41,36 @@ impl Signer {
         Self::default()
     }
 
-    fn with_key<T>(&self, repository: &RepositoryId, then: impl FnOnce(&SigningKey) -> T) -> T {
-        let mut keys = lock(&self.keys);
-        then(keys.entry(repository.clone()).or_insert_with(|| SigningKey::from_bytes(&random_bytes())))
+    fn public(key: &SigningKey) -> SshPublicKey {
+        SshPublicKey::from_ed25519(key.verifying_key().to_bytes())
     }
 }
 
 #[async_trait]
 impl SshSigner for Signer {
-    async fn public_key(&self, grant: &Grant<Read>) -> Result<String> {
-        let public = self.with_key(grant.scope()?.repository(), |key| key.verifying_key().to_bytes());
-        let mut blob = Vec::new();
-        for field in [b"ssh-ed25519".as_slice(), &public] {
-            // Both are far below 4 GiB.
-            blob.extend_from_slice(&u32::try_from(field.len()).unwrap_or_default().to_be_bytes());
-            blob.extend_from_slice(field);
-        }
-        Ok(format!("ssh-ed25519 {}", BASE64.encode(&blob)))
+    async fn public_keys(&self, grant: &Grant<Read>) -> Result<Vec<SshPublicKey>> {
+        let repository = grant.scope()?.repository();
+        let mut keys = lock(&self.keys);
+        let key = keys.entry(repository.clone()).or_insert_with(|| SigningKey::from_bytes(&random_bytes()));
+        Ok(vec![Self::public(key)])
     }
 
-    async fn sign(&self, claim: &Claim, data: &[u8]) -> Result<[u8; 64]> {
-        Ok(self.with_key(claim.scope()?.repository(), |key| key.sign(data).to_bytes()))
+    async fn identity(&self, claim: &Claim) -> Result<SshPublicKey> {
+        let repository = claim.scope()?.repository();
+        lock(&self.keys).get(repository).map(Self::public).ok_or_else(no_key)
     }
+
+    async fn sign(&self, claim: &Claim, key: &SshPublicKey, data: &[u8]) -> Result<[u8; 64]> {
+        let repository = claim.scope()?.repository();
+        let keys = lock(&self.keys);
+        let found = keys.get(repository).filter(|found| Self::public(found) == *key);
+        Ok(found.ok_or_else(no_key)?.sign(data).to_bytes())
+    }
+}
+
+fn no_key() -> Error {
+    Error::new(ErrorKind::NotFound, "use an SSH key")
+        .because("the repository has no such key; ask for its public keys and install them at the forge")
 }
 
 impl fmt::Debug for Signer {

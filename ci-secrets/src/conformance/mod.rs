@@ -10,6 +10,8 @@
 //! | [`key_ring_kit!`](crate::key_ring_kit) | a [`KeyRing`](ci_core::secret::KeyRing) | `Arc<dyn KeyRing>` |
 //! | [`root_key_kit!`](crate::root_key_kit) | a [`RootKey`](crate::RootKey) | [`RootsUnderTest`](root_key::RootsUnderTest) |
 //! | [`masker_kit!`](crate::masker_kit) | a [`Masker`](ci_core::secret::Masker) | `Arc<dyn Masker>` |
+//! | [`ssh_signer_kit!`](crate::ssh_signer_kit) | an [`SshSigner`](ci_core::secret::SshSigner) | `Arc<dyn SshSigner>` |
+//! | [`token_issuer_kit!`](crate::token_issuer_kit) | a [`TokenIssuer`](ci_core::identity::TokenIssuer) | `Arc<dyn TokenIssuer>` |
 //!
 //! # How to run them
 //!
@@ -94,6 +96,8 @@ pub mod masker;
 mod remembered;
 pub mod root_key;
 pub mod secret_store;
+pub mod ssh_signer;
+pub mod token_issuer;
 
 use ci_core::id::{RepositoryId, SecretName, UserId};
 use ci_core::memory::Rig;

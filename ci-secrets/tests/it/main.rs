@@ -5,7 +5,16 @@ mod bench;
 mod broken;
 mod faults;
 mod file_root;
+#[cfg(feature = "identity")]
+mod identity;
 mod kits;
 mod masker_kit;
 mod masking;
+#[cfg(feature = "identity")]
+mod pyjwt;
+#[cfg(all(unix, feature = "ssh-agent"))]
+mod ssh_agent;
+mod ssh_keys;
+#[cfg(all(unix, feature = "ssh-agent"))]
+mod ssh_server;
 mod vault;
