@@ -5,7 +5,7 @@ use core::ffi::CStr;
 
 use crate::failure::{At, Failure};
 use crate::mem::Pages;
-use crate::sys::{self, CWD, Errno, Fd, O_CREAT, O_DIRECTORY, O_EXCL, O_NOFOLLOW, O_PATH, O_WRONLY, Raw};
+use crate::sys::{self, CWD, Errno, Fd, O_DIRECTORY, O_PATH, Raw};
 use crate::tar::{self, Entry, Kind, LONGEST_PATH, Problem};
 use crate::wire::{Reader, Stage};
 
@@ -116,8 +116,7 @@ impl<'a> Place<'a> {
 
 fn make_file(root: &Fd, entry: &Entry<'_>) -> sys::Result<(Fd, i64)> {
     let place = Place::of(root, entry.path)?;
-    let flags = O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW;
-    let file = place.make(|folder, name| sys::open(folder, name, flags, 0o600))?;
+    let file = place.make(|folder, name| sys::create(folder, name, 0o600))?;
     sys::chmod(*file, entry.mode as usize)?;
     Ok((file, entry.mtime))
 }
