@@ -13,6 +13,7 @@ use crate::mounts::{self, Configuring};
 use crate::packets;
 use crate::sys::{self, CWD, Errno, Fd, O_WRONLY, Poll, Raw};
 use crate::task;
+use crate::text::{Digits, Line};
 use crate::wire::{CONFIG_LIMIT, Configuration, MOST_SOCKETS, Report, Stage, fact, mount};
 
 /// To the supervisor: its configuration comes in, reports go out, its end means death.
@@ -316,65 +317,6 @@ impl ProcessPaths {
     }
 
     fn path(&self, name: &[u8]) -> Line {
-        let mut path = Line([0; 64]);
-        path.fill(b"/proc/".iter().chain(self.digits()).chain(b"/").chain(name));
-        path
-    }
-}
-
-/// A short text with its NUL.
-pub(crate) struct Line([u8; 64]);
-
-impl Line {
-    /// Words with spaces between them.
-    pub(crate) fn new(words: [&[u8]; 3]) -> Self {
-        let [first, second, third] = words;
-        let mut line = Self([0; 64]);
-        line.fill(first.iter().chain(b" ").chain(second).chain(b" ").chain(third));
-        line
-    }
-
-    fn fill<'a>(&mut self, bytes: impl Iterator<Item = &'a u8>) {
-        let last = self.0.len() - 1;
-        for (place, byte) in self.0[..last].iter_mut().zip(bytes) {
-            *place = *byte;
-        }
-    }
-
-    fn as_c_str(&self) -> &CStr {
-        CStr::from_bytes_until_nul(&self.0).unwrap_or(c"")
-    }
-
-    pub(crate) fn get(&self) -> &[u8] {
-        self.as_c_str().to_bytes()
-    }
-}
-
-/// A number in decimal, with a NUL.
-pub(crate) struct Digits {
-    bytes: [u8; 11],
-    start: usize,
-}
-
-impl Digits {
-    pub(crate) fn of(mut number: u32) -> Self {
-        let mut bytes = [0; 11];
-        let mut start = bytes.len() - 1;
-        loop {
-            start -= 1;
-            bytes[start] = b'0' + (number % 10) as u8;
-            number /= 10;
-            if number == 0 {
-                return Self { bytes, start };
-            }
-        }
-    }
-
-    pub(crate) fn get(&self) -> &[u8] {
-        self.as_c_str().to_bytes()
-    }
-
-    pub(crate) fn as_c_str(&self) -> &CStr {
-        CStr::from_bytes_with_nul(&self.bytes[self.start..]).unwrap_or(c"")
+        Line::of([b"/proc/", self.digits(), b"/", name])
     }
 }

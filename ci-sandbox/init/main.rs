@@ -52,6 +52,7 @@ mod sys;
 mod tar;
 mod task;
 mod terminal;
+mod text;
 #[allow(dead_code)] // The supervisor's half of it.
 mod wire;
 

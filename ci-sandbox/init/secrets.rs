@@ -8,10 +8,10 @@ use core::ffi::CStr;
 
 use crate::failure::{At, Failure};
 use crate::folder::Names;
-use crate::launch::Digits;
 use crate::root::JOB;
 use crate::serve::SECRETS;
 use crate::sys::{self, CWD, Errno, Fd, O_DIRECTORY, O_NOFOLLOW};
+use crate::text::Digits;
 use crate::wire::{Reader, Stage};
 
 /// Makes the folder for all of them, before there is a program.
