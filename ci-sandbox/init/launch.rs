@@ -11,10 +11,10 @@ use crate::limits;
 use crate::mem::Pages;
 use crate::mounts::{self, Configuring};
 use crate::packets;
-use crate::sys::{self, CWD, Errno, Fd, O_WRONLY, Poll, Raw};
+use crate::sys::{self, CWD, Fd, O_WRONLY, Poll, Raw};
 use crate::task;
 use crate::text::{Digits, Line};
-use crate::wire::{CONFIG_LIMIT, Configuration, MOST_SOCKETS, Report, Stage, fact, mount};
+use crate::wire::{CONFIG_LIMIT, Configuration, MOST_SOCKETS, Reader, Report, Stage, fact, mount};
 
 /// To the supervisor: its configuration comes in, reports go out, its end means death.
 const LIFELINE: Raw = Raw(0);
@@ -47,7 +47,7 @@ fn launch() -> Result<(Fd, Option<Alarm>), Failure> {
     let mut packet = Pages::zeroed(CONFIG_LIMIT).at(Stage::Configuration)?;
     let mut files = [const { None }; packets::MOST_FILES];
     let length = packets::receive(LIFELINE, packet.bytes(), &mut files).at(Stage::Configuration)?;
-    let malformed = Failure::new(Stage::Configuration, Errno::EBADMSG);
+    let malformed = Failure::malformed(Stage::Configuration);
     let configuration = Configuration::decode(&packet.bytes()[..length]).ok_or(malformed)?;
     if configuration.mounts.count as usize > MOST_MOUNTS
         || configuration.sockets.count as usize > MOST_SOCKETS
@@ -173,12 +173,9 @@ fn open_bind(source: &CStr, open: impl Fn(Raw, &CStr) -> sys::Result<Fd>) -> sys
 }
 
 /// One record of the configuration's mounts: kind, source, target.
-pub(crate) fn mount_record<'a>(
-    records: &mut crate::wire::Reader<'a>,
-) -> Result<(u32, &'a CStr, &'a CStr), Failure> {
-    let read =
-        |records: &mut crate::wire::Reader<'a>| Some((records.u32()?, records.text()?, records.text()?));
-    read(records).ok_or(Failure::new(Stage::Configuration, Errno::EBADMSG))
+pub(crate) fn mount_record<'a>(records: &mut Reader<'a>) -> Result<(u32, &'a CStr, &'a CStr), Failure> {
+    let read = |records: &mut Reader<'a>| Some((records.u32()?, records.text()?, records.text()?));
+    read(records).ok_or(Failure::malformed(Stage::Configuration))
 }
 
 /// What must hold before the init may take its first step.
@@ -199,8 +196,7 @@ fn prepare(
 
     let mut groups = configuration.groups.records;
     for item in 0..configuration.groups.count {
-        let malformed = Failure::new(Stage::Configuration, Errno::EBADMSG);
-        let group = groups.text().ok_or(malformed)?;
+        let group = groups.text().ok_or(Failure::malformed(Stage::Configuration))?;
         write_file(group, process.digits()).at_item(Stage::JoinGroup, item)?;
     }
     map_binds(configuration, process, binds, facts)

@@ -33,7 +33,7 @@ pub(crate) fn make_folder() -> sys::Result<Fd> {
 
 /// Writes the secrets with which a request begins, for the job's user to read.
 pub(crate) fn write(id: u32, request: &mut Reader<'_>, range: bool) -> Result<(), Failure> {
-    let malformed = Failure::new(Stage::Request, Errno::EBADMSG);
+    let malformed = Failure::malformed(Stage::Request);
     let name = Digits::of(id);
     sys::mkdir(SECRETS, name.as_c_str(), 0o755).at(Stage::Secrets)?;
     let folder = sys::open_folder(SECRETS, name.as_c_str()).at(Stage::Secrets)?;

@@ -19,8 +19,8 @@ impl Sockets {
     pub(crate) fn open(mut wanted: List<'_>) -> Result<Self, Failure> {
         let mut sockets = [const { None }; MOST_SOCKETS];
         for (item, place) in (0..wanted.count).zip(&mut sockets) {
-            let malformed = Failure::new(Stage::Configuration, Errno::EBADMSG);
-            let record = SocketRecord::read(&mut wanted.records).ok_or(malformed)?;
+            let record = SocketRecord::read(&mut wanted.records);
+            let record = record.ok_or(Failure::malformed(Stage::Configuration))?;
             *place = Some(open(&record).at_item(Stage::Sockets, item)?);
         }
         Ok(Self(sockets))
