@@ -53,7 +53,7 @@ mod tar;
 mod task;
 mod terminal;
 mod text;
-#[allow(dead_code)] // The supervisor's half of it.
+#[allow(dead_code, unused_imports)] // The supervisor's half of it.
 mod wire;
 
 use core::arch::global_asm;

@@ -210,10 +210,8 @@ pub(crate) fn ioctl_number(file: Raw, request: usize, argument: usize) -> Result
 
 pub(crate) const AF_INET: u16 = 2;
 pub(crate) const AF_INET6: u16 = 10;
-pub(crate) const AF_NETLINK: u16 = 16;
 pub(crate) const SOCK_STREAM: usize = 1;
 pub(crate) const SOCK_DGRAM: usize = 2;
-pub(crate) const SOCK_RAW: usize = 3;
 
 /// A socket that does not block.
 pub(crate) fn socket(family: u16, kind: usize) -> Result<Fd> {

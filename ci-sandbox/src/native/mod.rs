@@ -201,6 +201,7 @@ mod launch;
 mod ledger;
 mod life;
 mod lingering;
+mod lock;
 mod namespaces;
 mod network;
 mod output;
@@ -218,7 +219,7 @@ mod tar;
 mod terminal;
 mod transfer;
 #[allow(dead_code)] // The init's half of it.
-#[path = "../../init/wire.rs"]
+#[path = "../../init/wire/mod.rs"]
 mod wire;
 
 pub use config::{Config, ImageSource};
