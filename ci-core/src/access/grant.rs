@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Access, Authority, Covers, Granted};
+#[cfg(doc)]
+use super::{AuthorityOptions, Verdict};
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{RepositoryId, UserId};
