@@ -11,6 +11,8 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use crate::lock::lock;
+
 /// A point of calendar time: milliseconds since 1970-01-01T00:00:00Z.
 ///
 /// # Example
@@ -139,7 +141,7 @@ impl ManualClock {
 
     /// Sets the calendar alone, as an administrator or a time server does.
     pub fn jump_to(&self, now: Timestamp) {
-        *self.calendar.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = now;
+        *lock(&self.calendar) = now;
     }
 }
 
@@ -152,7 +154,7 @@ impl Default for ManualClock {
 #[async_trait]
 impl Clock for ManualClock {
     fn now(&self) -> Timestamp {
-        *self.calendar.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        *lock(&self.calendar)
     }
 
     fn elapsed(&self) -> Duration {

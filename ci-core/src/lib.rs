@@ -130,6 +130,7 @@ pub mod forge;
 pub mod id;
 pub mod identity;
 pub mod job;
+mod lock;
 pub mod log;
 #[cfg(feature = "memory")]
 pub mod memory;

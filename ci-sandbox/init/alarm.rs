@@ -6,9 +6,9 @@
 use core::ffi::CStr;
 
 use crate::call::raw;
-use crate::launch::{Digits, Line};
 use crate::nr;
 use crate::sys::{self, CWD, Errno, Fd, O_CLOEXEC, O_NONBLOCK, O_WRONLY, Raw, word};
+use crate::text::{Digits, Line};
 
 /// A watch on the memory of one control group of version 1.
 pub(crate) struct Alarm {

@@ -18,25 +18,16 @@ const CHUNK: usize = 256 * 1024;
 
 /// Writes the archive of what the request names; names in it start with the last part of that path.
 pub(crate) fn run(stream: Raw, mut request: Reader<'_>) -> Result<(), Failure> {
-    let path = request.text().ok_or(Failure::new(Stage::Request, Errno::EBADMSG))?;
+    let path = request.text().ok_or(Failure::malformed(Stage::Request))?;
     let mut walk = Walk {
         output: Output { stream, pages: Pages::zeroed(CHUNK).at(Stage::WriteStream)?, filled: 0 },
         path: [0; LONGEST_PATH],
         length: 0,
     };
-    let bytes = path.to_bytes_with_nul();
-    let start = path.to_bytes().iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
-    let mut parent = [0_u8; LONGEST_PATH];
-    if start >= parent.len() {
-        return Err(Failure::new(Stage::TooDeep, Errno::ENAMETOOLONG));
-    }
-    parent[..start].copy_from_slice(&bytes[..start]);
-    let parent = CStr::from_bytes_until_nul(&parent).unwrap_or(c"/");
+    let mut room = [0; LONGEST_PATH];
+    let (parent, name) = folder::split(path, &mut room).at(Stage::TooDeep)?;
     let folder = sys::open(CWD, parent, O_PATH | O_DIRECTORY, 0).at(Stage::OpenTarget)?;
-    let name = match CStr::from_bytes_with_nul(&bytes[start..]) {
-        Ok(name) if !name.is_empty() => name,
-        _ => c".",
-    };
+    let name = if name.is_empty() { c"." } else { name };
     sys::stat(*folder, name).at(Stage::OpenTarget)?;
     walk.add(*folder, name, 0)?;
     walk.output.push(&[0; 2 * BLOCK])?;

@@ -3,7 +3,7 @@
 use core::ffi::CStr;
 
 use crate::mounts::{self, Configuring};
-use crate::sys::{self, CWD, Errno, Fd, O_CREAT, O_EXCL, O_NOFOLLOW, O_WRONLY, Raw};
+use crate::sys::{self, CWD, Errno, Fd, Raw};
 
 /// Devices with their numbers (Linux, `Documentation/admin-guide/devices.txt`).
 const DEVICES: [(&CStr, &CStr, [u32; 2]); 6] = [
@@ -75,7 +75,7 @@ impl Devices {
     pub(crate) fn attach(self, folder: Raw) -> sys::Result<()> {
         for (device, (_, name, _)) in self.0.into_iter().zip(DEVICES) {
             if let Some(device) = device {
-                drop(sys::open(folder, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0o666)?);
+                drop(sys::create(folder, name, 0o666)?);
                 mounts::attach(*device, folder, name)?;
             }
         }

@@ -4,8 +4,9 @@
 use core::ffi::CStr;
 
 use crate::failure::{At, Failure};
+use crate::folder;
 use crate::mem::Pages;
-use crate::sys::{self, CWD, Errno, Fd, O_CREAT, O_DIRECTORY, O_EXCL, O_NOFOLLOW, O_PATH, O_WRONLY, Raw};
+use crate::sys::{self, CWD, Errno, Fd, O_DIRECTORY, O_PATH, Raw};
 use crate::tar::{self, Entry, Kind, LONGEST_PATH, Problem};
 use crate::wire::{Reader, Stage};
 
@@ -14,7 +15,7 @@ const CHUNK: usize = 256 * 1024;
 
 /// Unpacks `stream` below the folder that the request names; it is made where it does not exist.
 pub(crate) fn run(stream: Raw, mut request: Reader<'_>) -> Result<(), Failure> {
-    let path = request.text().ok_or(Failure::new(Stage::Request, Errno::EBADMSG))?;
+    let path = request.text().ok_or(Failure::malformed(Stage::Request))?;
     make_folders(CWD, path).at(Stage::OpenTarget)?;
     let root = sys::open(CWD, path, O_PATH | O_DIRECTORY, 0).at(Stage::OpenTarget)?;
     let mut archive = tar::Reader::new(Stream(stream));
@@ -83,15 +84,8 @@ impl<'a> Place<'a> {
     /// Finds the place of `path`, making the folders that lead there. A link that leads out of `root` is an
     /// error, also one that the archive itself has made.
     fn of(root: &Fd, path: &'a CStr) -> sys::Result<Self> {
-        let bytes = path.to_bytes_with_nul();
-        let start = path.to_bytes().iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
-        let name = CStr::from_bytes_with_nul(&bytes[start..]).unwrap_or(path);
-        let mut parent = [0_u8; LONGEST_PATH];
-        parent[..start].copy_from_slice(&bytes[..start]);
-        let parent = match CStr::from_bytes_until_nul(&parent) {
-            Ok(parent) if start > 0 => parent,
-            _ => c".",
-        };
+        let mut room = [0; LONGEST_PATH];
+        let (parent, name) = folder::split(path, &mut room)?;
         let folder = match sys::open_beneath(**root, parent, O_PATH | O_DIRECTORY) {
             Err(Errno::ENOENT) => {
                 make_folders_beneath(root, parent)?;
@@ -116,8 +110,7 @@ impl<'a> Place<'a> {
 
 fn make_file(root: &Fd, entry: &Entry<'_>) -> sys::Result<(Fd, i64)> {
     let place = Place::of(root, entry.path)?;
-    let flags = O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW;
-    let file = place.make(|folder, name| sys::open(folder, name, flags, 0o600))?;
+    let file = place.make(|folder, name| sys::create(folder, name, 0o600))?;
     sys::chmod(*file, entry.mode as usize)?;
     Ok((file, entry.mtime))
 }

@@ -16,6 +16,11 @@ impl Failure {
         Self { stage, errno, item: 0 }
     }
 
+    /// What came from the supervisor is not what it sends.
+    pub(crate) fn malformed(stage: Stage) -> Self {
+        Self::new(stage, Errno::EBADMSG)
+    }
+
     /// What is told to the supervisor.
     pub(crate) fn report(self) -> Report {
         Report::Failed { stage: self.stage, errno: self.errno.0, item: self.item }

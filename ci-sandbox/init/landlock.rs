@@ -10,7 +10,7 @@
 use crate::call::raw;
 use crate::nr;
 use crate::rights::{granted, known};
-use crate::sys::{self, CWD, Errno, Fd, O_DIRECTORY, O_NOFOLLOW, O_PATH, word};
+use crate::sys::{self, CWD, Errno, Fd, word};
 
 /// `struct landlock_ruleset_attr`.
 #[repr(C)]
@@ -45,7 +45,7 @@ pub(crate) fn restrict() -> sys::Result<bool> {
     let rules = Fd::owned(rules as i32);
     for (path, allowed) in granted(handled) {
         const PATH_BENEATH: usize = 1;
-        let folder = match sys::open(CWD, path, O_PATH | O_NOFOLLOW | O_DIRECTORY, 0) {
+        let folder = match sys::open_folder(CWD, path) {
             // Also where an image has a link in its place: what it leads to has a rule, or none.
             Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => continue,
             folder => folder?,

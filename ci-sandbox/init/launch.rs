@@ -11,9 +11,10 @@ use crate::limits;
 use crate::mem::Pages;
 use crate::mounts::{self, Configuring};
 use crate::packets;
-use crate::sys::{self, CWD, Errno, Fd, O_WRONLY, Poll, Raw};
+use crate::sys::{self, CWD, Fd, O_WRONLY, Poll, Raw};
 use crate::task;
-use crate::wire::{CONFIG_LIMIT, Configuration, MOST_SOCKETS, Report, Stage, fact, mount};
+use crate::text::{Digits, Line};
+use crate::wire::{CONFIG_LIMIT, Configuration, MOST_SOCKETS, Reader, Report, Stage, fact, mount};
 
 /// To the supervisor: its configuration comes in, reports go out, its end means death.
 const LIFELINE: Raw = Raw(0);
@@ -46,7 +47,7 @@ fn launch() -> Result<(Fd, Option<Alarm>), Failure> {
     let mut packet = Pages::zeroed(CONFIG_LIMIT).at(Stage::Configuration)?;
     let mut files = [const { None }; packets::MOST_FILES];
     let length = packets::receive(LIFELINE, packet.bytes(), &mut files).at(Stage::Configuration)?;
-    let malformed = Failure::new(Stage::Configuration, Errno::EBADMSG);
+    let malformed = Failure::malformed(Stage::Configuration);
     let configuration = Configuration::decode(&packet.bytes()[..length]).ok_or(malformed)?;
     if configuration.mounts.count as usize > MOST_MOUNTS
         || configuration.sockets.count as usize > MOST_SOCKETS
@@ -172,12 +173,9 @@ fn open_bind(source: &CStr, open: impl Fn(Raw, &CStr) -> sys::Result<Fd>) -> sys
 }
 
 /// One record of the configuration's mounts: kind, source, target.
-pub(crate) fn mount_record<'a>(
-    records: &mut crate::wire::Reader<'a>,
-) -> Result<(u32, &'a CStr, &'a CStr), Failure> {
-    let read =
-        |records: &mut crate::wire::Reader<'a>| Some((records.u32()?, records.text()?, records.text()?));
-    read(records).ok_or(Failure::new(Stage::Configuration, Errno::EBADMSG))
+pub(crate) fn mount_record<'a>(records: &mut Reader<'a>) -> Result<(u32, &'a CStr, &'a CStr), Failure> {
+    let read = |records: &mut Reader<'a>| Some((records.u32()?, records.text()?, records.text()?));
+    read(records).ok_or(Failure::malformed(Stage::Configuration))
 }
 
 /// What must hold before the init may take its first step.
@@ -198,8 +196,7 @@ fn prepare(
 
     let mut groups = configuration.groups.records;
     for item in 0..configuration.groups.count {
-        let malformed = Failure::new(Stage::Configuration, Errno::EBADMSG);
-        let group = groups.text().ok_or(malformed)?;
+        let group = groups.text().ok_or(Failure::malformed(Stage::Configuration))?;
         write_file(group, process.digits()).at_item(Stage::JoinGroup, item)?;
     }
     map_binds(configuration, process, binds, facts)
@@ -316,65 +313,6 @@ impl ProcessPaths {
     }
 
     fn path(&self, name: &[u8]) -> Line {
-        let mut path = Line([0; 64]);
-        path.fill(b"/proc/".iter().chain(self.digits()).chain(b"/").chain(name));
-        path
-    }
-}
-
-/// A short text with its NUL.
-pub(crate) struct Line([u8; 64]);
-
-impl Line {
-    /// Words with spaces between them.
-    pub(crate) fn new(words: [&[u8]; 3]) -> Self {
-        let [first, second, third] = words;
-        let mut line = Self([0; 64]);
-        line.fill(first.iter().chain(b" ").chain(second).chain(b" ").chain(third));
-        line
-    }
-
-    fn fill<'a>(&mut self, bytes: impl Iterator<Item = &'a u8>) {
-        let last = self.0.len() - 1;
-        for (place, byte) in self.0[..last].iter_mut().zip(bytes) {
-            *place = *byte;
-        }
-    }
-
-    fn as_c_str(&self) -> &CStr {
-        CStr::from_bytes_until_nul(&self.0).unwrap_or(c"")
-    }
-
-    pub(crate) fn get(&self) -> &[u8] {
-        self.as_c_str().to_bytes()
-    }
-}
-
-/// A number in decimal, with a NUL.
-pub(crate) struct Digits {
-    bytes: [u8; 11],
-    start: usize,
-}
-
-impl Digits {
-    pub(crate) fn of(mut number: u32) -> Self {
-        let mut bytes = [0; 11];
-        let mut start = bytes.len() - 1;
-        loop {
-            start -= 1;
-            bytes[start] = b'0' + (number % 10) as u8;
-            number /= 10;
-            if number == 0 {
-                return Self { bytes, start };
-            }
-        }
-    }
-
-    pub(crate) fn get(&self) -> &[u8] {
-        self.as_c_str().to_bytes()
-    }
-
-    pub(crate) fn as_c_str(&self) -> &CStr {
-        CStr::from_bytes_with_nul(&self.bytes[self.start..]).unwrap_or(c"")
+        Line::of([b"/proc/", self.digits(), b"/", name])
     }
 }

@@ -6,10 +6,10 @@
 use core::ffi::CStr;
 
 use crate::call::raw;
-use crate::launch::Digits;
 use crate::nr;
 use crate::sys::{self, Errno, O_WRONLY, Raw};
 use crate::task;
+use crate::text::Digits;
 
 /// What is bounded.
 enum What {

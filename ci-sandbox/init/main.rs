@@ -52,7 +52,8 @@ mod sys;
 mod tar;
 mod task;
 mod terminal;
-#[allow(dead_code)] // The supervisor's half of it.
+mod text;
+#[allow(dead_code, unused_imports)] // The supervisor's half of it.
 mod wire;
 
 use core::arch::global_asm;

@@ -9,7 +9,7 @@ use core::ffi::CStr;
 
 use crate::folder;
 use crate::mounts::{self, Configuring};
-use crate::sys::{self, Errno, Fd, O_CREAT, O_DIRECTORY, O_EXCL, O_NOFOLLOW, O_PATH, O_WRONLY, Raw};
+use crate::sys::{self, Errno, Fd, O_DIRECTORY, O_NOFOLLOW, Raw, open_folder};
 
 /// One layer: the folder of the image, and beside it the memory for what is changed.
 pub(crate) struct Layer {
@@ -75,7 +75,7 @@ fn show_plainly(image: Raw, root: Raw, name: &CStr) -> sys::Result<()> {
             let target = CStr::from_bytes_until_nul(&target).unwrap_or(c"");
             return unless_there(sys::symlink(target, root, name)).map(drop);
         }
-        _ => sys::open(root, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0o644).map(drop),
+        _ => sys::create(root, name, 0o644).map(drop),
     };
     if unless_there(made)? {
         mounts::attach(*mounts::clone_tree(image, name)?, root, name)?;
@@ -100,10 +100,6 @@ fn take_looks(folder: Raw, image: &sys::Stat) -> sys::Result<()> {
     // An ordinary user can make nobody else the owner. As one of the others the job has their rights.
     let others = mode & 0o5;
     sys::chmod_path(folder, c"upper", others << 6 | others << 3 | others)
-}
-
-fn open_folder(directory: Raw, name: &CStr) -> sys::Result<Fd> {
-    sys::open(directory, name, O_PATH | O_DIRECTORY | O_NOFOLLOW, 0)
 }
 
 /// The name of layer `number`, with its NUL.

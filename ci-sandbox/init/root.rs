@@ -9,7 +9,7 @@ use crate::launch::{self, Binds, mount_record};
 use crate::mounts::{self, Configuring};
 use crate::overlay::Layer;
 use crate::proc;
-use crate::sys::{self, CWD, Errno, Fd, O_CREAT, O_DIRECTORY, O_EXCL, O_NOFOLLOW, O_PATH, O_WRONLY, Raw};
+use crate::sys::{self, CWD, Errno, Fd, Raw, open_folder};
 use crate::task;
 use crate::wire::{Configuration, Stage, fact, mount};
 
@@ -177,7 +177,7 @@ fn attach_bind(bind: &Fd, target: &CStr) -> sys::Result<()> {
     }
     unless_there(match sys::stat(**bind, c"")?.mode & sys::KIND {
         sys::DIRECTORY => sys::mkdir(*folder, last.name(), 0o755),
-        _ => sys::open(*folder, last.name(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0o644).map(drop),
+        _ => sys::create(*folder, last.name(), 0o644).map(drop),
     })?;
     mounts::attach(**bind, *folder, last.name())
 }
@@ -216,14 +216,10 @@ fn make_shared() {
     }
     let Ok(etc) = open_folder(CWD, c"etc") else { return };
     for (name, content) in FILES {
-        if let Ok(file) = sys::open(*etc, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0o644) {
+        if let Ok(file) = sys::create(*etc, name, 0o644) {
             let _ = sys::write_all(*file, content);
         }
     }
-}
-
-fn open_folder(directory: Raw, name: &CStr) -> sys::Result<Fd> {
-    sys::open(directory, name, O_PATH | O_DIRECTORY | O_NOFOLLOW, 0)
 }
 
 /// Has programs look names up in the sandbox itself, whatever the image's own configuration says. Where there is none,
@@ -234,7 +230,7 @@ pub(crate) fn resolve_here() -> sys::Result<()> {
         Err(_) => return Ok(()),
         opened => opened?,
     };
-    let file = sys::open(CWD, CONFIGURATION, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0o644)?;
+    let file = sys::create(CWD, CONFIGURATION, 0o644)?;
     sys::write_all(*file, b"nameserver 127.0.0.1\n")?;
     let cover = mounts::clone_tree(CWD, CONFIGURATION)?;
     mounts::restrict(*cover, mounts::RDONLY | mounts::NOSUID | mounts::NODEV | mounts::NOEXEC)?;

@@ -8,17 +8,17 @@ use core::ffi::CStr;
 
 use crate::failure::{At, Failure};
 use crate::folder::Names;
-use crate::launch::Digits;
 use crate::root::JOB;
 use crate::serve::SECRETS;
-use crate::sys::{self, CWD, Errno, Fd, O_CREAT, O_DIRECTORY, O_EXCL, O_NOFOLLOW, O_PATH, O_WRONLY};
+use crate::sys::{self, CWD, Errno, Fd, O_DIRECTORY, O_NOFOLLOW};
+use crate::text::Digits;
 use crate::wire::{Reader, Stage};
 
 /// Makes the folder for all of them, before there is a program.
 pub(crate) fn make_folder() -> sys::Result<Fd> {
     const PATH: &CStr = c"/run/secrets";
     const WRITABLE_BY_OTHERS: u16 = 0o022;
-    let open = || sys::open(CWD, PATH, O_PATH | O_DIRECTORY | O_NOFOLLOW, 0);
+    let open = || sys::open_folder(CWD, PATH);
     match sys::mkdir(CWD, PATH, 0o755) {
         // The image brings one, which must not be the job's.
         Err(Errno::EEXIST) => {
@@ -33,15 +33,13 @@ pub(crate) fn make_folder() -> sys::Result<Fd> {
 
 /// Writes the secrets with which a request begins, for the job's user to read.
 pub(crate) fn write(id: u32, request: &mut Reader<'_>, range: bool) -> Result<(), Failure> {
-    let malformed = Failure::new(Stage::Request, Errno::EBADMSG);
+    let malformed = Failure::malformed(Stage::Request);
     let name = Digits::of(id);
     sys::mkdir(SECRETS, name.as_c_str(), 0o755).at(Stage::Secrets)?;
-    let folder =
-        sys::open(SECRETS, name.as_c_str(), O_PATH | O_DIRECTORY | O_NOFOLLOW, 0).at(Stage::Secrets)?;
+    let folder = sys::open_folder(SECRETS, name.as_c_str()).at(Stage::Secrets)?;
     for _ in 0..request.u32().ok_or(malformed)? {
         let (name, value) = request.text().zip(request.bytes()).ok_or(malformed)?;
-        let flags = O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW;
-        let file = sys::open(*folder, name, flags, 0o400).at(Stage::Secrets)?;
+        let file = sys::create(*folder, name, 0o400).at(Stage::Secrets)?;
         sys::write_all(*file, value).at(Stage::Secrets)?;
         if range {
             sys::chown_path(*folder, name, JOB, JOB).at(Stage::Secrets)?;

@@ -8,7 +8,7 @@ use crate::launch::CONTROL;
 use crate::packets;
 use crate::secrets;
 use crate::spawn::{self, Errand, Program, Streams};
-use crate::sys::{self, CWD, Errno, Fd, O_DIRECTORY, O_NOFOLLOW, O_PATH, Poll, Raw};
+use crate::sys::{self, CWD, Errno, Fd, O_PATH, Poll, Raw};
 use crate::task;
 use crate::wire::{Report, Request, Stage, option};
 
@@ -53,10 +53,9 @@ fn prepare(launcher: &Fd) -> sys::Result<()> {
     }
     sys::close_from(4);
     settle(task::signal_fd(children)?, SIGNALS)?;
-    let folder = |path| sys::open(CWD, path, O_PATH | O_DIRECTORY | O_NOFOLLOW, 0);
     // Without one of them, its place is taken all the same; who needs it will find that it is no folder.
     let nothing = |_| sys::open(CWD, c"/dev/null", O_PATH, 0);
-    settle(folder(c"/dev/pts").or_else(nothing)?, TERMINALS)?;
+    settle(sys::open_folder(CWD, c"/dev/pts").or_else(nothing)?, TERMINALS)?;
     settle(secrets::make_folder().or_else(nothing)?, SECRETS)
 }
 

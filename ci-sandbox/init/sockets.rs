@@ -4,9 +4,11 @@
 //! need not run inside: process 1 opens the sockets, while it still has the powers for it, and hands them out. The job
 //! can connect to them and nothing else.
 
+use core::net::{IpAddr, SocketAddr};
+
 use crate::failure::{At, Failure};
-use crate::sys::{self, Errno, Fd, Raw};
-use crate::wire::{List, MOST_SOCKETS, SocketRecord, Stage, socket};
+use crate::sys::{self, Fd, Raw};
+use crate::wire::{List, MOST_SOCKETS, Socket, Stage};
 
 /// How many connections may wait to be taken.
 const BACKLOG: usize = 128;
@@ -19,9 +21,9 @@ impl Sockets {
     pub(crate) fn open(mut wanted: List<'_>) -> Result<Self, Failure> {
         let mut sockets = [const { None }; MOST_SOCKETS];
         for (item, place) in (0..wanted.count).zip(&mut sockets) {
-            let malformed = Failure::new(Stage::Configuration, Errno::EBADMSG);
-            let record = SocketRecord::read(&mut wanted.records).ok_or(malformed)?;
-            *place = Some(open(&record).at_item(Stage::Sockets, item)?);
+            let socket = Socket::read(&mut wanted.records);
+            let socket = socket.ok_or(Failure::malformed(Stage::Configuration))?;
+            *place = Some(open(socket).at_item(Stage::Sockets, item)?);
         }
         Ok(Self(sockets))
     }
@@ -32,32 +34,33 @@ impl Sockets {
     }
 }
 
-fn open(record: &SocketRecord) -> sys::Result<Fd> {
-    match record.kind {
-        socket::LISTENER => {
-            let listener = bound(record, sys::SOCK_STREAM)?;
+fn open(wanted: Socket) -> sys::Result<Fd> {
+    match wanted {
+        Socket::Listener(address) => {
+            let listener = bound(address, sys::SOCK_STREAM)?;
             sys::listen(*listener, BACKLOG)?;
             Ok(listener)
         }
-        socket::DATAGRAM => bound(record, sys::SOCK_DGRAM),
-        socket::ROUTE => sys::socket(sys::AF_NETLINK, sys::SOCK_RAW),
-        _ => Err(Errno::EINVAL),
+        Socket::Datagram(address) => bound(address, sys::SOCK_DGRAM),
     }
 }
 
-fn bound(record: &SocketRecord, kind: usize) -> sys::Result<Fd> {
-    let address = &record.address[..record.length];
+fn bound(address: SocketAddr, kind: usize) -> sys::Result<Fd> {
     // `struct sockaddr_in` and `struct sockaddr_in6` (ip(7), ipv6(7)): family, port and, for IPv6, flow come before
     // the address, padding or scope after it.
-    let (family, at, length) = match address.len() {
-        4 => (sys::AF_INET, 4, 16),
-        16 => (sys::AF_INET6, 8, 28),
-        _ => return Err(Errno::EINVAL),
-    };
     let mut name = [0_u8; 28];
+    let (family, length) = match address.ip() {
+        IpAddr::V4(v4) => {
+            name[4..8].copy_from_slice(&v4.octets());
+            (sys::AF_INET, 16)
+        }
+        IpAddr::V6(v6) => {
+            name[8..24].copy_from_slice(&v6.octets());
+            (sys::AF_INET6, 28)
+        }
+    };
     name[..2].copy_from_slice(&family.to_ne_bytes());
-    name[2..4].copy_from_slice(&record.port.to_be_bytes());
-    name[at..at + address.len()].copy_from_slice(address);
+    name[2..4].copy_from_slice(&address.port().to_be_bytes());
     let socket = sys::socket(family, kind)?;
     sys::bind(*socket, &name[..length])?;
     Ok(socket)

@@ -119,7 +119,7 @@ fn become_job(range: bool) -> sys::Result<()> {
 
 /// Becomes the program; comes back only when it cannot.
 fn execute(mut request: Reader<'_>) -> Result<(), Failure> {
-    let malformed = Failure::new(Stage::Request, Errno::EBADMSG);
+    let malformed = Failure::malformed(Stage::Request);
     let (files, processes) = request.u64().zip(request.u64()).ok_or(malformed)?;
     let directory = request.text().ok_or(malformed)?;
     task::limit_at_most(task::RLIMIT_NOFILE, files).at(Stage::Limits)?;
@@ -173,7 +173,7 @@ struct Strings<'a> {
 impl<'a> Strings<'a> {
     /// Reads a list of texts; the value of `PATH`, if the list sets it, comes along.
     fn read(request: &mut Reader<'a>) -> Result<(Self, Option<&'a [u8]>), Failure> {
-        let malformed = Failure::new(Stage::Request, Errno::EBADMSG);
+        let malformed = Failure::malformed(Stage::Request);
         let count = request.u32().ok_or(malformed)? as usize;
         if count > BODY_LIMIT {
             return Err(malformed);

@@ -81,8 +81,8 @@ fn fd(answer: usize) -> Fd {
 
 pub(crate) const O_WRONLY: usize = 1;
 pub(crate) const O_RDWR: usize = 2;
-pub(crate) const O_CREAT: usize = 0o100;
-pub(crate) const O_EXCL: usize = 0o200;
+const O_CREAT: usize = 0o100;
+const O_EXCL: usize = 0o200;
 pub(crate) const O_NOCTTY: usize = 0o400;
 pub(crate) const O_NONBLOCK: usize = 0o4000;
 #[cfg(target_arch = "x86_64")]
@@ -112,6 +112,16 @@ pub(crate) fn open_beneath(directory: Raw, path: &CStr, flags: usize) -> Result<
         raw(nr::OPENAT2, [word(directory.0), text(path), how.as_ptr() as usize, size_of_val(&how), 0, 0])
     }
     .map(fd)
+}
+
+/// Opens a folder for what is in it; not through a link.
+pub(crate) fn open_folder(directory: Raw, path: &CStr) -> Result<Fd> {
+    open(directory, path, O_PATH | O_DIRECTORY | O_NOFOLLOW, 0)
+}
+
+/// Makes a file that must not exist, not even as a link, and opens it for writing.
+pub(crate) fn create(directory: Raw, path: &CStr, mode: usize) -> Result<Fd> {
+    open(directory, path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, mode)
 }
 
 /// Reads what is there, up to the buffer's length; 0 is the end.
@@ -200,10 +210,8 @@ pub(crate) fn ioctl_number(file: Raw, request: usize, argument: usize) -> Result
 
 pub(crate) const AF_INET: u16 = 2;
 pub(crate) const AF_INET6: u16 = 10;
-pub(crate) const AF_NETLINK: u16 = 16;
 pub(crate) const SOCK_STREAM: usize = 1;
 pub(crate) const SOCK_DGRAM: usize = 2;
-pub(crate) const SOCK_RAW: usize = 3;
 
 /// A socket that does not block.
 pub(crate) fn socket(family: u16, kind: usize) -> Result<Fd> {

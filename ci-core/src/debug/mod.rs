@@ -43,7 +43,7 @@ mod record;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
@@ -56,6 +56,7 @@ use crate::audit::{Audit, Entry};
 use crate::clock::{Clock, Deadline};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{JobId, RepositoryId, UserId};
+use crate::lock::lock;
 use crate::queue::Claim;
 use crate::trust::Trust;
 use crate::units::ByteSize;
@@ -139,9 +140,9 @@ struct Shared {
 pub struct DeskOptions {
     /// How long an access lasts at most: 1 hour.
     pub longest: Duration,
-    /// How long a sandbox is kept after a step or a service of its job failed, for somebody to come: not at all. The job has its result
-    /// only after that, and its worker takes no other meanwhile. Once somebody came it is kept until they have gone. The
-    /// job's services have ended by then.
+    /// How long a sandbox is kept after a step or a service of its job failed, for somebody to come: not at all. The job
+    /// has its result only after that, and its worker takes no other meanwhile. Once somebody came it is kept until they
+    /// have gone. The job's services have ended by then.
     pub keep_failed: Duration,
     /// How much the record of a session may hold, after which the session ends: 16 MiB.
     pub record: ByteSize,
@@ -277,7 +278,7 @@ impl Desk {
     }
 
     fn doors(&self) -> MutexGuard<'_, BTreeMap<JobId, Arc<Door>>> {
-        self.shared.doors.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.shared.doors)
     }
 }
 
@@ -319,7 +320,7 @@ struct State {
 
 impl Door {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     fn has_room(&self, job: &JobId) -> Result<()> {

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::future::{self, Either};
@@ -17,6 +17,7 @@ use crate::clock::{Clock, Deadline};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::JobId;
 use crate::job::JobSpec;
+use crate::lock::lock;
 use crate::outcome::Outcome;
 use crate::records::{Batch, Fence};
 use crate::secret::KeyRing;
@@ -195,8 +196,7 @@ impl Claim {
         let longest = Deadline::after(clock, self.ttl);
         match self.queue.extend(&self.tenure.fence, self.ttl).await {
             Ok(Extended { ttl, cancelled }) => {
-                *self.tenure.until.lock().unwrap_or_else(PoisonError::into_inner) =
-                    longest.within(asked, ttl);
+                *lock(&self.tenure.until) = longest.within(asked, ttl);
                 if cancelled {
                     self.tenure.comes_to(Standing::Cancelled);
                 }
@@ -338,7 +338,7 @@ impl Tenure {
     }
 
     fn left(&self) -> Duration {
-        self.until.lock().unwrap_or_else(PoisonError::into_inner).left(self.clock.as_ref())
+        lock(&self.until).left(self.clock.as_ref())
     }
 
     fn fenced(&self, operation: &'static str) -> Error {

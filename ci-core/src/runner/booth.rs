@@ -4,7 +4,7 @@
 use std::convert::Infallible;
 use std::future;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -22,6 +22,7 @@ use crate::debug::{
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::UserId;
 use crate::job::Arg;
+use crate::lock::lock;
 use crate::queue::Claim;
 use crate::sandbox::{
     Command, Input, OutputStream, Process, ProcessEvent, Sandbox, SandboxPath, Signal, TerminalSize,
@@ -389,8 +390,4 @@ async fn feed(input: Option<Box<dyn Input>>, mut typed: mpsc::Receiver<Bytes>) -
     // Whoever writes learns that nobody reads.
     drop(typed);
     future::pending().await
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

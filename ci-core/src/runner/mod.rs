@@ -14,14 +14,15 @@
 
 mod booth;
 mod console;
+mod event;
 mod files;
 mod services;
 mod step;
 mod tail;
+mod tell;
 mod work;
 
 use std::convert::Infallible;
-use std::fmt;
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -31,20 +32,20 @@ use futures_util::future::{self, Either};
 
 use self::booth::Booth;
 use self::console::Console;
+pub use self::event::{Event, Observer};
 use self::services::Services;
-use crate::artifact::{Artifact, ArtifactStore};
-use crate::audit::{Audit, Entry};
+use crate::artifact::ArtifactStore;
+use crate::audit::Audit;
 use crate::cache::CacheStore;
 use crate::clock::Clock;
 use crate::debug::Desk;
 use crate::error::{Error, ErrorKind, Result};
-use crate::forge::{CheckState, Checks, Source};
-use crate::id::{JobId, ServiceName, StepName, UserId};
+use crate::forge::{Checks, Source};
 use crate::log::LogStore;
 use crate::outcome::{Conclusion, Outcome, StepOutcome};
 use crate::queue::{Claim, MOST_ATTEMPTS, Released};
-use crate::sandbox::{ExitStatus, IsolationReport, OutputStream, Sandbox, SandboxUsage, Sandboxes, Spec};
-use crate::secret::{Masked, SecretLease, SecretStore, Unmasked};
+use crate::sandbox::{ExitStatus, Sandbox, SandboxUsage, Sandboxes, Spec};
+use crate::secret::{SecretLease, SecretStore};
 
 /// How long each thing may take that must be done after a job.
 const LAST_PATIENCE: Duration = Duration::from_mins(5);
@@ -78,45 +79,6 @@ pub struct Parts {
     pub clock: Arc<dyn Clock>,
 }
 
-/// Watches jobs as they run: for progress, metrics, traces. It must not block, because the job waits for it; what takes
-/// time goes into a channel.
-///
-/// # Example
-///
-/// ```
-/// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
-/// use std::sync::Arc;
-/// use std::sync::atomic::{AtomicU64, Ordering};
-/// use ci_core::id::JobId;
-/// use ci_core::runner::{Event, Observer};
-///
-/// /// Counts bytes of output, for a chart.
-/// #[derive(Debug, Default)]
-/// struct Printed(AtomicU64);
-///
-/// impl Observer for Printed {
-///     fn observe(&self, _: &JobId, event: &Event<'_>) {
-///         if let Event::Output { bytes, .. } = event {
-///             self.0.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-///         }
-///     }
-/// }
-/// # use ci_core::memory::{Reply, Rig};
-/// # use ci_core::{runner::{Parts, Runner}, trust::Origin};
-/// # let (rig, printed) = (Rig::new()?, Arc::new(Printed::default()));
-/// let runner = Runner::new(Parts { observer: printed.clone(), ..rig.parts() });
-/// # rig.backend.on("sh", |_| Reply::exit(0).stdout("hello"));
-/// # let claim = rig.claim(&Rig::repository("1", "acme")?, Origin::Repository, Rig::spec()).await?;
-/// # runner.run(claim, std::future::pending()).await?;
-/// # assert_eq!(printed.0.load(Ordering::Relaxed), 5);
-/// # Ok::<(), ci_core::Error>(()) })?;
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-pub trait Observer: fmt::Debug + Send + Sync + 'static {
-    /// Something happened in `job`.
-    fn observe(&self, job: &JobId, event: &Event<'_>);
-}
-
 /// Why a worker ends a job early.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
@@ -124,55 +86,6 @@ pub enum Stop {
     Cancel,
     /// The worker ends, and the job is given back for another one to run from its start. It counts as no attempt.
     ShutDown,
-}
-
-/// What happens in a job. When it is stopped, its sandbox goes first, and its last output comes after that.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum Event<'a> {
-    /// Some of its secrets cannot be hidden in its output.
-    Unmasked(&'a [Unmasked]),
-    /// Its sandbox is there.
-    SandboxCreated(&'a IsolationReport),
-    /// Its code is in the sandbox.
-    CheckedOut,
-    /// One of its services is ready.
-    ServiceReady(&'a ServiceName),
-    /// A step begins.
-    StepStarted {
-        /// Its number, from 0.
-        index: usize,
-        /// How many there are.
-        count: usize,
-        /// Its name.
-        name: &'a StepName,
-    },
-    /// The running step wrote something, or there is something to say about a service.
-    Output {
-        /// Where to.
-        stream: OutputStream,
-        /// What, with secrets hidden.
-        bytes: &'a Masked,
-    },
-    /// What its own sandbox uses, every ten seconds while steps run.
-    Usage(&'a SandboxUsage),
-    /// A step has ended.
-    StepFinished {
-        /// Its number, from 0.
-        index: usize,
-        /// How.
-        outcome: &'a StepOutcome,
-    },
-    /// A file was kept.
-    ArtifactKept(&'a Artifact),
-    /// A step or a service failed, and its sandbox is kept for so long, or until whoever came has gone.
-    Kept(Duration),
-    /// Somebody was let in through the [`Desk`].
-    DebugOpened(&'a UserId),
-    /// Its sandbox is proven gone, and those of its services are.
-    SandboxDestroyed,
-    /// It has ended, and its outcome is recorded. A job that is given back for another try has no such event.
-    Finished(&'a Outcome),
 }
 
 /// Runs jobs.
@@ -277,8 +190,7 @@ impl Runner {
         let mut outcome = Outcome::new(Conclusion::Succeeded);
         let torn_down = match self.hold(claim, stop, &mut outcome).await {
             Err(error) if !may_pass(claim, &error) => {
-                let reason = error.to_string();
-                conclude(&mut outcome, &error, reason);
+                conclude(&mut outcome, &error, error.to_string());
                 Ok(())
             }
             worked => worked?,
@@ -420,10 +332,7 @@ impl Runner {
             self.end_step(claim, console, outcome, Some(&exit)).await?;
             console.say(&services.take_notices()).await?;
             if !exit.status.is_success() {
-                outcome.conclusion = match exit.status {
-                    ExitStatus::OutOfMemory => Conclusion::LimitExceeded,
-                    _ => Conclusion::Failed,
-                };
+                outcome.conclusion = conclusion_of(exit.status);
                 break;
             }
         }
@@ -453,68 +362,12 @@ impl Runner {
         }
     }
 
-    async fn open(&self, claim: &Claim) -> Result<()> {
-        let entry = Entry::new("job.opened", "job")
-            .about("job", claim.job())
-            .about("repository", claim.scope()?.repository())
-            .about("commit", claim.code().commit())
-            .about("attempt", claim.attempt());
-        self.parts.audit.record(claim.scope()?.repository().tenant(), entry).await?;
-        self.tell(claim, CheckState::Running, "running").await;
-        Ok(())
-    }
-
     async fn lease(&self, claim: &Claim) -> Result<SecretLease> {
         let names = &claim.spec().secrets;
         if names.is_empty() {
             return Ok(SecretLease::empty(claim, self.parts.secrets.masker()));
         }
         self.parts.secrets.lease(claim.trusted()?, names).await
-    }
-
-    /// The log of a job that has ended is at its end, closed or not: what cannot be closed must not make the job run
-    /// again.
-    async fn close_log(&self, claim: &Claim) -> Result<()> {
-        let closed = claim.retried(|| self.parts.logs.close(claim));
-        match until(pin!(self.late(LAST_PATIENCE, "close a job's log")), closed).await {
-            Err(error) if error.kind() == ErrorKind::Fenced => Err(error),
-            Err(error) => {
-                tracing::warn!(job = %claim.job(), error = %error.for_operator(), "log not closed");
-                Ok(())
-            }
-            Ok(()) => Ok(()),
-        }
-    }
-
-    async fn record(&self, claim: &Claim, outcome: &Outcome) -> Result<()> {
-        let entry = Entry::new("job.finished", "job")
-            .about("job", claim.job())
-            .about("conclusion", format_args!("{:?}", outcome.conclusion));
-        let tenant = claim.code().repository().tenant();
-        let end = &claim.retried(|| claim.seal(outcome)).await?;
-        claim
-            .retried(|| self.parts.audit.attempt(tenant, entry.clone(), |batch| claim.finish(end, batch)))
-            .await
-    }
-
-    /// Only when it is recorded: a forge that heard of a success that never was would go on showing it.
-    async fn tell_end(&self, claim: &Claim, outcome: &Outcome) {
-        let state = match outcome.conclusion {
-            Conclusion::Succeeded => CheckState::Succeeded,
-            Conclusion::Failed | Conclusion::LimitExceeded | Conclusion::TimedOut => CheckState::Failed,
-            _ => CheckState::Errored,
-        };
-        self.tell(claim, state, outcome.reason.as_deref().unwrap_or("done")).await;
-    }
-
-    /// A forge that cannot be told does not stop a job.
-    async fn tell(&self, claim: &Claim, state: CheckState, description: &str) {
-        const PATIENCE: Duration = Duration::from_secs(30);
-        let Some(checks) = &self.parts.checks else { return };
-        let late = self.late(PATIENCE, "report a status");
-        if let Err(error) = until(pin!(late), checks.report(claim, state, description)).await {
-            tracing::warn!(job = %claim.job(), %error, "status not reported");
-        }
     }
 
     /// Returns when something takes longer than `patience`: what never answers must not keep a worker for ever.
@@ -582,6 +435,14 @@ fn may_pass(claim: &Claim, error: &Error) -> bool {
         // A worker that shuts down uses up no try.
         ErrorKind::Cancelled => error.is_retryable(),
         kind => (error.is_retryable() || kind == ErrorKind::Internal) && claim.attempt() < MOST_ATTEMPTS,
+    }
+}
+
+/// How a job ends of which a program has failed.
+fn conclusion_of(failed: ExitStatus) -> Conclusion {
+    match failed {
+        ExitStatus::OutOfMemory => Conclusion::LimitExceeded,
+        _ => Conclusion::Failed,
     }
 }
 

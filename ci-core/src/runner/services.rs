@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::mem;
 use std::pin::pin;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -11,9 +11,10 @@ use futures_util::future;
 use tokio::sync::watch;
 
 use super::tail::Tail;
-use super::{Event, LAST_PATIENCE, Runner, step, until};
+use super::{Event, LAST_PATIENCE, Runner, conclusion_of, step, until};
 use crate::error::{Error, ErrorKind, Result};
 use crate::job::{Run, Service};
+use crate::lock::lock;
 use crate::outcome::{Conclusion, Outcome, ServiceOutcome};
 use crate::queue::Claim;
 use crate::sandbox::{Command, ExitStatus, Process, ProcessEvent, Sandbox, Sandboxes, Spec};
@@ -235,7 +236,7 @@ impl Runner {
 impl Services<'_> {
     /// What the log has to say of services and does not yet.
     pub(super) fn take_notices(&self) -> Vec<String> {
-        self.0.iter().filter_map(|member| locked(&member.notice).take()).collect()
+        self.0.iter().filter_map(|member| lock(&member.notice).take()).collect()
     }
 }
 
@@ -253,7 +254,7 @@ impl<'a> Member<'a> {
     }
 
     fn printed(&self) -> MutexGuard<'_, Printed> {
-        locked(&self.printed)
+        lock(&self.printed)
     }
 
     /// Reads what a program prints, to its end.
@@ -293,13 +294,9 @@ impl<'a> Member<'a> {
         };
         let progress = self.reaches(|progress| failure(progress).is_some()).await;
         let Some(status) = failure(&progress) else { return future::pending().await };
-        let conclusion = match status {
-            ExitStatus::OutOfMemory => Conclusion::LimitExceeded,
-            _ => Conclusion::Failed,
-        };
         let (name, how) = (&self.service.name, how_it_ended(status));
         let reason = format!("service `{name}` {how} before it was ready; its last output is in the log");
-        Unready::Service { conclusion, reason }
+        Unready::Service { conclusion: conclusion_of(status), reason }
     }
 
     /// Its program has ended by itself.
@@ -311,7 +308,7 @@ impl<'a> Member<'a> {
             let last = self.printed().by_service.take(lease);
             let _ = write!(notice, "; its last output:\n{last}");
         }
-        *locked(&self.notice) = Some(notice);
+        *lock(&self.notice) = Some(notice);
         self.progress.send_modify(|progress| progress.ended = Some((status, at)));
     }
 
@@ -325,7 +322,7 @@ impl<'a> Member<'a> {
         if !check.is_empty() {
             let _ = write!(notice, "\nthe last output of its check:\n{check}");
         }
-        *locked(&self.notice) = Some(notice);
+        *lock(&self.notice) = Some(notice);
         let reason =
             format!("{what}; its last output is in the log; raise its patience, or look at its check");
         Unready::Service { conclusion: Conclusion::TimedOut, reason }
@@ -360,10 +357,6 @@ fn how_it_ended(status: ExitStatus) -> String {
 
 fn of(service: &Service, error: Error) -> Error {
     error.with("service", &service.name)
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Lets everybody else have their turn: a program that prints without end is always ready.

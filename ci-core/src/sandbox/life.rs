@@ -231,7 +231,8 @@ impl Sandbox {
     /// # Errors
     ///
     /// [`ErrorKind::Fenced`] when the claim is over; [`ErrorKind::Invalid`] as for [`Sandboxes::create`];
-    /// [`ErrorKind::Unsupported`] when the backend has no services, or the spec asks for a network of its own or for more than the backend can do; those of [`Backend::create_beside`].
+    /// [`ErrorKind::Unsupported`] when the backend has no services, or the spec asks for a network of its own or for more
+    /// than the backend can do; those of [`Backend::create_beside`].
     ///
     /// # Cancel safety
     ///

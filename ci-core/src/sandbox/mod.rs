@@ -174,8 +174,8 @@ pub trait Instance: fmt::Debug + Send + Sync + 'static {
     /// [`ErrorKind::NotFound`] when there is no such program or folder, or the lease lacks a named secret;
     /// [`ErrorKind::Invalid`] when the kernel refuses the program; [`ErrorKind::LimitExceeded`] when its arguments,
     /// variables and secrets are too large together, or the sandbox is full, or runs as many processes or has as many
-    /// terminals as it may; [`ErrorKind::Fenced`] when
-    /// the lease names secrets and its claim is over; [`ErrorKind::Unavailable`] when the sandbox is gone.
+    /// terminals as it may; [`ErrorKind::Fenced`] when the lease names secrets and its claim is over;
+    /// [`ErrorKind::Unavailable`] when the sandbox is gone.
     ///
     /// # Cancel safety
     ///
@@ -188,7 +188,8 @@ pub trait Instance: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     ///
     /// The stream's own error; [`ErrorKind::Invalid`] when it is not an archive or names a path outside of
-    /// `path`, and when the job may not make `path`; [`ErrorKind::LimitExceeded`] when the sandbox is full; [`ErrorKind::Unavailable`] when it is gone.
+    /// `path`, and when the job may not make `path`; [`ErrorKind::LimitExceeded`] when the sandbox is full;
+    /// [`ErrorKind::Unavailable`] when it is gone.
     ///
     /// # Cancel safety
     ///

@@ -9,10 +9,13 @@ use rustix::io::Errno;
 use super::transfer::UPLOAD;
 use super::wire::Stage;
 
+/// What is being done when a sandbox is made.
+pub(super) const CREATE: &str = "create a sandbox";
+
 /// A sandbox could not be made.
 pub(super) fn creating(stage: Stage, errno: i32, item: Option<&[u8]>) -> Error {
     let cause = Errno::from_raw_os_error(errno);
-    let error = Error::new(kind_of_creation(stage, cause), "create a sandbox")
+    let error = Error::new(kind_of_creation(stage, cause), CREATE)
         .detail(format!("could not {}{}", stage.words(), item_text(item)))
         .caused_by(io::Error::from(cause));
     match advice(stage, cause) {

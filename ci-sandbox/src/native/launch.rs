@@ -20,18 +20,16 @@ use tokio::time::timeout;
 
 use super::cgroup::{Groups, OutOfMemory, disks};
 use super::channel::Channel;
-use super::failure;
+use super::failure::{self, CREATE};
 use super::identity::Identity;
 use super::image::Mount;
 use super::ledger::Entry;
-use super::life::{Ending, Init, Life, NetworkNamespace, SharedNetwork};
+use super::life::{Init, Life, NetworkNamespace, SharedNetwork};
 use super::namespaces::Namespaces;
-use super::network::{Allowed, Link, NetworkSocket};
+use super::network::{Allowed, Link};
 use super::shared::Shared;
 use super::sys;
-use super::wire::{CONFIG_LIMIT, Configuration, List, Reader, Report, Stage, mount};
-
-const OPERATION: &str = "create a sandbox";
+use super::wire::{CONFIG_LIMIT, Configuration, List, Reader, Report, Socket, Stage, mount};
 
 /// How long making a sandbox may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -43,7 +41,7 @@ pub(super) struct Plan<'a> {
     mounts: Vec<Mount>,
     groups: Groups,
     /// What the supervisor wants to hold of the sandbox's network.
-    sockets: Vec<NetworkSocket>,
+    sockets: Vec<Socket>,
     /// Whose network it gets, if not one of its own.
     joined: Option<SharedNetwork>,
     /// What it reaches over a network card of its own.
@@ -57,19 +55,19 @@ pub(super) fn plan<'a>(
     shared: &Shared,
     id: &SandboxId,
     spec: &'a Spec,
-    sockets: Vec<NetworkSocket>,
+    sockets: Vec<Socket>,
     joined: Option<SharedNetwork>,
 ) -> Result<Plan<'a>> {
     let mounts: Vec<Mount> = shared.image(&spec.image)?.mounts.iter().cloned().chain(binds(spec)).collect();
     if let Some(why) = unbounded_reads(spec) {
-        return Err(Error::new(ErrorKind::Unsupported, OPERATION)
+        return Err(Error::new(ErrorKind::Unsupported, CREATE)
             .because("how fast it reads from disks cannot be bounded")
             .with("missing", why));
     }
     let groups = shared.hierarchies.groups(id, &spec.limits);
     let packet = configuration(shared, spec, &groups, &mounts, &sockets, joined.is_some())?;
     if packet.len() > CONFIG_LIMIT {
-        return Err(Error::new(ErrorKind::LimitExceeded, OPERATION)
+        return Err(Error::new(ErrorKind::LimitExceeded, CREATE)
             .because("its image and folders consist of too many paths"));
     }
     let routes =
@@ -87,25 +85,25 @@ fn unbounded_reads(spec: &Spec) -> Option<String> {
 /// returned, or it is undone already.
 pub(super) fn start(shared: &Shared, id: &SandboxId, plan: &Plan<'_>) -> Result<Life> {
     const BOTH_WAYS: Interest = Interest::READABLE.add(Interest::WRITABLE);
-    let (lifeline, lifeline_end) = sys::packet_sockets().map_err(failure::host(OPERATION))?;
-    let (control, control_end) = sys::packet_sockets().map_err(failure::host(OPERATION))?;
-    let lifeline = Channel::new(lifeline, BOTH_WAYS).map_err(failure::host(OPERATION))?;
-    let control = Channel::new(control, BOTH_WAYS).map_err(failure::host(OPERATION))?;
+    let (lifeline, lifeline_end) = sys::packet_sockets().map_err(failure::host(CREATE))?;
+    let (control, control_end) = sys::packet_sockets().map_err(failure::host(CREATE))?;
+    let lifeline = Channel::new(lifeline, BOTH_WAYS).map_err(failure::host(CREATE))?;
+    let control = Channel::new(control, BOTH_WAYS).map_err(failure::host(CREATE))?;
     // It finds its configuration when it starts, and need not wait for us.
     let network: Vec<_> = plan.joined.iter().map(|network| network.file.as_fd()).collect();
-    lifeline.try_send(&plan.packet, &network).map_err(failure::host(OPERATION))?;
-    let entry = shared.ledger.enter(id, &plan.groups).map_err(failure::host(OPERATION))?;
+    lifeline.try_send(&plan.packet, &network).map_err(failure::host(CREATE))?;
+    let entry = shared.ledger.enter(id, &plan.groups).map_err(failure::host(CREATE))?;
     let link = reserve(shared, &entry, plan).inspect_err(|_| {
-        entry.strike();
+        entry.page().strike();
     })?;
     let made = shared.hierarchies.make(&plan.groups, plan.limits);
     let spawned = made.and_then(|()| sys::spawn(&shared.program, lifeline_end, control_end));
     let (launcher, pid) = spawned.map_err(|error| {
         link.iter().for_each(Link::undo);
         if plan.groups.remove() == 0 {
-            entry.strike();
+            entry.page().strike();
         }
-        failure::host(OPERATION)(error)
+        failure::host(CREATE)(error)
     })?;
     // Without this line, one who clears up after us relies on the lifeline alone.
     let _ = entry.add_process(pid);
@@ -124,7 +122,7 @@ pub(super) fn start(shared: &Shared, id: &SandboxId, plan: &Plan<'_>) -> Result<
         requests: AtomicU32::new(0),
         runtime: Handle::current(),
         patience: shared.patience,
-        ending: Mutex::new(Ending::Alive),
+        is_over: Mutex::default(),
         network: OnceLock::new(),
     })
 }
@@ -134,7 +132,7 @@ fn reserve(shared: &Shared, entry: &Entry, plan: &Plan<'_>) -> Result<Option<Lin
     let Some(routed) = shared.routed.as_ref().filter(|_| !plan.routes.is_empty()) else { return Ok(None) };
     let link = routed.reserve(plan.routes.clone())?;
     // Before there is a device that somebody would have to wait for.
-    entry.add_link(link.device()).inspect_err(|_| link.undo()).map_err(failure::host(OPERATION))?;
+    entry.add_link(link.device()).inspect_err(|_| link.undo()).map_err(failure::host(CREATE))?;
     Ok(Some(link))
 }
 
@@ -152,14 +150,16 @@ pub(super) async fn finish(life: &Life, plan: &Plan<'_>) -> Result<Ready> {
     match timeout(PATIENCE, handshake(life, !plan.sockets.is_empty())).await {
         // Of descriptors for which there is no room the kernel says nothing.
         Ok(Ok(ready)) if ready.sockets.len() != plan.sockets.len() => {
-            Err(failure::host(OPERATION)(Errno::MFILE.into()))
+            Err(failure::host(CREATE)(Errno::MFILE.into()))
         }
         Ok(Ok(ready)) => Ok(ready),
         Ok(Err(Refusal::Failed(report))) => Err(explain(report, plan)),
         Ok(Err(Refusal::Unlinked(error))) => Err(error),
-        Ok(Err(Refusal::Gone)) => Err(life.gone(OPERATION)),
-        Err(_) => Err(Error::new(ErrorKind::Unavailable, OPERATION)
-            .because("the machine has not made it in ten seconds")),
+        Ok(Err(Refusal::Gone)) => Err(life.gone(CREATE)),
+        Err(_) => {
+            Err(Error::new(ErrorKind::Unavailable, CREATE)
+                .because("the machine has not made it in ten seconds"))
+        }
     }
 }
 
@@ -206,7 +206,7 @@ fn configuration(
     spec: &Spec,
     groups: &Groups,
     mounts: &[Mount],
-    sockets: &[NetworkSocket],
+    sockets: &[Socket],
     joins: bool,
 ) -> Result<Vec<u8>> {
     let maps = shared.identity.maps(&shared.slots);
@@ -214,7 +214,7 @@ fn configuration(
     // Zero would be no bound at all (tmpfs(5)).
     let (size, inodes) = (number(spec.limits.disk.as_u64().max(1)), number(shared.files.max(1)));
     let watched = shared.hierarchies.watched(groups).map_or(&b""[..], |group| group.as_os_str().as_bytes());
-    let watched = CString::new(watched).map_err(|error| failure::host(OPERATION)(error.into()))?;
+    let watched = CString::new(watched).map_err(|error| failure::host(CREATE)(error.into()))?;
     let nothing = List { count: 0, records: Reader::EMPTY };
     let configuration = Configuration {
         range: shared.identity == Identity::Range,
@@ -237,14 +237,14 @@ fn configuration(
     configuration.encode(
         entrances.iter().map(Vec::as_slice),
         mounts.iter().map(|mount| (mount.kind, mount.source.as_slice(), mount.target.as_slice())),
-        sockets.iter().map(|socket| socket.record()),
+        sockets,
         &mut packet,
     );
     Ok(packet)
 }
 
 fn explain(report: Report, plan: &Plan<'_>) -> Error {
-    let Report::Failed { stage, errno, item } = report else { return failure::gone(OPERATION) };
+    let Report::Failed { stage, errno, item } = report else { return failure::gone(CREATE) };
     let item = item as usize;
     let entrances = plan.groups.entrances();
     let item = match stage {
@@ -254,4 +254,104 @@ fn explain(report: Report, plan: &Plan<'_>) -> Error {
         _ => None,
     };
     failure::creating(stage, errno, item)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::collections::BTreeMap;
+    use std::fs;
+    use std::io::{Read as _, Write as _};
+    use std::net::{TcpListener, UdpSocket};
+
+    use ci_core::id::ImageName;
+    use ci_core::job::Arg;
+    use ci_core::memory::Masking;
+    use ci_core::sandbox::{Backend as _, Command, Instance as _, ProcessEvent};
+    use ci_core::secret::SecretLease;
+
+    use super::super::instance::NativeInstance;
+    use super::super::{Config, ImageSource, Native, report};
+    use super::*;
+
+    /// What a script sees that talks to the sockets of its sandbox's network, which this process serves.
+    #[tokio::test]
+    async fn sockets_of_the_sandbox_are_served_from_outside_and_held_by_nobody_inside() {
+        let state = tempfile::tempdir().unwrap();
+        let image = ImageName::parse("host").unwrap();
+        let config = Config::new(state.path()).with_image(image.clone(), ImageSource::host_toolchain());
+        let native = Native::new(config).unwrap();
+        let wanted = vec![
+            Socket::Listener("127.0.0.1:443".parse().unwrap()),
+            Socket::Listener("[::1]:853".parse().unwrap()),
+            Socket::Datagram("127.0.0.1:53".parse().unwrap()),
+        ];
+        let (id, spec) = (SandboxId::random(), Spec::new(image));
+        let plan = plan(&native.0, &id, &spec, wanted, None).unwrap();
+        let life = native.0.begin(&id, &plan).unwrap();
+        let ready = finish(&life, &plan).await.unwrap();
+        let [four, six, datagrams]: [OwnedFd; 3] = ready.sockets.try_into().unwrap();
+        let isolation = report::of(ready.facts, &native.0.hierarchies);
+        let instance =
+            NativeInstance { life, isolation, environment: BTreeMap::new(), open_files: 64, processes: 64 };
+
+        let served = std::thread::spawn(|| (serve(four), serve(six), answer(datagrams)));
+        let script = "exec 3<>/dev/tcp/127.0.0.1/443 && echo four >&3 && cat <&3; \
+                      exec 3<>/dev/tcp/::1/853 && echo six >&3 && cat <&3; \
+                      exec 3<>/dev/udp/127.0.0.1/53 && echo datagram >&3 && head -n 1 <&3; \
+                      exec 3<&-; ls -l /proc/*/fd 2>/dev/null | grep -c socket: || true";
+        let arguments = ["-c", script].map(|text| Arg::new(text).unwrap());
+        let command = Command::new(Arg::new("/bin/bash").unwrap(), arguments);
+        let lease = SecretLease::for_helper(Arc::new(Masking::new()));
+        let mut process = instance.exec(&command, &lease).await.unwrap();
+        let mut output = String::new();
+        while let ProcessEvent::Output(_, bytes) = process.next().await.unwrap() {
+            output += &String::from_utf8_lossy(&bytes);
+        }
+        drop(process);
+        let (four, six, datagram) = served.join().unwrap();
+        assert_eq!([four, six, datagram], ["four\n", "six\n", "datagram\n"]);
+        assert_eq!(output, "HELLO\nHELLO\nHELLO\n0\n");
+        // It has answered a request, so it is past handing out.
+        assert_eq!(
+            sockets_of_process_one(&instance.life),
+            1,
+            "process 1 has kept more than the control channel"
+        );
+        assert!(native.destroy(&id).await.unwrap().is_empty());
+    }
+
+    fn serve(listener: OwnedFd) -> String {
+        let listener = TcpListener::from(listener);
+        listener.set_nonblocking(false).unwrap();
+        let (mut connection, peer) = listener.accept().unwrap();
+        assert!(peer.ip().is_loopback());
+        let mut heard = [0; 16];
+        let count = connection.read(&mut heard).unwrap();
+        connection.write_all(b"HELLO\n").unwrap();
+        String::from_utf8_lossy(&heard[..count]).into_owned()
+    }
+
+    fn answer(socket: OwnedFd) -> String {
+        let socket = UdpSocket::from(socket);
+        socket.set_nonblocking(false).unwrap();
+        let mut heard = [0; 16];
+        let (count, from) = socket.recv_from(&mut heard).unwrap();
+        socket.send_to(b"HELLO\n", from).unwrap();
+        String::from_utf8_lossy(&heard[..count]).into_owned()
+    }
+
+    /// How many sockets process 1 holds.
+    fn sockets_of_process_one(life: &Life) -> usize {
+        use std::os::fd::AsRawFd as _;
+        let pidfd = life.init().unwrap().process.as_raw_fd();
+        let info = fs::read_to_string(format!("/proc/self/fdinfo/{pidfd}")).unwrap();
+        let pid = info.lines().find_map(|line| line.strip_prefix("Pid:")).unwrap().trim();
+        let files = fs::read_dir(format!("/proc/{pid}/fd"));
+        // An ordinary user may not look, nor may the job.
+        let Ok(files) = files else { return 1 };
+        let links = files.flatten().filter_map(|file| fs::read_link(file.path()).ok());
+        links.filter(|link| link.to_string_lossy().starts_with("socket:")).count()
+    }
 }

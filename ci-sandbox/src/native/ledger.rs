@@ -91,7 +91,7 @@ impl Ledger {
         }
         let mut file = File::create_new(&path)?;
         file.write_all(text.as_bytes())?;
-        Ok(Entry { path, file })
+        Ok(Entry { page: Page(path), file })
     }
 
     /// The sandboxes in these books; none when somebody else has just thrown them away.
@@ -114,7 +114,7 @@ impl Ledger {
         let path = self.folder.join(id.as_str());
         let text = fs::read_to_string(&path).ok()?;
         let mut remains =
-            Remains { path, groups: Groups::default(), links: Vec::new(), processes: Vec::new() };
+            Remains { page: Page(path), groups: Groups::default(), links: Vec::new(), processes: Vec::new() };
         let mut same_boot = false;
         for line in text.lines() {
             match line.split_once(' ') {
@@ -146,16 +146,16 @@ impl Drop for Ledger {
 /// One sandbox in the books of this process.
 #[derive(Debug)]
 pub(super) struct Entry {
-    path: PathBuf,
+    page: Page,
     file: File,
 }
 
 impl Entry {
     /// Enters the sandbox under another id.
     pub(super) fn rename(&mut self, id: &SandboxId) -> io::Result<()> {
-        let path = self.path.with_file_name(id.as_str());
-        fs::rename(&self.path, &path)?;
-        self.path = path;
+        let path = self.page.0.with_file_name(id.as_str());
+        fs::rename(&self.page.0, &path)?;
+        self.page = Page(path);
         Ok(())
     }
 
@@ -170,32 +170,31 @@ impl Entry {
         (&self.file).write_all(format!("link {device}\n").as_bytes())
     }
 
-    /// Strikes the sandbox out. True when nothing of the entry is left.
-    pub(super) fn strike(&self) -> bool {
-        remove(&self.path)
-    }
-
-    /// What strikes the sandbox out later, of which nothing but what the books say is left.
-    pub(super) fn page(&self) -> Page {
-        Page(self.path.clone())
+    /// Where it stands.
+    pub(super) fn page(&self) -> &Page {
+        &self.page
     }
 }
 
-/// Where a sandbox stands that is dead.
+/// Where a sandbox stands in the books.
 #[derive(Clone, Debug)]
 pub(super) struct Page(PathBuf);
 
 impl Page {
     /// Strikes the sandbox out. True when nothing of the entry is left.
     pub(super) fn strike(&self) -> bool {
-        remove(&self.0)
+        match fs::remove_file(&self.0) {
+            Ok(()) => true,
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        }
     }
 }
 
 /// A sandbox in the books of an owner that is gone.
 #[derive(Debug)]
 pub(super) struct Remains {
-    path: PathBuf,
+    /// Where it stands.
+    pub(super) page: Page,
     /// Its control groups.
     pub(super) groups: Groups,
     /// The names of its network devices.
@@ -207,11 +206,6 @@ impl Remains {
     /// Pidfds of those of its processes that still run.
     pub(super) fn living(&self) -> Vec<OwnedFd> {
         self.processes.iter().filter_map(ProcessId::open).collect()
-    }
-
-    /// Strikes the sandbox out. True when nothing of the entry is left.
-    pub(super) fn strike(&self) -> bool {
-        remove(&self.path)
     }
 }
 
@@ -232,13 +226,6 @@ fn clear_half(folder: &Path) {
     }
     // Unless something is in it.
     let _ = fs::remove_dir(folder);
-}
-
-fn remove(path: &Path) -> bool {
-    match fs::remove_file(path) {
-        Ok(()) => true,
-        Err(error) => error.kind() == io::ErrorKind::NotFound,
-    }
 }
 
 /// A process by its number and when it started: the number alone is used again.

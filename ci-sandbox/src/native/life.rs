@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex as Lock, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex as Lock, OnceLock};
 use std::time::Duration;
 
 use ci_core::sandbox::Residue;
@@ -16,6 +16,7 @@ use super::cgroup::{Groups, OutOfMemory};
 use super::channel::Channel;
 use super::ledger::Entry;
 use super::lingering::Dead;
+use super::lock::lock;
 use super::namespaces::Namespaces;
 use super::network::{Link, Network};
 use super::patience::Patience;
@@ -49,7 +50,8 @@ pub(super) struct Life {
     /// Where what must not wait for anybody goes on.
     pub(super) runtime: Handle,
     pub(super) patience: Patience,
-    pub(super) ending: Mutex<Ending>,
+    /// Whether it has been counted that nothing is left.
+    pub(super) is_over: Mutex<bool>,
     /// Its way out, when it has one and stands.
     pub(super) network: OnceLock<Network>,
 }
@@ -73,14 +75,6 @@ pub(super) struct NetworkNamespace {
     pub(super) is_proxied: bool,
 }
 
-/// How far the end has come.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Ending {
-    #[default]
-    Alive,
-    Over,
-}
-
 impl Life {
     /// A number for a new request.
     pub(super) fn next_request(&self) -> u32 {
@@ -94,12 +88,12 @@ impl Life {
 
     /// Process 1, once the launcher has told of it and while anything is left.
     pub(super) fn init(&self) -> Option<Arc<Init>> {
-        self.known_init().clone()
+        lock(&self.init).clone()
     }
 
     /// What the launcher has told.
     pub(super) fn set_init(&self, init: Init) {
-        *self.known_init() = Some(Arc::new(init));
+        *lock(&self.init) = Some(Arc::new(init));
     }
 
     /// Lets go of process 1, and returns what the kernel still has of the sandbox for somebody to watch: once. A network
@@ -109,41 +103,31 @@ impl Life {
             return None;
         }
         let is_shared = self.shares_network.load(Ordering::Relaxed);
-        let namespaces = self.known_init().take().map(|init| init.namespaces.clone()).unwrap_or_default();
+        let namespaces = lock(&self.init).take().map(|init| init.namespaces.clone()).unwrap_or_default();
         let namespaces = if is_shared { namespaces.without_network() } else { namespaces };
         Some(Dead::new(namespaces, self.link.clone()))
     }
 
     /// The network that it is in.
     pub(super) fn network_namespace(&self) -> Option<SharedNetwork> {
-        self.known_namespace().clone()
+        lock(&self.namespace).clone()
     }
 
     /// Enters what the launcher has told, where it is not another's that was known before.
     pub(super) fn set_network_namespace(&self, namespace: NetworkNamespace) {
-        self.known_namespace().get_or_insert_with(|| Arc::new(namespace));
+        lock(&self.namespace).get_or_insert_with(|| Arc::new(namespace));
     }
 
     /// Whether programs in it are to be told of a proxy.
     pub(super) fn is_proxied(&self) -> bool {
-        self.known_namespace().as_ref().is_some_and(|network| network.is_proxied)
+        lock(&self.namespace).as_ref().is_some_and(|network| network.is_proxied)
     }
 
     /// What is held stays, and with it the network's devices.
     fn leave_network(&self) {
-        if self.known_namespace().take().is_some_and(|namespace| Arc::strong_count(&namespace) > 1) {
+        if lock(&self.namespace).take().is_some_and(|namespace| Arc::strong_count(&namespace) > 1) {
             self.shares_network.store(true, Ordering::Relaxed);
         }
-    }
-
-    fn known_namespace(&self) -> std::sync::MutexGuard<'_, Option<SharedNetwork>> {
-        // As above.
-        self.namespace.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn known_init(&self) -> std::sync::MutexGuard<'_, Option<Arc<Init>>> {
-        // It is whole after every statement that holds the lock.
-        self.init.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether the kernel has killed any of its processes for want of memory, which is the end of them all.
@@ -171,8 +155,8 @@ impl Life {
 
     /// Ends the sandbox and counts what is left. Once nothing was left, it is not counted again.
     pub(super) async fn end(&self) -> Result<Residue> {
-        let mut ending = self.ending.lock().await;
-        if *ending == Ending::Over {
+        let mut is_over = self.is_over.lock().await;
+        if *is_over {
             return Ok(Residue::default());
         }
         self.cut();
@@ -184,9 +168,7 @@ impl Life {
         let cgroups = clear(&self.groups, self.patience).await;
         self.bury().await?;
         let residue = self.count(cgroups).await;
-        if residue.is_empty() {
-            *ending = Ending::Over;
-        }
+        *is_over = residue.is_empty();
         Ok(residue)
     }
 
@@ -235,8 +217,8 @@ impl Life {
         if residue.is_empty() {
             match &self.link {
                 // The books name its device for as long as there is one.
-                Some(link) => link.see_off(self.entry.page(), &self.runtime),
-                None => residue.files = usize::from(!self.entry.strike()),
+                Some(link) => link.see_off(self.entry.page().clone(), &self.runtime),
+                None => residue.files = usize::from(!self.entry.page().strike()),
             }
         }
         residue

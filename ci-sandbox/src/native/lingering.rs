@@ -4,13 +4,14 @@
 //! does not go is a leftover.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use ci_core::id::SandboxId;
 use ci_core::sandbox::Residue;
 use tokio::time::sleep;
 
+use super::lock::lock;
 use super::namespaces::Namespaces;
 use super::network::Link;
 
@@ -74,7 +75,6 @@ impl Lingering {
     }
 
     fn all(&self) -> MutexGuard<'_, HashMap<SandboxId, Dead>> {
-        // The map is whole after every statement that holds the lock.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }

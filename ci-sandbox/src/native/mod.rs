@@ -1,9 +1,9 @@
 //! Sandboxes out of this machine's own kernel: namespaces, control groups, and a root file system in memory.
 //!
-//! Nothing has to be installed, and no daemon runs. Every sandbox has user, mount, process, network, IPC, host
-//! name and control group namespaces of its own; its root is the image with memory over it, and where the kernel has
-//! Landlock, a second rule refuses devices and processes outside. Inside, process 1 is a program of this crate (see `init/`); the job's programs run as another
-//! user, without capabilities and without a way to any.
+//! Nothing has to be installed, and no daemon runs. Every sandbox has user, mount, process, network, IPC, host name and
+//! control group namespaces of its own; its root is the image with memory over it, and where the kernel has Landlock, a
+//! second rule refuses devices and processes outside. Inside, process 1 is a program of this crate (see `init/`); the
+//! job's programs run as another user, without capabilities and without a way to any.
 //!
 //! # What it protects from
 //!
@@ -48,12 +48,11 @@
 //!
 //! # As root and as an ordinary user
 //!
-//! As root every sandbox gets 65,536 ids that nothing else on the machine has, and memory that is never swapped
-//! out. Its devices are made for it, where this program may do so (`CAP_MKNOD`). An ordinary user has one id to give: the
+//! As root every sandbox gets 65,536 ids that nothing else on the machine has, and memory that is never swapped out.
+//! Its devices are made for it, where this program may do so (`CAP_MKNOD`). An ordinary user has one id to give: the
 //! job runs under it, and process 1 too; and its sandboxes show the machine's own devices, so that who locks or watches
-//! `/dev/null` is seen by all that do. Which guarantees hold is
-//! in [`Backend::capabilities`]; ask for what you need with
-//! [`Spec::with_minimum`](ci_core::sandbox::Spec::with_minimum).
+//! `/dev/null` is seen by all that do. Which guarantees hold is in [`Backend::capabilities`]; ask for what you need
+//! with [`Spec::with_minimum`](ci_core::sandbox::Spec::with_minimum).
 //!
 //! # What holds a limit
 //!
@@ -95,9 +94,8 @@
 //! waits unread in netlink sockets, some 200 KiB for each, which the kernel counts for no group (when the machine's
 //! memory runs out, jobs are ended first); and the machine's one bound on translated packet filters
 //! (`net.core.bpf_jit_limit`), to which filters of jobs' sockets count: where it is used up, and the kernel does not
-//! interpret them instead, no sandbox is made. A job can run on all processors that its control groups allow, also where
-//! the program that started it was bound to
-//! some by `taskset`: use a cpuset for that.
+//! interpret them instead, no sandbox is made. A job can run on all processors that its control groups allow, also
+//! where the program that started it was bound to some by `taskset`: use a cpuset for that.
 //!
 //! # What a program has
 //!
@@ -129,15 +127,16 @@
 //! what went by the proxy and what went past it are two entries.
 //!
 //! One sandbox has at most 128 connections at once (more wait), begins 100 per second after the first 256, and asks 500
-//! names per second after the first 1,000; a connection on which nothing moves on the sandbox's side for 15 to 30 minutes is
-//! closed, and one that does not say what it wants after 30 seconds. Each connection takes two of this program's
-//! descriptors, each port of a host one. All sandboxes together take at most half of what the program may have
-//! ([`Egress::descriptors`]). Of these, room for eight connections is each one's own from the start, so that none can take
-//! what another needs; beyond, half of all is shared, of which each has at most as much as is free beside it. What finds no
-//! room for two seconds is answered with status 503, the general failure of SOCKS or a reset, and counted as refused; a
-//! sandbox for which there is no room is not made. Allow 600 per sandbox with a network for none of it to happen
-//! (`RLIMIT_NOFILE`, `LimitNOFILE=` of systemd). Together, the hosts of its rules have at most 237 ports. All connections end with the sandbox. A job cannot listen
-//! on *all* addresses at a port above 1023 that a rule names for a host; on `127.0.0.1` it can.
+//! names per second after the first 1,000; a connection on which nothing moves on the sandbox's side for 15 to 30
+//! minutes is closed, and one that does not say what it wants after 30 seconds. Each connection takes two of this
+//! program's descriptors, each port of a host one. All sandboxes together take at most half of what the program may
+//! have ([`Egress::descriptors`]). Of these, room for eight connections is each one's own from the start, so that none
+//! can take what another needs; beyond, half of all is shared, of which each has at most as much as is free beside it.
+//! What finds no room for two seconds is answered with status 503, the general failure of SOCKS or a reset, and counted
+//! as refused; a sandbox for which there is no room is not made. Allow 600 per sandbox with a network for none of it to
+//! happen (`RLIMIT_NOFILE`, `LimitNOFILE=` of systemd). Together, the hosts of its rules have at most 237 ports. All
+//! connections end with the sandbox. A job cannot listen on *all* addresses at a port above 1023 that a rule names for
+//! a host; on `127.0.0.1` it can.
 //!
 //! ## What a proxy cannot see
 //!
@@ -201,6 +200,7 @@ mod launch;
 mod ledger;
 mod life;
 mod lingering;
+mod lock;
 mod namespaces;
 mod network;
 mod output;
@@ -218,7 +218,7 @@ mod tar;
 mod terminal;
 mod transfer;
 #[allow(dead_code)] // The init's half of it.
-#[path = "../../init/wire.rs"]
+#[path = "../../init/wire/mod.rs"]
 mod wire;
 
 pub use config::{Config, ImageSource};
@@ -268,8 +268,9 @@ impl Native {
     /// # Errors
     ///
     /// [`ErrorKind::Unsupported`] when this process can make no sandboxes, or not those to keep ready;
-    /// [`ErrorKind::NotFound`] when those name an image that is not configured; [`ErrorKind::Invalid`] when the host name
-    /// is none, or sandboxes are to be kept ready and this is no `tokio` runtime; [`ErrorKind::Unavailable`] when the state folder or an image cannot be used.
+    /// [`ErrorKind::NotFound`] when those name an image that is not configured; [`ErrorKind::Invalid`] when the host
+    /// name is none, or sandboxes are to be kept ready and this is no `tokio` runtime; [`ErrorKind::Unavailable`] when
+    /// the state folder or an image cannot be used.
     pub fn new(config: Config) -> Result<Self> {
         Ok(Self(Shared::new(config, Patience::default())?))
     }

@@ -1,7 +1,7 @@
 //! Sandboxes made before anybody asks for them. Each is used once, as every other; what is never shared or used again is
 //! what makes waiting for it unnecessary.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
 use ci_core::Result;
@@ -11,6 +11,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
+use super::lock::lock;
 use super::shared::Shared;
 
 /// What is kept ready, one shelf for each kind of sandbox.
@@ -149,7 +150,6 @@ impl Shelf {
     }
 
     fn stock(&self) -> MutexGuard<'_, Stock> {
-        // The stock is whole after every statement that holds the lock.
-        self.stock.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.stock)
     }
 }

@@ -5,7 +5,7 @@ use std::ffi::{CString, OsStr};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use ci_core::id::{ImageName, SandboxId};
@@ -22,6 +22,7 @@ use super::launch::{self, Plan};
 use super::ledger::{Ledger, Remains};
 use super::life::{self, Life, SharedNetwork};
 use super::lingering::Lingering;
+use super::lock::lock;
 use super::network::{self, Budget, Egress, Network, Routed};
 use super::patience::Patience;
 use super::pool::{Pool, Prepared};
@@ -96,9 +97,9 @@ impl Shared {
         let store = Store::open(&store).map_err(image::unusable_store)?;
         let finder = Finder {
             store: &store,
-            range: identity == Identity::Range,
+            range: is_root,
             bounds: Bounds { bytes: image_bytes, entries: image_entries },
-            maps_layers: identity == Identity::Range && report::kernel_is_at_least(5, 19),
+            maps_layers: is_root && report::kernel_is_at_least(5, 19),
         };
         let images: BTreeMap<ImageName, Image> = images
             .into_iter()
@@ -146,13 +147,12 @@ impl Shared {
     }
 
     pub(super) fn living(&self) -> MutexGuard<'_, HashMap<SandboxId, Arc<Life>>> {
-        // The map is whole after every statement that holds the lock.
-        self.living.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.living)
     }
 
     pub(super) fn image(&self, name: &ImageName) -> Result<&Image> {
         self.images.get(name).ok_or_else(|| {
-            Error::new(ErrorKind::NotFound, "create a sandbox")
+            Error::new(ErrorKind::NotFound, failure::CREATE)
                 .because("the configuration names no such image")
                 .with("image", name)
         })
@@ -165,7 +165,7 @@ impl Shared {
         spec: &Spec,
         isolation: IsolationReport,
     ) -> Result<Box<dyn Instance>> {
-        let life = self.living().get(id).cloned().ok_or_else(|| failure::gone("create a sandbox"))?;
+        let life = self.living().get(id).cloned().ok_or_else(|| failure::gone(failure::CREATE))?;
         let is_grouped = self.hierarchies.missing(Controller::Processes).is_none();
         let bound = u64::from(spec.limits.processes) + u64::from(cgroup::PROCESS_ONE);
         let processes = if is_grouped { u64::MAX } else { bound };
@@ -194,7 +194,7 @@ impl Shared {
             isolation.require(&spec.minimum)?;
             if let Some(network) = network {
                 let network = Network::start(network, ready.sockets, &life.runtime);
-                let _ = life.network.set(network.map_err(failure::host("create a sandbox"))?);
+                let _ = life.network.set(network.map_err(failure::host(failure::CREATE))?);
             }
             Ok(isolation)
         });
@@ -216,7 +216,7 @@ impl Shared {
 
     fn require_unused(&self, id: &SandboxId, living: &HashMap<SandboxId, Arc<Life>>) -> Result<()> {
         if living.contains_key(id) || Ledger::anyone_has(&self.state, id) {
-            return Err(Error::new(ErrorKind::Conflict, "create a sandbox")
+            return Err(Error::new(ErrorKind::Conflict, failure::CREATE)
                 .because("there is one of this id already")
                 .with("sandbox", id));
         }
@@ -250,7 +250,7 @@ impl Shared {
         let Some(life) = living.get_mut(own).and_then(Arc::get_mut).filter(|life| life.is_alive()) else {
             return Ok(false);
         };
-        life.entry.rename(id).map_err(failure::host("create a sandbox"))?;
+        life.entry.rename(id).map_err(failure::host(failure::CREATE))?;
         let life = living.remove(own);
         living.extend(life.map(|life| (id.clone(), life)));
         Ok(true)
@@ -345,7 +345,7 @@ impl Shared {
         }
         residue.cgroups = life::clear(&remains.groups, self.patience).await;
         residue.processes += if residue.cgroups > 0 { remains.groups.processes() } else { 0 };
-        if residue.is_empty() && !remains.strike() {
+        if residue.is_empty() && !remains.page.strike() {
             residue.files = 1;
         }
         Ok(residue)

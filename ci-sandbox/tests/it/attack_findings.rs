@@ -11,7 +11,7 @@ use ci_core::{ByteSize, ErrorKind};
 use ci_sandbox::native::{Config, ImageSource, Native};
 
 use crate::images::{Layers, config, write_folder};
-use crate::support::{Rig, finish, image, is_root, itself, refusal, spec};
+use crate::support::{Rig, finish, image, is_root, itself, refusal, skip_here, spec};
 use crate::tar::Made;
 
 async fn says(process: &mut dyn Process, words: &str) {
@@ -25,7 +25,7 @@ async fn says(process: &mut dyn Process, words: &str) {
 #[tokio::test]
 async fn a_lock_on_a_device_stops_nobody_else() {
     if !is_root() {
-        return println!("skipped: an ordinary user makes no devices, and shows the machine's");
+        return skip_here("root", "an ordinary user makes no devices, and shows the machine's");
     }
     let rig = Rig::new();
     let (one, other) = (rig.sandbox().await, rig.sandbox().await);
@@ -59,7 +59,7 @@ const WATCH: &str = r#"exec perl -e '
 #[cfg(target_arch = "x86_64")]
 async fn a_watch_on_a_device_shows_nobody_else() {
     if !is_root() {
-        return println!("skipped: an ordinary user makes no devices, and shows the machine's");
+        return skip_here("root", "an ordinary user makes no devices, and shows the machine's");
     }
     let rig = Rig::new();
     let (spy, other) = (rig.sandbox().await, rig.sandbox().await);
@@ -178,7 +178,7 @@ async fn a_job_keeps_no_core_for_itself() {
     let rig = Rig::new();
     let sandbox = rig.sandbox().await;
     if !sandbox.run("perl -e 1").await.exit.status.is_success() {
-        return println!("skipped: there is no perl to try system calls with");
+        return skip_here("perl", "there is no perl to try system calls with");
     }
     let prctl = if cfg!(target_arch = "x86_64") { 157 } else { 167 };
     let ask =

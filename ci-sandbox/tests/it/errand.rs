@@ -5,7 +5,7 @@ use std::fs;
 use ci_core::stream::ByteStream;
 use futures_util::stream;
 
-use crate::support::{Rig, Sandbox, is_root, path};
+use crate::support::{Rig, Sandbox, is_root, path, skip_here};
 
 /// Finds the one who unpacks, waits until it waits for its archive, and sets `$it` to its folder below `/proc`.
 const FIND: &str = "\
@@ -58,7 +58,7 @@ async fn it_is_out_of_the_jobs_reach() {
 #[tokio::test]
 async fn it_has_no_files_of_the_inits() {
     if !is_root() {
-        return println!("skipped: an ordinary user cannot see its files");
+        return skip_here("root", "an ordinary user cannot see its files");
     }
     let rig = Rig::new();
     let sandbox = rig.sandbox().await;

@@ -4,7 +4,7 @@ use std::process::Command as Program;
 
 use ci_core::conformance::skip;
 
-use crate::support::{Rig, is_root, itself};
+use crate::support::{Rig, is_root, itself, skip_here};
 
 #[tokio::test]
 async fn no_priority_can_be_had() {
@@ -52,7 +52,7 @@ async fn limits_can_only_be_lowered() {
 #[test]
 fn a_program_that_goes_before_others_does_not_pass_it_on() {
     if !is_root() {
-        return println!("skipped: an ordinary user cannot go before others");
+        return skip_here("root", "an ordinary user cannot go before others");
     }
     for wrapper in [
         &["prlimit", "--rtprio=99", "--nice=40", "--stack=65536:unlimited", "--memlock=unlimited"][..],

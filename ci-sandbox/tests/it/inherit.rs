@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use crate::support::{Rig, eventually, is_root, itself};
+use crate::support::{Rig, eventually, is_root, itself, skip_here};
 
 #[test]
 fn no_crash_of_a_job_is_written_down() {
@@ -15,7 +15,7 @@ fn no_crash_of_a_job_is_written_down() {
 #[ignore = "run by another test"]
 async fn core_dumps_on() {
     if rustix::process::getrlimit(rustix::process::Resource::Core).current == Some(0) {
-        return println!("skipped: the machine allows no core dump");
+        return skip_here("core-dumps", "the machine allows no core dump");
     }
     let rig = Rig::new();
     let sandbox = rig.sandbox().await;

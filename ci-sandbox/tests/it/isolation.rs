@@ -10,7 +10,7 @@ use ci_core::id::{ImageName, SandboxId};
 use ci_core::sandbox::{Backend as _, Guarantee, Spec};
 use ci_sandbox::native::{Config, ImageSource, Native};
 
-use crate::support::{Rig, eventually, is_root, path, refusal, spec};
+use crate::support::{Rig, eventually, is_root, path, refusal, skip_here, spec};
 
 #[tokio::test]
 async fn a_job_is_a_plain_user_without_powers() {
@@ -211,7 +211,7 @@ async fn devices_work() {
 async fn the_tree_is_never_swapped_out() {
     let rig = Rig::new();
     if !is_root() {
-        return println!("skipped: an ordinary user cannot mount without swap");
+        return skip_here("root", "an ordinary user cannot mount without swap");
     }
     let sandbox = rig.sandbox().await;
     let mount = ["--mount", "mount", "-t", "tmpfs", "-o", "noswap", "tmpfs", "/tmp"];
@@ -294,7 +294,7 @@ async fn what_knows_no_namespace_is_refused() {
     let rig = Rig::new();
     let sandbox = rig.sandbox().await;
     if !sandbox.run("perl -e 1").await.exit.status.is_success() {
-        return println!("skipped: there is no perl to try system calls with");
+        return skip_here("perl", "there is no perl to try system calls with");
     }
     let socket = |family: u32| format!("perl -e 'exit !socket(my $s, {family}, 1, 0)'");
     for (family, name) in [(1, "unix"), (2, "IPv4")] {

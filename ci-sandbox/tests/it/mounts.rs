@@ -9,7 +9,7 @@ use ci_core::sandbox::{Backend as _, Guarantee, Spec};
 use ci_sandbox::native::ImageSource;
 
 use crate::images::{name, programs, rig};
-use crate::support::{Rig, Sandbox, is_root, itself, path, refusal, spec};
+use crate::support::{Rig, Sandbox, is_root, itself, path, refusal, skip_here, spec};
 
 /// Where a thing is mounted, and with which options (proc(5), `mountinfo`).
 async fn mounts(sandbox: &Sandbox) -> Vec<(String, Vec<String>)> {
@@ -52,7 +52,7 @@ async fn no_mount_brings_privileges_or_devices_in() {
 #[test]
 fn what_the_host_has_mounted_elsewhere_changes_nothing() {
     if !is_root() {
-        return println!("skipped: an ordinary user mounts nothing");
+        return skip_here("root", "an ordinary user mounts nothing");
     }
     for test in ["mounts::below_a_folder", "mounts::over_the_devices"] {
         assert!(itself(&["unshare", "--mount"], test).status().unwrap().success(), "{test}");
@@ -118,7 +118,7 @@ async fn impostors_among_the_devices() {
 #[test]
 fn folders_of_an_image_are_shown_wherever_they_are_mounted() {
     if !is_root() {
-        return println!("skipped: an ordinary user mounts nothing");
+        return skip_here("root", "an ordinary user mounts nothing");
     }
     for test in ["mounts::below_an_image", "mounts::where_the_kernel_makes_no_overlay"] {
         assert!(itself(&["unshare", "--mount"], test).status().unwrap().success(), "{test}");

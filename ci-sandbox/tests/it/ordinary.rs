@@ -3,7 +3,7 @@
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
-use crate::support::is_root;
+use crate::support::{is_root, skip_here};
 
 /// `nobody`, which every system has and nothing is owned by.
 const NOBODY: u32 = 65_534;
@@ -11,7 +11,7 @@ const NOBODY: u32 = 65_534;
 #[test]
 fn everything_holds_for_an_ordinary_user() {
     if !is_root() {
-        return println!("skipped: this is the ordinary user");
+        return skip_here("root", "this is the ordinary user");
     }
     // Where the user may execute it, whoever built it.
     let folder = tempfile::tempdir().unwrap();

@@ -93,12 +93,17 @@ impl Rig {
     pub(crate) fn holds(&self, guarantee: Guarantee) -> bool {
         let isolation = self.native.capabilities().isolation;
         if let Some(why) = isolation.missing.get(&guarantee) {
-            // The harness names a test's thread after it.
-            let thread = std::thread::current();
-            skip(thread.name().unwrap_or("a test"), &format!("{guarantee:?}"), why);
+            skip_here(&format!("{guarantee:?}"), why);
         }
         isolation.held.contains(&guarantee)
     }
+}
+
+/// Says that the running test cannot run here, for want of `need`.
+pub(crate) fn skip_here(need: &str, reason: &str) {
+    // The harness names a test's thread after it.
+    let thread = std::thread::current();
+    skip(thread.name().unwrap_or("a test"), need, reason);
 }
 
 /// A backend on this machine's programs, with its books in `state`.

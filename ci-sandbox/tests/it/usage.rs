@@ -6,7 +6,7 @@ use ci_core::ByteSize;
 use ci_core::job::Limits;
 use ci_core::sandbox::{ExitStatus, Guarantee};
 
-use crate::support::{Rig, Sandbox, spec};
+use crate::support::{Rig, Sandbox, skip_here, spec};
 
 const MIB: u64 = 1 << 20;
 
@@ -101,7 +101,7 @@ async fn shares(weights: [u32; 2]) -> Option<f64> {
     let [greedy, modest] = weights.map(|weight| spec().with_limits(wide.with_weight(weight)));
     let (greedy, modest) = (rig.sandbox_of(&greedy).await, rig.sandbox_of(&modest).await);
     if greedy.instance.usage().await.unwrap().cpu.is_none() {
-        println!("skipped: this machine does not count processor time of groups");
+        skip_here("cpu-usage", "this machine does not count processor time of groups");
         return None;
     }
     let processors = std::thread::available_parallelism().unwrap().get();

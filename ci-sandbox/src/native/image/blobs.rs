@@ -12,6 +12,7 @@ use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
 use rustix::io::Errno;
 
 use super::super::tar::{self, BLOCK, Kind, Problem};
+use super::archive::Stream;
 use super::format::LONGEST_DOCUMENT;
 use super::{OPERATION, shown, unreadable};
 
@@ -152,23 +153,11 @@ struct From<'a> {
     next: u64,
 }
 
-impl tar::Source for From<'_> {
-    type Error = io::Error;
-
-    fn read_full(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let mut filled = 0;
-        while filled < buffer.len() {
-            match self.file.read_at(&mut buffer[filled..], self.next) {
-                Ok(0) => break,
-                Ok(read) => {
-                    filled += read;
-                    self.next += read as u64;
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(filled)
+impl Read for From<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read_at(buffer, self.next)?;
+        self.next += read as u64;
+        Ok(read)
     }
 }
 
@@ -177,7 +166,7 @@ fn pieces(file: &File) -> Result<HashMap<String, Piece>, Problem<io::Error>> {
     let mut next = 0;
     loop {
         // A reader of its own for every entry, for one goes on reading what it has not been asked for.
-        let mut reader = Box::new(tar::Reader::new(From { file, next }));
+        let mut reader = Box::new(tar::Reader::new(Stream(From { file, next })));
         let Some(entry) = reader.next()? else { return Ok(pieces) };
         if pieces.len() == MOST_ENTRIES {
             return Err(Problem::Malformed);
@@ -189,7 +178,7 @@ fn pieces(file: &File) -> Result<HashMap<String, Piece>, Problem<io::Error>> {
             _ => None,
         };
         let kind = entry.kind;
-        let start = reader.source().next;
+        let start = reader.source().0.next;
         next = start.checked_add(size.next_multiple_of(BLOCK as u64)).ok_or(Problem::Malformed)?;
         match (kind, link) {
             (Kind::File, _) => drop(pieces.insert(name, Piece::Content { start, size })),

@@ -1,9 +1,11 @@
 //! Images: what has to be attached to a sandbox's root, and where it comes from.
 
+mod archive;
 mod blobs;
 mod format;
 mod host;
 mod oci;
+mod refusal;
 mod store;
 mod stream;
 mod trash;

@@ -9,9 +9,10 @@ use super::blobs::{Blob, Blobs};
 use super::format::{
     Descriptor, Digest, ImageConfig, Index, Layout, MOST_LAYERS, Manifest, SavedImage, parse,
 };
+use super::refusal::{invalid, too_large, unreadable_layer};
 use super::store::{Held, Store, Workshop};
 use super::stream::{Budgeted, Hashing, decompressed};
-use super::unpack::{Unpacker, too_large, unreadable_layer};
+use super::unpack::Unpacker;
 use super::{OPERATION, shown, unusable_store};
 
 /// The most indexes in indexes.
@@ -220,10 +221,6 @@ fn described(blobs: &Blobs, descriptor: &Descriptor) -> Result<Vec<u8>> {
 
 fn document(blobs: &Blobs, name: &str) -> Result<Vec<u8>> {
     blobs.document(name)?.ok_or_else(|| missing(name))
-}
-
-fn invalid(reason: &'static str) -> Error {
-    Error::new(ErrorKind::Invalid, OPERATION).because(reason)
 }
 
 fn missing(name: &str) -> Error {

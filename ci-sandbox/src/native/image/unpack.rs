@@ -12,7 +12,7 @@ use std::io::{self, Read, Write as _};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use ci_core::{Error, ErrorKind, Result};
+use ci_core::Result;
 use rustix::fs::{
     AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, Uid, chownat,
     fchmod, fchown, futimens, linkat, mkdirat, openat, openat2, renameat, statat, symlinkat, unlinkat,
@@ -20,9 +20,11 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::super::files::FILES;
-use super::super::tar::{self, Entry, Kind, Problem};
+use super::super::tar::{self, Entry, Kind};
+use super::archive::Stream;
+use super::refusal::{Refusal, refused_archive, refused_entry, too_large};
 use super::store::Workshop;
-use super::{OPERATION, shown, trash};
+use super::{trash, unusable_store};
 
 const WHITEOUT: &[u8] = b".wh.";
 /// Hides all that lower layers have in its folder.
@@ -54,34 +56,6 @@ struct Place {
     name: CString,
 }
 
-/// Why an entry could not be unpacked.
-enum Refusal {
-    /// The image is at fault.
-    Entry(&'static str),
-    /// It has more than it may.
-    TooLarge,
-    /// The machine is.
-    Machine(io::Error),
-}
-
-impl From<Errno> for Refusal {
-    fn from(error: Errno) -> Self {
-        match error {
-            Errno::LOOP | Errno::NOTDIR | Errno::NOENT | Errno::EXIST | Errno::XDEV => {
-                Self::Entry("the way to one of its entries leads through a file or a link to nowhere")
-            }
-            Errno::NAMETOOLONG => Self::Entry("a name in it is too long"),
-            error => Self::Machine(error.into()),
-        }
-    }
-}
-
-impl From<io::Error> for Refusal {
-    fn from(error: io::Error) -> Self {
-        Self::Machine(error)
-    }
-}
-
 impl Unpacker {
     /// Starts with an empty root; no more than `entries` entries are taken, the folders that lead to them included.
     pub(super) fn new(workshop: &Workshop, entries: u64, keep_owners: bool) -> io::Result<Self> {
@@ -110,12 +84,12 @@ impl Unpacker {
             loop {
                 match archive.read(&mut buffer).map_err(refused_archive)? {
                     0 => break,
-                    read => file.write_all(&buffer[..read]).map_err(full)?,
+                    read => file.write_all(&buffer[..read]).map_err(unusable_store)?,
                 }
             }
             meta.give_file(&file).map_err(|refusal| refused_entry(refusal, &name))?;
         }
-        trash::empty(&self.removed).map_err(full)
+        trash::empty(&self.removed).map_err(unusable_store)
     }
 
     fn count_one(&mut self) -> Result<()> {
@@ -396,69 +370,4 @@ fn last_part(path: &CStr) -> &CStr {
 fn parent_of(path: &CStr) -> &[u8] {
     let bytes = path.to_bytes();
     &bytes[..bytes.iter().rposition(|byte| *byte == b'/').unwrap_or(0)]
-}
-
-/// A layer on its stream.
-struct Stream<R>(R);
-
-impl<R: Read> tar::Source for Stream<R> {
-    type Error = io::Error;
-
-    fn read_full(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let mut filled = 0;
-        while filled < buffer.len() {
-            match self.0.read(&mut buffer[filled..]) {
-                Ok(0) => break,
-                Ok(read) => filled += read,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(filled)
-    }
-}
-
-fn invalid(reason: &'static str) -> Error {
-    Error::new(ErrorKind::Invalid, OPERATION).because(reason)
-}
-
-/// The image is larger than the operator allows.
-pub(super) fn too_large() -> Error {
-    Error::new(ErrorKind::LimitExceeded, OPERATION)
-        .because("the image is larger, or has more entries, than the configuration allows")
-}
-
-/// A layer cannot be read.
-pub(super) fn unreadable_layer(error: io::Error) -> Error {
-    match error.kind() {
-        io::ErrorKind::FileTooLarge => too_large(),
-        io::ErrorKind::Unsupported => invalid("a layer of the image is neither plain nor gzip nor zstd"),
-        _ => invalid("a layer of the image cannot be read, or is cut short").caused_by(error),
-    }
-}
-
-fn full(error: io::Error) -> Error {
-    Error::new(ErrorKind::Unavailable, OPERATION)
-        .because("the folder for unpacked images cannot be written")
-        .caused_by(error)
-        .permanent()
-}
-
-fn refused_archive(problem: Problem<io::Error>) -> Error {
-    match problem {
-        Problem::Source(error) => unreadable_layer(error),
-        Problem::Malformed => invalid("a layer of the image is no tar archive, or cut short"),
-        Problem::UnsafeName => invalid("a name in a layer of the image leads out of it"),
-        Problem::Special => invalid("a layer of the image holds a sparse or an unknown kind of file"),
-        Problem::TooDeep => invalid("a path in a layer of the image is too deep or too long"),
-    }
-}
-
-fn refused_entry(refusal: Refusal, name: &CStr) -> Error {
-    match refusal {
-        Refusal::TooLarge => too_large(),
-        Refusal::Entry(reason) => invalid("an entry of the image cannot be unpacked").detail(reason),
-        Refusal::Machine(error) => full(error),
-    }
-    .with("entry", shown(&name.to_string_lossy()))
 }

@@ -4,10 +4,12 @@
 //! comes out of a part that is for all: there it may have as much as is free beside it ("dynamic thresholds", Choudhury
 //! and Hahne 1998), so that whoever comes first does not take it whole. The other part is for those who are still to come.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use rustix::process::{Resource, getrlimit};
 use tokio::sync::Notify;
+
+use super::lock;
 
 /// Of one connection: the client's and the server's.
 const CONNECTION: usize = 2;
@@ -55,8 +57,7 @@ impl Budget {
     }
 
     fn taken(&self) -> MutexGuard<'_, Taken> {
-        // The numbers are whole after every statement that holds the lock.
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.taken)
     }
 }
 
@@ -97,7 +98,7 @@ impl Account {
     }
 
     fn held(&self) -> MutexGuard<'_, usize> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.held)
     }
 }
 

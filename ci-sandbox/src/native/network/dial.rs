@@ -8,9 +8,9 @@ use ci_core::network::{Endpoint, Host, Verdict};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
+use super::netlink_route as route;
 use super::policy::Policy;
 use super::relay::Metered;
-use super::route;
 use super::transcript::Transcript;
 
 /// How long the resolver may take.

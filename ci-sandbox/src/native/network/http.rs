@@ -3,7 +3,7 @@
 //! Every request of a connection is parsed, checked and made anew; no byte of one goes anywhere by itself.
 
 use std::pin::Pin;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -21,6 +21,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use super::dial::Dialer;
+use super::lock;
 use super::relay::{self, Metered};
 
 /// How long a client may take to say what it wants, and be silent between two requests.
@@ -62,7 +63,7 @@ pub(super) async fn serve(client: impl AsyncRead + AsyncWrite + Unpin + Send + '
         .await;
     // What is wrong with it the client has been told, or is not there to hear.
     drop(served);
-    let promised = promise.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let promised = lock(&promise).take();
     if let Some((upgrade, server)) = promised
         && let Ok(client) = upgrade.await
     {
@@ -126,7 +127,7 @@ async fn connect(request: Request<Incoming>, dialer: &Dialer, promise: &Promise)
     let (asked, endpoint) = destination(&request, None, dialer)?;
     let server = dialer.dial(&asked, &endpoint).await?;
     let upgrade = hyper::upgrade::on(request);
-    *promise.lock().unwrap_or_else(PoisonError::into_inner) = Some((upgrade, server));
+    *lock(promise) = Some((upgrade, server));
     Ok(Response::new(Full::default().map_err(|never| match never {}).boxed()))
 }
 

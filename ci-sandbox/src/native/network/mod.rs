@@ -1,7 +1,7 @@
 //! What a sandbox reaches beyond its own loopback interface.
 //!
 //! A sandbox whose policy names destinations has no network card either. Process 1 opens sockets in the sandbox's
-//! loopback network and hands them out ([`socket`]); they are served from here, outside ([`server`]), for as long as the
+//! loopback network and hands them out; they are served from here, outside ([`server`]), for as long as the
 //! sandbox lives. What a program in the sandbox asks for is compared with the rules ([`policy`]), looked up, compared
 //! again, and connected to ([`dial`]):
 //!
@@ -27,12 +27,12 @@ mod netlink_conntrack;
 mod netlink_route;
 mod netlink_sockets;
 mod nft;
+mod nft_rule;
 mod nft_table;
 mod pace;
 mod policy;
 mod reach;
 mod relay;
-mod route;
 mod routed;
 mod routed_config;
 mod routed_end;
@@ -42,7 +42,6 @@ mod routed_pair;
 mod routed_rules;
 mod routed_sweep;
 mod server;
-mod socket;
 mod socks;
 mod transcript;
 
@@ -65,7 +64,9 @@ use self::names::Names;
 use self::policy::Policy;
 use self::server::{Door, MOST_TURNED_AWAY, Server};
 use self::transcript::Transcript;
-use super::wire::MOST_SOCKETS;
+use super::failure::CREATE;
+use super::lock::lock;
+use super::wire::{MOST_SOCKETS, Socket};
 
 pub(super) use self::budget::Budget;
 pub use self::egress::{Egress, Resolver, SystemResolver};
@@ -74,7 +75,6 @@ pub use self::routed_config::RoutedNetwork;
 pub(super) use self::routed_link::Link;
 pub(super) use self::routed_rules::Allowed;
 pub(super) use self::routed_sweep::clear;
-pub(super) use self::socket::NetworkSocket;
 
 /// Where the proxy listens. Nobody in a sandbox may listen on a port below 1024, so it is in nobody's way.
 const PROXY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 808);
@@ -122,7 +122,7 @@ impl Plan {
             NetworkPolicy::None => return Ok(None),
             NetworkPolicy::Allow(rules) => rules,
             _ => {
-                return Err(Error::new(ErrorKind::Unsupported, "create a sandbox")
+                return Err(Error::new(ErrorKind::Unsupported, CREATE)
                     .because("this backend does not know such a network policy"));
             }
         };
@@ -131,12 +131,12 @@ impl Plan {
         let most = MOST_SOCKETS - OTHERS;
         let doors = names.doors(&policy).len();
         if doors > most {
-            return Err(Error::new(ErrorKind::LimitExceeded, "create a sandbox")
+            return Err(Error::new(ErrorKind::LimitExceeded, CREATE)
                 .because("its network rules name too many hosts; the bound counts every port of every host")
                 .with("most", most));
         }
         let account = budget.open(OTHERS + doors + MOST_TURNED_AWAY + CONNECTION).ok_or_else(|| {
-            Error::new(ErrorKind::Unavailable, "create a sandbox").because(
+            Error::new(ErrorKind::Unavailable, CREATE).because(
                 "sandboxes with a network have all descriptors that they may have together; raise RLIMIT_NOFILE, or \
                  have fewer at once",
             )
@@ -145,14 +145,11 @@ impl Plan {
     }
 
     /// What process 1 is to open.
-    pub(super) fn sockets(&self) -> Vec<NetworkSocket> {
+    pub(super) fn sockets(&self) -> Vec<Socket> {
         let doors = self.names.doors(&self.policy);
-        let mut sockets = vec![
-            NetworkSocket::Datagram(LOOK_UPS),
-            NetworkSocket::Listener(LOOK_UPS),
-            NetworkSocket::Listener(PROXY),
-        ];
-        sockets.extend(doors.into_iter().map(|(at, _)| NetworkSocket::Listener(at)));
+        let mut sockets =
+            vec![Socket::Datagram(LOOK_UPS), Socket::Listener(LOOK_UPS), Socket::Listener(PROXY)];
+        sockets.extend(doors.into_iter().map(|(at, _)| Socket::Listener(at)));
         sockets
     }
 }

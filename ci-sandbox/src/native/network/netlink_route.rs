@@ -1,7 +1,7 @@
 //! Devices, addresses and routes (rtnetlink(7)). Numbers are those of `linux/rtnetlink.h` and its kin.
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 
 use rustix::io::Errno;
@@ -16,7 +16,9 @@ const NEW_ADDRESS: u16 = 20;
 const GET_ADDRESS: u16 = 22;
 const NEW_ROUTE: u16 = 24;
 
+/// `AF_INET` and `AF_INET6`.
 const IPV4: u8 = 2;
+const IPV6: u8 = 10;
 
 /// `IFF_UP` and `IFF_NOARP`.
 const UP: u32 = 1;
@@ -127,6 +129,28 @@ fn route(prefix: u8, scope: u8, device: u32) -> Message {
     Message::new(NEW_ROUTE, CREATE | EXCLUSIVE, &head).with_u32(DEVICE, device)
 }
 
+/// Whether packets to `address` leave this machine for one other machine. They do not where the address is the machine's
+/// own, on whichever interface, or a broadcast, or where the kernel has been told to keep them in.
+/// An error when there is no route at all.
+///
+/// The kernel is asked each time: addresses come and go.
+pub(super) fn leads_away(address: IpAddr) -> io::Result<bool> {
+    const GET_ROUTE: u16 = 26;
+    const DESTINATION: u16 = 1;
+    const UNICAST: u8 = 1;
+    const TYPE: usize = 7;
+    let (family, octets) = match address {
+        IpAddr::V4(v4) => (IPV4, v4.octets().to_vec()),
+        IpAddr::V6(v6) => (IPV6, v6.octets().to_vec()),
+    };
+    let prefix = if address.is_ipv4() { 32 } else { 128 };
+    let question = Message::new(GET_ROUTE, 0, &[family, prefix, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    let mut kind = None;
+    Socket::route()?
+        .look_up(question.with(DESTINATION, &octets), |answer| kind = answer.get(TYPE).copied())?;
+    kind.map(|kind| kind == UNICAST).ok_or(io::ErrorKind::InvalidData.into())
+}
+
 /// The number of the device of this name, if there is one. It takes no lock that the kernel holds while it removes
 /// devices.
 pub(super) fn device(socket: &Socket, name: &str) -> io::Result<Option<u32>> {
@@ -169,4 +193,22 @@ pub(super) fn addresses(socket: &mut Socket) -> io::Result<Vec<(Ipv4Addr, String
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes.strip_suffix(&[0]).unwrap_or(bytes)).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn the_machines_own_addresses_lead_nowhere() {
+        for own in ["127.0.0.1", "127.9.9.9", "0.0.0.0"] {
+            assert!(!leads_away(own.parse().unwrap()).unwrap(), "{own}");
+        }
+        // The machine may be in no network, and IPv6 may be off: then there is no route, which is as good.
+        for own in ["255.255.255.255", "224.0.0.1", "::1"] {
+            assert!(!leads_away(own.parse().unwrap()).unwrap_or(false), "{own}");
+        }
+    }
 }

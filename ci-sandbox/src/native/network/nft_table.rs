@@ -15,7 +15,8 @@ use std::net::Ipv4Addr;
 
 use super::addresses::Tag;
 use super::netlink::Message;
-use super::nft::{self, Each, Element, Field, Hook, Lasting, Meta, Register, Rule, Set, Verdict};
+use super::nft::{self, Each, Element, Field, Hook, Lasting, Set};
+use super::nft_rule::{Meta, Register, Rule, Verdict};
 use super::reach::{NEVER_V4, PRIVATE_V4};
 use super::routed_flows::{self as flows, Kind};
 use super::routed_rules::{Allowed, Network};

@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use ci_core::network::{Destination, EgressRule, Endpoint, Host, HostName, IpNetwork};
 use ci_core::{Error, ErrorKind, Result};
 
-use super::Egress;
 use super::reach::{self, Reach};
+use super::{CREATE, Egress};
 
 /// The rules of a job within the bounds of the operator.
 #[derive(Debug)]
@@ -23,7 +23,7 @@ impl Policy {
         if let Some(private) = named.into_iter().find(|network| reach::is_private(network))
             && !egress.private_networks
         {
-            return Err(Error::new(ErrorKind::Denied, "create a sandbox")
+            return Err(Error::new(ErrorKind::Denied, CREATE)
                 .because("a network rule names a private network, which the operator does not allow")
                 .with("network", private));
         }
@@ -40,7 +40,7 @@ impl Policy {
     }
 
     /// Whether a job that may connect to a destination may do so at this address of it. Whether the address is one of
-    /// this machine's is for [`route`](super::route) to say.
+    /// this machine's is for [`leads_away`](super::netlink_route::leads_away) to say.
     pub(super) fn permits(&self, address: IpAddr, port: u16) -> bool {
         let address = address.to_canonical();
         let face = match address {

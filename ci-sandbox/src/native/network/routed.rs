@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::os::unix::net::UnixDatagram;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use ci_core::network::{IpNetwork, NetworkPolicy};
@@ -20,6 +20,7 @@ use super::routed_link::Link;
 use super::routed_pair::Plan;
 use super::routed_rules::{self, Allowed, Network, of_ipv4};
 use super::routed_sweep::{choose_tag, sweep};
+use super::{CREATE, lock};
 
 /// The firewall of one backend, and the addresses of its sandboxes.
 #[derive(Debug)]
@@ -170,16 +171,11 @@ fn unwilling(error: io::Error) -> Error {
     } else {
         "the firewall does not take its rules"
     };
-    Error::new(ErrorKind::Unavailable, RoutedNetwork::CREATE).because(why).caused_by(error)
+    Error::new(ErrorKind::Unavailable, CREATE).because(why).caused_by(error)
 }
 
 fn none_free() -> Error {
-    Error::new(ErrorKind::LimitExceeded, RoutedNetwork::CREATE).because(
+    Error::new(ErrorKind::LimitExceeded, CREATE).because(
         "all addresses of routed sandboxes are in use, or rest after it; try later or configure more",
     )
-}
-
-/// What these guard is whole after every statement that holds them.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

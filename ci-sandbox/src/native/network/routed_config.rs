@@ -87,7 +87,6 @@ pub struct RoutedNetwork {
 impl RoutedNetwork {
     /// What it is for, in errors.
     pub(super) const PREPARE: &str = "prepare routed networks";
-    pub(super) const CREATE: &str = "create a sandbox";
     /// How long an address rests unless told otherwise.
     pub(super) const REST: Duration = Duration::from_secs(30);
 

@@ -16,10 +16,11 @@ use tokio::time::sleep;
 
 use super::super::ledger::Page;
 use super::addresses::Pair;
+use super::lock;
 use super::netlink::Socket;
 use super::netlink_conntrack as conntrack;
 use super::netlink_route as route;
-use super::routed::{Routed, lock};
+use super::routed::Routed;
 use super::routed_flows as flows;
 use super::routed_link::{Link, on_a_thread};
 

@@ -16,10 +16,10 @@ use super::addresses::Pair;
 use super::netlink::{Attributes, is};
 use super::nft;
 use super::nft_table::{CONNECTED, Entries, RECEIVED, REFUSED};
-use super::routed::{Routed, lock};
-use super::routed_config::RoutedNetwork;
+use super::routed::Routed;
 use super::routed_flows::{self as flows, Count};
 use super::routed_pair::{Plan, end_connections};
+use super::{CREATE, lock};
 
 /// The link of one sandbox.
 #[derive(Debug)]
@@ -90,9 +90,7 @@ impl Link {
     /// When the future is dropped, the link may be made all the same; who [sees it off](Self::see_off) waits for it.
     pub(in crate::native) async fn attach(&self, process: &OwnedFd) -> Result<()> {
         let failed = |error| {
-            Error::new(ErrorKind::Unavailable, RoutedNetwork::CREATE)
-                .because("a thread cannot be started")
-                .caused_by(error)
+            Error::new(ErrorKind::Unavailable, CREATE).because("a thread cannot be started").caused_by(error)
         };
         let attaching = self.attaching.clone().lock_owned().await;
         let (plan, inside) = (self.plan.clone(), self.inside.clone());

@@ -10,6 +10,7 @@ use rustix::thread::{
     LinkNameSpaceType, ThreadNameSpaceType, move_into_link_name_space, move_into_thread_name_spaces,
 };
 
+use super::CREATE;
 use super::addresses::Pair;
 use super::netlink::Socket;
 use super::netlink_route as route;
@@ -128,7 +129,7 @@ fn refuse_own(allowed: &[Allowed], own: &[(Ipv4Addr, String)]) -> Result<()> {
 
 fn doing(what: &'static str) -> impl FnOnce(io::Error) -> Error {
     move |error| {
-        Error::new(ErrorKind::Unavailable, "create a sandbox")
+        Error::new(ErrorKind::Unavailable, CREATE)
             .because("its routed network cannot be made")
             .detail(format!("could not {what}"))
             .caused_by(error)

@@ -7,6 +7,7 @@ use std::ops::RangeInclusive;
 use ci_core::network::{Destination, IpNetwork, NetworkPolicy};
 use ci_core::{Error, ErrorKind, Result};
 
+use super::CREATE;
 use super::nft_table::{MOST_ELEMENTS, mask};
 use super::reach::{NEVER_V4, PRIVATE_V4, V4};
 
@@ -63,7 +64,7 @@ pub(super) fn rules(policy: &NetworkPolicy, never: &[Network]) -> Result<Vec<All
     }
     let allowed: Vec<Allowed> = join_ports(private).into_iter().chain(join_ports(others)).collect();
     if allowed.len() > MOST_ELEMENTS {
-        return Err(Error::new(ErrorKind::LimitExceeded, "create a sandbox")
+        return Err(Error::new(ErrorKind::LimitExceeded, CREATE)
             .because(
                 "its network rules have too many networks and ports; name larger networks or ranges of ports",
             )
@@ -75,7 +76,7 @@ pub(super) fn rules(policy: &NetworkPolicy, never: &[Network]) -> Result<Vec<All
 
 /// The refusal of a rule.
 pub(super) fn unreachable(network: IpNetwork) -> Error {
-    Error::new(ErrorKind::Denied, "create a sandbox")
+    Error::new(ErrorKind::Denied, CREATE)
         .because("a network rule names what no job reaches: the machine itself, its sandboxes, link-local or metadata addresses")
         .with("network", network)
 }

@@ -3,11 +3,13 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use ci_core::External;
 use ci_core::clock::{Clock as _, SystemClock};
 use ci_core::network::{Flow, NetworkReport, Verdict};
+
+use super::lock;
 
 /// How many flows are told apart.
 const MOST_FLOWS: usize = 200;
@@ -63,7 +65,7 @@ impl Transcript {
         // Cut short, it could hold a part of a secret that the whole would be recognised by.
         let asked = if asked.len() > LONGEST { "(too long)" } else { asked };
         let now = SystemClock::new().now();
-        let mut book = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut book = lock(&self.0);
         match verdict {
             Verdict::Connected => book.sums.connections += 1,
             refusal if refusal.is_refusal() => book.sums.refused += 1,
@@ -88,7 +90,7 @@ impl Transcript {
 
     /// What there is so far.
     pub(in crate::native) fn report(&self) -> NetworkReport {
-        let book = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let book = lock(&self.0);
         let mut report = book.sums.clone();
         (report.sent, report.received) = book.rest.read();
         for (flow, meter) in &book.entries {

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 
 use self::servers::Servers;
 use self::world::World;
-use crate::support::is_root;
+use crate::support::{is_root, skip_here};
 
 /// As whom the machine's SDK runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,7 +21,7 @@ enum User {
 
 fn holds_for(user: User) {
     if !is_root() {
-        return println!("skipped: only root can make the networks of this test");
+        return skip_here("root", "only root can make the networks of this test");
     }
     let world = World::new();
     let servers = Servers::start(&world);
