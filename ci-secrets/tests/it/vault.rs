@@ -317,3 +317,35 @@ async fn a_worker_with_another_root_key_ends_no_job() {
     let claim = right.next(&[]).await.expect("asked").expect("the job");
     assert_eq!((claim.job(), claim.attempt()), (new.id(), 1));
 }
+
+#[cfg(feature = "aws-lc")]
+#[tokio::test]
+async fn what_was_sealed_with_another_suite_still_opens() {
+    use ci_core::seal::Suite;
+
+    let (bench, ours) = (Bench::new(), repository("1"));
+    bench.put(&ours, "BEFORE", VALUE).await;
+    let options = VaultOptions::default().with_suite(Suite::Aes256Gcm);
+    let faster = bench.other_vault(bench.root.clone()).with_options(options);
+    let grant = bench.grant::<Write>(&ours).await;
+    faster.put(&grant, &name("AFTER"), SecretValue::new(VALUE)).await.expect("the secret is set");
+    for (secret, suite) in [("BEFORE", 1), ("AFTER", 2)] {
+        for kind in ["info", "value"] {
+            assert_eq!(
+                bench.read(&crate::bench::row(&ours, kind, secret)).await[1],
+                suite,
+                "{kind} of {secret}"
+            );
+        }
+        for vault in [&*bench.vault, &faster] {
+            let claim = bench.claim(&ours).await;
+            let lease =
+                vault.lease(claim.trusted().expect("trusted"), &[name(secret)]).await.expect("a lease");
+            assert_eq!(lease.value(&name(secret)).expect("leased").expose(), VALUE.as_bytes());
+        }
+    }
+    let purpose = Purpose::log(&JobId::random(), 1);
+    let sealed =
+        faster.seal(grant.scope().expect("fresh"), &purpose, b"12 passed").await.expect("it is sealed");
+    assert_eq!(sealed[1], 2, "also what it is only the key ring for");
+}
