@@ -75,7 +75,8 @@
 //! [`FileRoot`] is there on Unix systems only; everything else is everywhere.
 //!
 //! None is on by default. `conformance` adds the module `conformance`, with kits that any other secret store, key
-//! ring, root key or masker runs as its own tests.
+//! ring, root key or masker runs as its own tests. `aws-lc` brings AES-256-GCM beside XChaCha20-Poly1305
+//! ([`Suite`](ci_core::seal::Suite), [`VaultOptions::with_suite`]): every build that is to open what it sealed needs it.
 
 #![forbid(unsafe_code)]
 

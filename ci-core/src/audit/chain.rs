@@ -84,9 +84,11 @@ pub(super) fn decimal(text: &str) -> Option<u64> {
 /// let exported = rig.audit.export(&act, &tenant, 0).await?;
 ///
 /// let mut chain = Chain::new();
+/// let mut said = Vec::new();
 /// for entry in &exported {
-///     println!("{:?}", chain.push(entry)?.entry);
+///     said.push(chain.push(entry)?.entry.action);
 /// }
+/// assert_eq!(said, ["audit.exported"]);
 /// assert_eq!(*chain.head(), rig.audit.verify(&tenant).await?);
 /// assert!(chain.push(&exported[0]).is_err()); // it has been
 /// # Ok::<(), ci_core::Error>(()) })?;
