@@ -190,6 +190,11 @@ impl Audit {
 
     /// The batch that adds an entry, the head that it goes behind, and its place.
     async fn prepare(&self, tenant: &TenantId, entry: &Entry) -> Result<(Batch, Head, Key)> {
+        let latest = match &self.notary {
+            // Before the head: what others sign meanwhile may be ahead of it.
+            Some(Notary { key, .. }) => self.latest(tenant, key).await?,
+            None => None,
+        };
         let (head, condition) = self.head(tenant).await?;
         let (at, previous) = (self.clock.now(), head.hash.clone());
         let logged = Logged { number: head.count, at, previous, entry: entry.clone() };
@@ -204,7 +209,8 @@ impl Audit {
         if let Some(Notary { key, every }) = &self.notary
             && next.count.is_multiple_of(every.get())
         {
-            let mut chain = self.since_checkpoint(tenant, key, &head).await?;
+            let latest = latest.map(|(_, chain)| chain);
+            let mut chain = self.gone_on(tenant, latest.unwrap_or_default(), &head).await?;
             chain.push(&value)?;
             batch = batch.put(checkpoint_key(tenant), write(&Stored::sign(key, tenant, &chain)?.0)?);
         }
@@ -229,7 +235,7 @@ impl Audit {
         let place = checkpoint_key(tenant);
         for _ in 0..MOST_ROUNDS {
             let record = self.records.get(&place).await?;
-            let latest = self.opened(tenant, key, record.as_ref())?;
+            let latest = opened(tenant, key, record.as_ref())?;
             let chain = self.verified(tenant, |chain| match &latest {
                 Some((latest, _)) => latest.check(chain),
                 None => Ok(()),
@@ -268,23 +274,14 @@ impl Audit {
         Ok(read::<Stored>(&record)?.open(key)?.map(|(checkpoint, _)| checkpoint))
     }
 
-    fn opened(
-        &self,
-        tenant: &TenantId,
-        key: &SigningKey,
-        record: Option<&Record>,
-    ) -> Result<Option<(Checkpoint, Chain)>> {
-        match record {
-            Some(record) => read::<Stored>(record)?.open(&key.verifying_key(tenant)),
-            None => Ok(None),
-        }
+    async fn latest(&self, tenant: &TenantId, key: &SigningKey) -> Result<Option<(Checkpoint, Chain)>> {
+        let record = self.records.get(&checkpoint_key(tenant)).await?;
+        opened(tenant, key, record.as_ref())
     }
 
-    /// The chain up to `head`, of which what is behind the latest checkpoint was checked.
-    async fn since_checkpoint(&self, tenant: &TenantId, key: &SigningKey, head: &Head) -> Result<Chain> {
-        let record = self.records.get(&checkpoint_key(tenant)).await?;
-        let mut chain =
-            self.opened(tenant, key, record.as_ref())?.map_or_else(Chain::new, |(_, chain)| chain);
+    /// The chain `signed`, gone on to `head`, of which what is behind it was checked.
+    async fn gone_on(&self, tenant: &TenantId, signed: Chain, head: &Head) -> Result<Chain> {
+        let mut chain = signed;
         has_come_to(tenant, head, chain.head().count)?;
         self.walk(tenant, &mut chain, Some(head.count), |_| Ok(())).await?;
         if chain.head() == head { Ok(chain) } else { Err(broken(tenant, head.count)) }
@@ -434,6 +431,18 @@ impl Audit {
 
     pub(crate) fn take_operator(&self) -> bool {
         !self.has_operator.swap(true, Ordering::AcqRel)
+    }
+}
+
+/// What is stored as the latest checkpoint, unless another key has signed it.
+fn opened(
+    tenant: &TenantId,
+    key: &SigningKey,
+    record: Option<&Record>,
+) -> Result<Option<(Checkpoint, Chain)>> {
+    match record {
+        Some(record) => read::<Stored>(record)?.open(&key.verifying_key(tenant)),
+        None => Ok(None),
     }
 }
 
