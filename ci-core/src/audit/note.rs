@@ -178,8 +178,11 @@ impl fmt::Display for VerifyingKey {
     }
 }
 
+/// A name, an id, and a key without its algorithm.
+type Parts<'a> = (&'a str, [u8; 4], Zeroizing<Vec<u8>>);
+
 /// The parts of `<name>+<id>+<Base64 of the algorithm and the key>`.
-fn parts(text: &str) -> Option<(&str, [u8; 4], Zeroizing<Vec<u8>>)> {
+fn parts(text: &str) -> Option<Parts<'_>> {
     let (name, rest) = text.split_once('+')?;
     let (id, key) = rest.split_once('+')?;
     let id = HEXLOWER.decode(id.as_bytes()).ok()?.try_into().ok()?;

@@ -47,7 +47,7 @@ fn node(left: &Hash, right: &Hash) -> Hash {
 }
 
 fn hash(parts: &[&[u8]]) -> Hash {
-    parts.iter().fold(Sha256::new(), |hash, part| hash.chain_update(part)).finalize().into()
+    parts.iter().fold(Sha256::new(), Sha256::chain_update).finalize().into()
 }
 
 #[cfg(test)]

@@ -3,6 +3,8 @@
 //! The log is [`Audit`]; what is tested is the store below it. A case does what somebody could do who can write to the
 //! store, and the log has to notice: a store that loses conditions, halves of batches, or the order of keys fails.
 
+#![expect(clippy::missing_panics_doc, reason = "a case that fails panics; that is what it is for")]
+
 use std::num::NonZeroU64;
 use std::sync::Arc;
 

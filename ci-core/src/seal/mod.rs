@@ -75,10 +75,7 @@ impl DataKey {
 
     /// The key `key`, known as `id`.
     pub fn new(id: KeyId, key: SecretBox<[u8; 32]>) -> Self {
-        let mut id_bytes = [0; KEY_ID];
-        let decoded = data_encoding::HEXLOWER.decode_mut(id.as_str().as_bytes(), &mut id_bytes);
-        decoded.expect("a key id is 32 hexadecimal digits");
-        Self { id, id_bytes, key, suite: Suite::default() }
+        Self { id_bytes: id_bytes(&id), id, key, suite: Suite::default() }
     }
 
     /// The same key, which seals new content with `suite`, and so do keys that follow from it. Which content it opens does
@@ -180,6 +177,13 @@ pub fn key_id(sealed: &[u8]) -> Result<KeyId> {
         }
         _ => Err(tampered()),
     }
+}
+
+fn id_bytes(id: &KeyId) -> [u8; KEY_ID] {
+    let mut bytes = [0; KEY_ID];
+    let decoded = data_encoding::HEXLOWER.decode_mut(id.as_str().as_bytes(), &mut bytes);
+    decoded.expect("a key id is 32 hexadecimal digits");
+    bytes
 }
 
 fn seal_behind((derived, header): (Derived, [u8; HEADER]), plain: &[u8]) -> Bytes {
