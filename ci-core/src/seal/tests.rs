@@ -363,7 +363,7 @@ fn xchacha20_poly1305_is_what_its_draft_says() {
     check_cipher(Suite::XChaCha20Poly1305, [key, nonce, associated, plain, sealed]);
 }
 
-/// McGrew and Viega, "The Galois/Counter Mode of Operation", test case 16.
+/// "The Galois/Counter Mode of Operation", which is what NIST SP 800-38D is from: test case 16.
 #[cfg(feature = "aws-lc")]
 #[test]
 fn aes_256_gcm_is_what_its_authors_say() {
