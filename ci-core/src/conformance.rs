@@ -7,6 +7,13 @@
 //! A test that cannot run here is not a test that passed. It says why through [`Setup::Skip`] or [`skip`]; skips
 //! are counted, and are failures where `CI_REQUIRE` asks for what they lack. This module is for tests: it is the
 //! only one in the SDK that reads the environment and prints.
+//!
+//! [`audit`] is a kit for what lies below an audit log; those of the ports are in the crates that implement them.
+
+pub mod audit;
+mod faults;
+
+pub use faults::{Fault, FaultyRecords};
 
 use std::any::Any;
 use std::io::Write as _;

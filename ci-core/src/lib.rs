@@ -112,7 +112,8 @@
 //! None is on by default.
 //!
 //! - `memory`: the module `memory`, with every port in memory and the `Rig` that wires them for tests and examples.
-//! - `conformance`: the module `conformance` and the macro `declare_kit!`, which conformance kits are made of.
+//! - `conformance`: the module `conformance` and the macro `declare_kit!`, which conformance kits are made of; `audit_kit!`.
+//! - `aws-lc`: [`seal::Suite`] has AES-256-GCM too, by the C and assembly of AWS-LC, which takes a C compiler.
 
 #![forbid(unsafe_code)]
 

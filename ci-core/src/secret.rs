@@ -507,7 +507,7 @@ pub trait KeyRing: fmt::Debug + Send + Sync + 'static {
     async fn open(&self, scope: Scope<'_>, purpose: &Purpose, sealed: &[u8]) -> Result<Bytes> {
         let id = crate::seal::key_id(sealed)?;
         let key = self.data_key(scope, purpose, Some(&id)).await?;
-        Ok(Bytes::from(key.open(purpose.context(), sealed)?.to_vec()))
+        Ok(Bytes::from(std::mem::take(&mut *key.open(purpose.context(), sealed)?)))
     }
 
     /// The key for `scope` and the kind of `purpose`: the current one, or the one with `id`.

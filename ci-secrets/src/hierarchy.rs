@@ -19,7 +19,7 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 use ci_core::clock::Clock;
 use ci_core::id::{KeyId, RepositoryId, TenantId};
 use ci_core::records::{Batch, Condition, Key, Records};
-use ci_core::seal::{Context, DataKey, key_id};
+use ci_core::seal::{Context, DataKey, Suite, key_id};
 use ci_core::{Error, ErrorKind, Result};
 
 use crate::root::{RootKey, boxed_key};
@@ -36,6 +36,7 @@ pub(crate) struct Hierarchy {
     records: Arc<dyn Records>,
     root: Arc<dyn RootKey>,
     unwrapped: Unwrapped,
+    suite: Suite,
 }
 
 impl Hierarchy {
@@ -46,12 +47,17 @@ impl Hierarchy {
         ttl: Duration,
         most: usize,
     ) -> Self {
-        Self { records, root, unwrapped: Unwrapped::new(clock, ttl, most) }
+        Self { records, root, unwrapped: Unwrapped::new(clock, ttl, most), suite: Suite::default() }
     }
 
     /// The same hierarchy, which remembers keys for `ttl` and at most `most` of them.
     pub(crate) fn with_bounds(self, clock: Arc<dyn Clock>, ttl: Duration, most: usize) -> Self {
         Self { unwrapped: Unwrapped::new(clock, ttl, most), ..self }
+    }
+
+    /// The same hierarchy, whose keys seal new content with `suite`.
+    pub(crate) fn with_suite(self, suite: Suite) -> Self {
+        Self { suite, ..self }
     }
 
     /// The key that seals new content of `repository`; it is made when there is none.
@@ -62,7 +68,7 @@ impl Hierarchy {
                 return self.key(repository, &id).await.map_err(dangling);
             }
             let above = self.current_of_tenant(repository.tenant()).await?;
-            let new = DataKey::random();
+            let new = DataKey::random().with_suite(self.suite);
             let row = above.seal(&repository_context(repository, new.id()), new.expose());
             if let Some(key) = self.install(&folder, new, row).await? {
                 return Ok(key);
@@ -80,7 +86,7 @@ impl Hierarchy {
         }
         let above = self.key_of_tenant(repository.tenant(), &key_id(&row)?).await?;
         let plain = above.open(&repository_context(repository, id), &row)?;
-        let key = Arc::new(DataKey::new(id.clone(), boxed_key(&plain)?));
+        let key = Arc::new(DataKey::new(id.clone(), boxed_key(&plain)?).with_suite(self.suite));
         self.unwrapped.put(place, row, key.clone());
         Ok(key)
     }
@@ -104,7 +110,7 @@ impl Hierarchy {
             if let Some(id) = self.pointer(&folder).await? {
                 return self.key_of_tenant(tenant, &id).await.map_err(dangling);
             }
-            let (new, root) = (DataKey::random(), self.root.key_ref());
+            let (new, root) = (DataKey::random().with_suite(self.suite), self.root.key_ref());
             let wrapped = self.root.wrap(&tenant_context(tenant, new.id(), root), new.expose()).await?;
             let row = write_tenant_row(root, &wrapped)?;
             if let Some(key) = self.install(&folder, new, row).await? {
@@ -129,7 +135,7 @@ impl Hierarchy {
                 .detail(format!("wrapped by {root:?}, in use is {:?}", self.root.key_ref())));
         }
         let key = self.root.unwrap(&tenant_context(tenant, id, root), wrapped).await?;
-        let key = Arc::new(DataKey::new(id.clone(), key));
+        let key = Arc::new(DataKey::new(id.clone(), key).with_suite(self.suite));
         self.unwrapped.put(place, row, key.clone());
         Ok(key)
     }

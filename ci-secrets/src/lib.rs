@@ -79,7 +79,9 @@
 //! None is on by default. `ssh-agent` adds the agent for checkouts, on Unix systems, and `identity` the issuer of identity
 //! tokens; both bring `aws-lc-rs`, which is C and assembly, because it signs with RSA in constant time and verifies what
 //! SSH servers sign. `conformance` adds the module `conformance`, with kits that any other secret store, key
-//! ring, root key, masker, SSH signer or token issuer runs as its own tests.
+//! ring, root key, masker, SSH signer or token issuer runs as its own tests. `aws-lc` brings AES-256-GCM beside
+//! XChaCha20-Poly1305 ([`Suite`](ci_core::seal::Suite), [`VaultOptions::with_suite`]): every build that is to open what
+//! it sealed needs it.
 
 #![forbid(unsafe_code)]
 

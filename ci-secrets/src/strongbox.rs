@@ -12,10 +12,10 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use ci_core::audit::Entry;
+use ci_core::audit::{Actor, Entry};
 use ci_core::id::RepositoryId;
 use ci_core::records::{Batch, Condition, Key, Version};
-use ci_core::seal::{Context, DataKey, key_id};
+use ci_core::seal::{Context, DataKey, Opened, key_id};
 use ci_core::{Error, ErrorKind, Result};
 use zeroize::Zeroizing;
 
@@ -34,7 +34,7 @@ pub(crate) struct Strongbox<'a> {
 
 /// What lies in a box.
 pub(crate) struct Content {
-    pub(crate) plain: Zeroizing<Vec<u8>>,
+    pub(crate) plain: Opened,
     version: Version,
     is_current: bool,
 }
@@ -113,7 +113,7 @@ impl Strongbox<'_> {
     }
 
     /// An entry for the audit log about this repository.
-    pub(crate) fn entry(&self, action: &str, actor: impl std::fmt::Display) -> Entry {
+    pub(crate) fn entry(&self, action: &str, actor: impl Into<Actor>) -> Entry {
         Entry::new(action, actor)
             .about("forge", self.repository.forge())
             .about("repository", self.repository.native())

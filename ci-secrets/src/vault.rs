@@ -12,7 +12,7 @@ use ci_core::id::{KeyId, RepositoryId, SecretName};
 use ci_core::operator::Act;
 use ci_core::queue::TrustedClaim;
 use ci_core::records::{Batch, Condition, Record, Records};
-use ci_core::seal::{Context, DataKey, key_id};
+use ci_core::seal::{Context, DataKey, Suite, key_id};
 use ci_core::secret::{KeyRing, Masker, Purpose, SecretInfo, SecretLease, SecretStore, SecretValue};
 use ci_core::{Error, ErrorKind, Result};
 
@@ -66,8 +66,8 @@ pub struct Vault {
     pub(crate) clock: Arc<dyn Clock>,
 }
 
-/// How long a [`Vault`] remembers keys; for [`Vault::with_options`]. With a time or a number of zero it asks the root
-/// key for every use.
+/// How long a [`Vault`] remembers keys, and which cipher seals; for [`Vault::with_options`]. With a time or a number of
+/// zero it asks the root key for every use.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct VaultOptions {
@@ -76,11 +76,14 @@ pub struct VaultOptions {
     pub keys_for: Duration,
     /// How many unwrapped keys are kept in memory at most: 1,024.
     pub most_keys: usize,
+    /// What new content is sealed with, of this vault's secrets and keys and of everything that it is the key ring for:
+    /// XChaCha20-Poly1305. What was sealed with another suite before still opens.
+    pub suite: Suite,
 }
 
 impl Default for VaultOptions {
     fn default() -> Self {
-        Self { keys_for: Duration::from_mins(5), most_keys: 1_024 }
+        Self { keys_for: Duration::from_mins(5), most_keys: 1_024, suite: Suite::default() }
     }
 }
 
@@ -94,6 +97,12 @@ impl VaultOptions {
     /// Replaces how many unwrapped keys are kept in memory at most.
     pub fn with_most_keys(mut self, most_keys: usize) -> Self {
         self.most_keys = most_keys;
+        self
+    }
+
+    /// Replaces what new content is sealed with.
+    pub fn with_suite(mut self, suite: Suite) -> Self {
+        self.suite = suite;
         self
     }
 }
@@ -114,15 +123,16 @@ impl Vault {
         root: Arc<dyn RootKey>,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        let VaultOptions { keys_for, most_keys } = VaultOptions::default();
+        let VaultOptions { keys_for, most_keys, suite: _ } = VaultOptions::default();
         let hierarchy = Hierarchy::new(records.clone(), root, clock.clone(), keys_for, most_keys);
         Self { records, audit, hierarchy, clock }
     }
 
-    /// Replaces how long keys are remembered.
+    /// Replaces how long keys are remembered, and what new content is sealed with.
     pub fn with_options(mut self, options: VaultOptions) -> Self {
-        let VaultOptions { keys_for, most_keys } = options;
-        self.hierarchy = self.hierarchy.with_bounds(self.clock.clone(), keys_for, most_keys);
+        let VaultOptions { keys_for, most_keys, suite } = options;
+        self.hierarchy =
+            self.hierarchy.with_bounds(self.clock.clone(), keys_for, most_keys).with_suite(suite);
         self
     }
 

@@ -83,6 +83,7 @@
 //!
 //! - `sqlite` (default): the module `sqlite`. It compiles SQLite's C source, which takes a C compiler.
 //! - `object-store` (default): the module `objects`.
+//! - `aws-lc`: opens, and with a key ring that says so seals, with AES-256-GCM too; see [`Suite`](ci_core::seal::Suite).
 //! - `conformance`: kits that any other backend of these ports runs as its own tests.
 
 #![forbid(unsafe_code)]

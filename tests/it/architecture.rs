@@ -219,7 +219,8 @@ fn hostile_parsers_have_tests() {
         ("ci-sandbox/src/native/network/socks.rs", "only_connections_to_what_rules_allow_are_made"),
         ("ci-core/src/debug/record.rs", "characters_are_put_together_wherever_they_are_cut"),
         ("ci-core/src/sandbox/spec.rs", "paths_cannot_climb"),
-        ("ci-core/src/seal.rs", "every_flipped_bit_is_noticed"),
+        ("ci-core/src/seal/tests.rs", "every_flipped_bit_is_noticed"),
+        ("ci-core/src/audit/note.rs", "every_changed_byte_is_noticed"),
     ];
     for (file, test) in parsers {
         assert!(read(file).contains(&format!("fn {test}()")), "{file} has no {test}");

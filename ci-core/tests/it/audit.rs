@@ -2,10 +2,11 @@
 
 use std::cell::Cell;
 
-use ci_core::audit::{Audit, Entry};
-use ci_core::memory::Rig;
+use ci_core::audit::{Audit, Entry, Head};
+use ci_core::memory::{Anchor, Rig};
 use ci_core::operator::Operator;
 use ci_core::records::{Batch, Key, Record};
+use ci_core::secret::FreshnessAnchor as _;
 use ci_core::{ErrorKind, Result};
 
 use crate::{ours, refused, theirs};
@@ -142,5 +143,51 @@ async fn there_is_one_operator() -> Result<()> {
     assert_eq!(refused(Operator::new(&rig.audit.clone())), ErrorKind::Conflict);
     let other = Audit::new(rig.records(), rig.clock.clone());
     assert!(Operator::new(&other).is_ok(), "a service that is put together twice is two services");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_log_that_was_put_back_is_noticed_by_its_anchor() -> Result<()> {
+    let (rig, anchor, tenant) = (Rig::new()?, Anchor::default(), ours().tenant().clone());
+    assert_eq!(rig.audit.verify_fresh(&tenant, &anchor).await?.count, 0);
+    assert_eq!(anchor.latest().await?, None, "nothing to remember yet");
+    rig.audit.record(&tenant, Entry::new("thing.done", "job")).await?;
+    let saved = rig.database.list(&Key::new("audit"), None, 100).await?;
+    for count in [2, 3] {
+        rig.audit.record(&tenant, Entry::new("thing.done", "job")).await?;
+        assert_eq!(rig.audit.verify_fresh(&tenant, &anchor).await?.count, count);
+        assert_eq!(rig.audit.verify_fresh(&tenant, &anchor).await?.count, count, "once more");
+        assert_eq!(anchor.latest().await?, Some(count));
+    }
+    let old = saved.into_iter().fold(Batch::new(), |batch, record| batch.put(record.key, record.value));
+    rig.database.commit(old.delete(entry(1)).delete(entry(2))).await?;
+    assert_eq!(rig.audit.verify(&tenant).await?.count, 1, "the chain fits");
+    assert_eq!(refused(rig.audit.verify_fresh(&tenant, &anchor).await), ErrorKind::Tampered);
+    Ok(())
+}
+
+#[test]
+fn the_end_of_a_log_has_one_text() -> Result<()> {
+    let text = format!("17:{}", "0".repeat(64));
+    assert_eq!(Head::parse(&text)?.to_string(), text);
+    let hash = "0".repeat(64);
+    for bad in [
+        "",
+        ":",
+        "17",
+        &format!("017:{hash}"),
+        &format!("+1:{hash}"),
+        &format!("1:{hash}0"),
+        &format!("1 :{hash}"),
+    ] {
+        assert_eq!(refused(Head::parse(bad)), ErrorKind::Invalid, "{bad}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn without_a_key_nothing_is_signed() -> Result<()> {
+    let rig = Rig::new()?;
+    assert_eq!(refused(rig.audit.checkpoint(ours().tenant()).await), ErrorKind::Unsupported);
     Ok(())
 }

@@ -247,13 +247,16 @@ async fn the_audit_log_tells_who_for_how_long_and_why_no_longer() -> Result<()> 
             scene.enter(job).await.map(std::mem::forget)
         })
         .await?;
+    let tenant = ours().tenant().clone();
+    let act = scene.rig.operator.act(&tenant, "audit.read").await?;
+    let ada = scene.rig.audit.pseudonym(&act, &tenant, &Rig::user("ada")?).await?.expect("she was there");
     assert_eq!(
         scene.audited().await?,
         [
-            "debug.opened memory/ada seconds=600",
-            "debug.closed memory/ada why=it was closed seconds=3 sessions=1 record=whole",
-            "debug.opened memory/ada seconds=600",
-            "debug.closed memory/ada why=the job has ended seconds=0 sessions=0 record=whole",
+            format!("debug.opened {ada} seconds=600"),
+            format!("debug.closed {ada} why=it was closed seconds=3 sessions=1 record=whole"),
+            format!("debug.opened {ada} seconds=600"),
+            format!("debug.closed {ada} why=the job has ended seconds=0 sessions=0 record=whole"),
         ]
     );
     Ok(())

@@ -4,6 +4,8 @@
 
 mod access;
 mod audit;
+#[cfg(feature = "conformance")]
+mod audit_kit;
 mod claims;
 mod debugging;
 mod endless;

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use ci_core::access::{Admin, Grant, Read};
-use ci_core::audit::Entry;
+use ci_core::audit::{Actor, Entry};
 use ci_core::id::RepositoryId;
 use ci_core::operator::Act;
 use ci_core::queue::Claim;
@@ -102,8 +102,7 @@ impl SshKeys {
     pub async fn rotate(&self, grant: &Grant<Admin>) -> Result<SshPublicKey> {
         let keys = self.boxed(grant.scope()?.repository());
         let still = || grant.scope().map(drop);
-        keys.make("ssh_key.made", &grant.user().to_string(), &still, |pairs| pairs.at(SshKeyStage::Next))
-            .await
+        keys.make("ssh_key.made", grant.user(), &still, |pairs| pairs.at(SshKeyStage::Next)).await
     }
 
     /// Lets `key` sign from now on, in place of the current one, which becomes old.
@@ -235,7 +234,7 @@ impl SshSigner for SshKeys {
         if list.is_empty() {
             let still = || grant.scope().map(drop);
             let current = |pairs: &Pairs| pairs.at(SshKeyStage::Current);
-            keys.make("ssh_key.made", &grant.user().to_string(), &still, current).await?;
+            keys.make("ssh_key.made", grant.user(), &still, current).await?;
             list = keys.pairs().await?.list();
         }
         grant.scope()?;
@@ -284,7 +283,7 @@ impl Keys<'_> {
         pairs.ok_or_else(|| self.0.tampered())
     }
 
-    fn entry(&self, action: &str, actor: impl std::fmt::Display) -> Entry {
+    fn entry(&self, action: &str, actor: impl Into<Actor>) -> Entry {
         self.0.entry(action, actor)
     }
 
@@ -292,7 +291,7 @@ impl Keys<'_> {
     async fn make(
         &self,
         action: &str,
-        actor: &str,
+        actor: impl Into<Actor>,
         still: &(dyn Fn() -> Result<()> + Sync),
         existing: impl Fn(&Pairs) -> Option<SshPublicKey> + Sync,
     ) -> Result<SshPublicKey> {

@@ -186,6 +186,7 @@ async fn the_audit_log_tells_of_every_change_and_every_signature() -> Result<()>
     let operator = Operator::new(&bench.audit)?;
     let act = operator.act(ours.tenant(), "audit.read").await?;
     let entries = bench.audit.entries(&act, ours.tenant(), 0).await?;
+    let ada = bench.audit.pseudonym(&act, ours.tenant(), &Rig::user("ada")?).await?.unwrap();
     let about = |entry: &ci_core::audit::Entry| {
         entry.about.iter().find(|(name, _)| name == "key").map(|(_, key)| key.clone()).unwrap_or_default()
     };
@@ -195,12 +196,12 @@ async fn the_audit_log_tells_of_every_change_and_every_signature() -> Result<()>
         .collect();
     let (one, two) = (first.fingerprint(), second.fingerprint());
     let expected = [
-        ("ssh_key.made", "memory/ada", one.clone()),
-        ("ssh_key.made", "memory/ada", two.clone()),
-        ("ssh_key.activated", "memory/ada", two.clone()),
-        ("ssh_key.removed", "memory/ada", one),
+        ("ssh_key.made", &*ada, one.clone()),
+        ("ssh_key.made", &*ada, two.clone()),
+        ("ssh_key.activated", &*ada, two.clone()),
+        ("ssh_key.removed", &*ada, one),
         ("ssh_key.used", "job", two),
-        ("ssh_key.deleted", "memory/ada", String::new()),
+        ("ssh_key.deleted", &*ada, String::new()),
         ("audit.read", "operator", String::new()),
     ];
     assert_eq!(told, expected, "and nothing for what had happened already");

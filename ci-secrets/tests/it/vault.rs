@@ -93,18 +93,21 @@ async fn the_audit_log_tells_who_did_what_without_names_or_values() {
     let operator = Operator::new(&bench.audit).expect("the operator");
     let act = operator.act(&tenant, "audit.read").await.expect("an act");
     let entries = bench.audit.entries(&act, &tenant, 0).await.expect("entries");
+    let person = Rig::user("ada").expect("a person");
+    let ada =
+        bench.audit.pseudonym(&act, &tenant, &person).await.expect("it is read").expect("she was there");
     let told: Vec<_> = entries.iter().map(|e| (e.entry.action.as_str(), e.entry.actor.as_str())).collect();
     let expected = [
-        ("secret.set", "memory/ada"),
+        ("secret.set", ada.as_str()),
         ("secret.leased", "job"),
-        ("secret.deleted", "memory/ada"),
+        ("secret.deleted", ada.as_str()),
         ("audit.read", "operator"),
     ];
     assert_eq!(told, expected);
     let tag = bench.vault.audit_tag(&write.lower(), &name("DATABASE_PASSWORD")).await.expect("a tag");
     let about = ("secret".to_owned(), tag);
     assert!(entries[..3].iter().all(|logged| logged.entry.about.contains(&about)));
-    for needle in [VALUE, "PASSWORD"] {
+    for needle in [VALUE, "PASSWORD", "memory/ada"] {
         assert!(!format!("{entries:?}").contains(needle), "{needle} is in the audit log");
     }
 }
@@ -316,4 +319,36 @@ async fn a_worker_with_another_root_key_ends_no_job() {
     }
     let claim = right.next(&[]).await.expect("asked").expect("the job");
     assert_eq!((claim.job(), claim.attempt()), (new.id(), 1));
+}
+
+#[cfg(feature = "aws-lc")]
+#[tokio::test]
+async fn what_was_sealed_with_another_suite_still_opens() {
+    use ci_core::seal::Suite;
+
+    let (bench, ours) = (Bench::new(), repository("1"));
+    bench.put(&ours, "BEFORE", VALUE).await;
+    let options = VaultOptions::default().with_suite(Suite::Aes256Gcm);
+    let faster = bench.other_vault(bench.root.clone()).with_options(options);
+    let grant = bench.grant::<Write>(&ours).await;
+    faster.put(&grant, &name("AFTER"), SecretValue::new(VALUE)).await.expect("the secret is set");
+    for (secret, suite) in [("BEFORE", 1), ("AFTER", 2)] {
+        for kind in ["info", "value"] {
+            assert_eq!(
+                bench.read(&crate::bench::row(&ours, kind, secret)).await[1],
+                suite,
+                "{kind} of {secret}"
+            );
+        }
+        for vault in [&*bench.vault, &faster] {
+            let claim = bench.claim(&ours).await;
+            let lease =
+                vault.lease(claim.trusted().expect("trusted"), &[name(secret)]).await.expect("a lease");
+            assert_eq!(lease.value(&name(secret)).expect("leased").expose(), VALUE.as_bytes());
+        }
+    }
+    let purpose = Purpose::log(&JobId::random(), 1);
+    let sealed =
+        faster.seal(grant.scope().expect("fresh"), &purpose, b"12 passed").await.expect("it is sealed");
+    assert_eq!(sealed[1], 2, "also what it is only the key ring for");
 }

@@ -299,7 +299,7 @@ impl Opening {
         self.left -= size as u64;
         let place = if self.left == 0 { Place::Last } else { Place::Inner };
         let sealed = self.take(size + CHUNK_OVERHEAD).await?;
-        let plain = self.chunks.as_mut().ok_or_else(tampered)?.open(&sealed, place)?;
+        let mut plain = self.chunks.as_mut().ok_or_else(tampered)?.open(&sealed, place)?;
         self.hash.update(&plain[..]);
         if place == Place::Last {
             self.is_done = true;
@@ -309,7 +309,7 @@ impl Opening {
             }
         }
         // An empty content has one empty chunk, which is nothing to a reader.
-        Ok((!plain.is_empty()).then(|| Bytes::copy_from_slice(&plain)))
+        Ok((!plain.is_empty()).then(|| Bytes::from(std::mem::take(&mut *plain))))
     }
 
     /// The next `size` bytes of the object.

@@ -11,6 +11,13 @@ mod records {
     }
 }
 
+/// What an audit log needs of the records below it.
+mod audit {
+    mod sqlite {
+        ci_core::audit_kit!(super::super::backends::sqlite_records);
+    }
+}
+
 mod queue {
     mod sqlite {
         ci_storage::queue_kit!(super::super::backends::sqlite_rig);
