@@ -29,7 +29,7 @@ use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::{KeyId, random_bytes};
+use crate::id::{KeyId, fill_random, random_bytes};
 
 const VERSION: u8 = 1;
 const XCHACHA20_POLY1305: u8 = 1;
@@ -57,7 +57,8 @@ pub struct DataKey {
 impl DataKey {
     /// A new random key.
     pub fn random() -> Self {
-        Self { id: KeyId::random(), key: SecretBox::new(Box::new(random_bytes())) }
+        // In its box from the start: a copy on the stack would stay there.
+        Self { id: KeyId::random(), key: SecretBox::init_with_mut(|key: &mut [u8; 32]| fill_random(key)) }
     }
 
     /// The key `key`, known as `id`.

@@ -81,20 +81,28 @@
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
+mod erasure;
 mod hierarchy;
+mod leases;
 mod masker;
+mod memory;
 mod root;
+mod rotation;
 mod row;
-mod unwrapped;
 mod vault;
+mod vault_reseal;
 
 pub use ci_core::secret::{
     Form, KeyRing, Leak, Learned, Masker, Purpose, Redactor, SecretInfo, SecretLease, SecretStore,
     SecretValue, Sensitive,
 };
 
+pub use erasure::{ErasureReceipt, OutOfReach, Traces};
 pub use masker::StreamMasker;
+#[cfg(target_os = "linux")]
+pub use memory::harden_process;
 #[cfg(unix)]
 pub use root::FileRoot;
 pub use root::RootKey;
+pub use rotation::{Forgotten, Left, Progress, Revocation, Revoke, RotationReport, Step};
 pub use vault::{Vault, VaultOptions};

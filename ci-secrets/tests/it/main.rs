@@ -3,9 +3,13 @@
 mod attacks;
 mod bench;
 mod broken;
+mod erasure;
 mod faults;
 mod file_root;
 mod kits;
 mod masker_kit;
 mod masking;
+#[cfg(target_os = "linux")]
+mod memory;
+mod rotation;
 mod vault;
