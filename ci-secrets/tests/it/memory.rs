@@ -18,7 +18,8 @@ use ci_core::seal::{Context, DataKey, key_id};
 use ci_core::secret::{KeyRing as _, Purpose, SecretStore as _, SecretValue};
 use ci_core::trust::Origin;
 use ci_secrets::{FileRoot, RootKey, Vault};
-use secrecy::{ExposeSecret as _, SecretBox};
+use secrecy::SecretBox;
+use zeroize::Zeroizing;
 
 use crate::bench::{Bench, name, repository};
 
@@ -40,8 +41,9 @@ impl Marker {
         const WINDOW: usize = 64 * 1024;
         let memory = File::open("/proc/self/mem").expect("our own memory");
         let maps = fs::read_to_string("/proc/self/maps").expect("our own maps");
-        let finder = memchr_like(&self.0);
-        let mut window = vec![0; 31 + WINDOW];
+        let mut window = Zeroizing::new(vec![0; 31 + WINDOW]);
+        // What was read is not to be found again where it was read to.
+        let own = window.as_ptr() as u64..window.as_ptr() as u64 + window.len() as u64;
         let mut copies = 0;
         for line in maps.lines().filter(|line| line.contains(" rw")) {
             let (start, end) =
@@ -50,31 +52,29 @@ impl Marker {
             let (mut at, end) = (address(start), address(end));
             window[..31].fill(0);
             while at < end {
-                let length = usize::try_from(end - at).map_or(WINDOW, |left| left.min(WINDOW));
+                let until = if at < own.start { end.min(own.start) } else { end };
+                if own.contains(&at) {
+                    at = own.end;
+                    continue;
+                }
+                let length = usize::try_from(until - at).map_or(WINDOW, |left| left.min(WINDOW));
                 if memory.read_exact_at(&mut window[31..31 + length], at).is_err() {
                     break;
                 }
                 // In place, so that what was just read is no copy itself.
                 window[31..31 + length].iter_mut().for_each(|byte| *byte = !*byte);
-                copies += finder(&window[..31 + length]);
+                copies += self.count(&window[..31 + length]);
                 window.copy_within(length..31 + length, 0);
                 at += length as u64;
             }
         }
-        window.fill(0);
         copies
     }
-}
 
-fn memchr_like(needle: &[u8; 32]) -> impl Fn(&[u8]) -> usize {
-    let needle = *needle;
-    move |text| {
-        let first = u64::from_ne_bytes(*needle.first_chunk().expect("8 bytes"));
-        let is_here = |at: &usize| {
-            let here = text[*at..].first_chunk().map(|bytes| u64::from_ne_bytes(*bytes));
-            here == Some(first) && text[*at..].starts_with(&needle)
-        };
-        (0..text.len().saturating_sub(31)).filter(is_here).count()
+    fn count(&self, text: &[u8]) -> usize {
+        let first: [u8; 8] = *self.0.first_chunk().expect("8 bytes");
+        let begins = text.windows(8).enumerate().filter(|(_, bytes)| *bytes == first);
+        begins.filter(|(at, _)| text[*at..].starts_with(&self.0)).count()
     }
 }
 
