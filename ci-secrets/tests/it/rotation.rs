@@ -591,7 +591,8 @@ async fn an_outage_of_the_root_key_within_the_time_of_a_key_stops_no_job() {
         service.old.is_down.store(true, Ordering::Release);
         let mut down = Duration::ZERO;
         while down + Duration::from_secs(25) < half {
-            assert!(service.value(&busy, "1", "TOKEN").await.is_ok(), "{start}: down for {down:?}");
+            let value = service.value(&busy, "1", "TOKEN").await;
+            assert!(value.is_ok(), "{start}: down for {down:?}: {value:?}");
             assert!(service.value(&busy, "2", "TOKEN").await.is_ok(), "{start}: another one, for {down:?}");
             service.rig.clock.advance(Duration::from_secs(20));
             down += Duration::from_secs(20);
