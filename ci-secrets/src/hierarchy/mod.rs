@@ -114,21 +114,29 @@ impl Hierarchy {
         let place = wrapped_place(&repository_folder(repository), id);
         for _ in 0..MOST_ROUNDS {
             let record = self.row(&place).await?;
-            if let Some(found) = self.unwrapped.get(&place, &record.value) {
-                return Ok(found.key);
+            let found = self.unwrapped.get(&place, &record.value);
+            if let Some(found) = &found
+                && !found.is_due
+            {
+                return Ok(found.key.clone());
             }
-            let above = match self.key_of_tenant(repository.tenant(), &key_id(&record.value)?).await {
+            let above = key_id(&record.value)?;
+            let above = match (self.key_of_tenant(repository.tenant(), &above).await, found) {
+                (Ok(above), _) => above,
+                // An outage; this key is kept for as long as the one above it.
+                (Err(error), Some(found)) if error.is_retryable() => return Ok(found.key),
                 // A rotation of the tenant's key may have wrapped it anew, and destroyed the former key, since then.
-                Err(error) if error.kind() == ErrorKind::NotFound => {
+                (Err(error), _) if error.kind() == ErrorKind::NotFound => {
                     if self.row(&place).await?.version == record.version {
                         return Err(error);
                     }
                     continue;
                 }
-                above => above?,
+                (Err(error), _) => return Err(error),
             };
             let key = Arc::new(open_repository_row(repository, id, &above, &record.value)?);
-            self.unwrapped.put(place, record.value, key.clone());
+            let above = wrapped_place(&tenant_folder(repository.tenant()), above.id());
+            self.unwrapped.put_below(&above, place, record.value, key.clone());
             return Ok(key);
         }
         Err(busy())

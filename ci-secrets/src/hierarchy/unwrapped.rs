@@ -60,6 +60,21 @@ impl Unwrapped {
     }
 
     pub(crate) fn put(&self, place: Key, wrapped: Bytes, key: Arc<DataKey>) {
+        let elapsed = self.clock.elapsed();
+        let due = elapsed.saturating_add(self.ttl / 2);
+        self.insert(place, Kept { wrapped, key, at: self.clock.now(), elapsed, due });
+    }
+
+    /// The same for a key that the one at `above` has opened. It is kept no longer than that one, and is due with it.
+    pub(crate) fn put_below(&self, above: &Key, place: Key, wrapped: Bytes, key: Arc<DataKey>) {
+        let times = self.lock().get(above).map(|kept| (kept.at, kept.elapsed, kept.due));
+        match times {
+            Some((at, elapsed, due)) => self.insert(place, Kept { wrapped, key, at, elapsed, due }),
+            None => self.put(place, wrapped, key),
+        }
+    }
+
+    fn insert(&self, place: Key, kept: Kept) {
         if self.most == 0 {
             return;
         }
@@ -72,9 +87,7 @@ impl Unwrapped {
         {
             keys.remove(&oldest);
         }
-        let elapsed = self.clock.elapsed();
-        let due = elapsed.saturating_add(self.ttl / 2);
-        keys.insert(place, Kept { wrapped, key, at: self.clock.now(), elapsed, due });
+        keys.insert(place, kept);
     }
 
     /// Drops the keys of rows below `prefix`.
@@ -184,6 +197,22 @@ mod tests {
         assert!(is_due(), "who was to renew it could not");
         put(&keys, "a");
         assert!(!is_due(), "it was renewed");
+    }
+
+    #[test]
+    fn a_key_is_kept_no_longer_than_the_one_that_opened_it() {
+        let (clock, keys) = kept(8);
+        put(&keys, "above");
+        clock.advance(MINUTE.saturating_sub(MOMENT));
+        keys.put_below(
+            &place("above"),
+            place("a"),
+            Bytes::from_static(b"wrapped"),
+            Arc::new(DataKey::random()),
+        );
+        assert!(has(&keys, "a"));
+        clock.advance(MOMENT);
+        assert!(!has(&keys, "a"));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod attacks;
 mod bench;
 mod broken;
+mod broken_rotation;
 mod erasure;
 mod faults;
 mod file_root;
