@@ -13,7 +13,7 @@ use ci_core::clock::Timestamp;
 use ci_core::id::{JobId, KeyId, RepositoryId, TenantId};
 use ci_core::memory::{Database, Rig};
 use ci_core::operator::Operator;
-use ci_core::records::{Key, Records};
+use ci_core::records::{Batch, Key, Records};
 use ci_core::seal::{Context, key_id};
 use ci_core::secret::{KeyRing, Purpose, SecretStore as _, SecretValue};
 use ci_core::{ErrorKind, Result};
@@ -21,6 +21,7 @@ use ci_secrets::conformance::faults::{FailingRecords, Fault};
 use ci_secrets::conformance::key_ring::Rotating;
 use ci_secrets::{Forgotten, Progress, Revoke, RootKey, RotationReport, Vault, VaultOptions};
 use secrecy::SecretBox;
+use tokio::sync::oneshot;
 
 use crate::bench::{Bench, Switched, key_folder, kind, name, repository};
 
@@ -315,6 +316,89 @@ async fn who_held_on_to_a_former_key_cannot_write_with_it() {
     service.check(&service.vault).await;
 }
 
+/// Records in which something else happens just before a certain write.
+#[derive(Debug)]
+struct Meanwhile {
+    inner: Arc<dyn Records>,
+    at: Key,
+    /// Told when the write is about to happen, and waited for.
+    gate: std::sync::Mutex<Option<(oneshot::Sender<()>, oneshot::Receiver<()>)>>,
+}
+
+#[async_trait]
+impl Records for Meanwhile {
+    async fn get(&self, key: &Key) -> Result<Option<ci_core::records::Record>> {
+        self.inner.get(key).await
+    }
+
+    async fn list(
+        &self,
+        prefix: &Key,
+        after: Option<&Key>,
+        limit: usize,
+    ) -> Result<Vec<ci_core::records::Record>> {
+        self.inner.list(prefix, after, limit).await
+    }
+
+    async fn commit(&self, batch: Batch) -> Result<ci_core::records::Version> {
+        let gate = if batch.puts.iter().any(|(key, _)| key.is_below(&self.at)) {
+            self.gate.lock().expect("unpoisoned").take()
+        } else {
+            None
+        };
+        if let Some((told, done)) = gate {
+            told.send(()).expect("somebody waits");
+            done.await.expect("it is done");
+        }
+        self.inner.commit(batch).await
+    }
+
+    async fn purge(&self, prefix: &Key) -> Result<usize> {
+        self.inner.purge(prefix).await
+    }
+
+    async fn scan_raw(&self, needle: &[u8]) -> Result<usize> {
+        self.inner.scan_raw(needle).await
+    }
+}
+
+impl Service {
+    /// Another process, in whose next write below `at` `rotation` comes in between.
+    async fn put_while(&self, at: Key, native: &str, secret: &str, rotation: impl AsyncFnOnce()) {
+        let ((told, is_there), (done, is_done)) = (oneshot::channel(), oneshot::channel());
+        let gate = std::sync::Mutex::new(Some((told, is_done)));
+        let records = Arc::new(Meanwhile { inner: self.records.clone(), at, gate });
+        let vault = Vault::new(records.clone(), self.audit.clone(), self.old.clone(), self.rig.clock.clone());
+        let value = format!("value of {secret} of {native}");
+        let between = async {
+            is_there.await.expect("it writes");
+            rotation().await;
+            done.send(()).expect("it waits");
+        };
+        tokio::join!(self.put(&vault, native, secret, &value), between);
+    }
+}
+
+#[tokio::test]
+async fn a_write_that_a_rotation_overtakes_is_done_with_the_new_key() {
+    let service = Service::new().await;
+    let secrets = Key::new("secret");
+    let rotation = async || drop(service.repository(&service.vault).await.expect("rotated"));
+    service.put_while(secrets, "1", "TOKEN", rotation).await;
+    assert_eq!(service.keys_of_secrets("1").await.len(), 1, "nothing came under the former key afterwards");
+    service.check(&service.vault).await;
+}
+
+#[tokio::test]
+async fn a_new_repository_never_depends_on_a_key_that_was_destroyed() {
+    let service = Service::new().await;
+    let keys = Key::new("key").part("repository");
+    let rotation = async || drop(service.tenant(&service.vault).await.expect("rotated"));
+    service.put_while(keys, "new", "TOKEN", rotation).await;
+    service.vault.forget_keys();
+    assert_eq!(service.value(&service.vault, "new", "TOKEN").await.expect("read"), "value of TOKEN of new");
+}
+
 #[tokio::test]
 async fn a_key_is_retired_when_its_time_is_over_and_nothing_depends_on_it() {
     let service = Service::new().await;
@@ -461,11 +545,7 @@ async fn a_row_that_was_tampered_with_is_reported_and_keeps_the_former_key() {
     let mut wrong = right.to_vec();
     *wrong.last_mut().expect("bytes") ^= 1;
     let write = async |value: Vec<u8>| {
-        service
-            .records
-            .commit(ci_core::records::Batch::new().put(place.clone(), value))
-            .await
-            .expect("written")
+        service.records.commit(Batch::new().put(place.clone(), value)).await.expect("written")
     };
     write(wrong).await;
     let report = service.repository(&service.vault).await.expect("it goes as far as it can");
