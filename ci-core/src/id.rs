@@ -230,14 +230,19 @@ fn random_hex() -> String {
 }
 
 /// Random bytes of the operating system.
+pub(crate) fn random_bytes<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    fill_random(&mut bytes);
+    bytes
+}
+
+/// The same into `bytes`.
 ///
 /// # Panics
 ///
 /// When the operating system has none to give: to go on without would be worse.
-pub(crate) fn random_bytes<const N: usize>() -> [u8; N] {
-    let mut bytes = [0; N];
-    getrandom::fill(&mut bytes).expect("the operating system gives random bytes");
-    bytes
+pub(crate) fn fill_random(bytes: &mut [u8]) {
+    getrandom::fill(bytes).expect("the operating system gives random bytes");
 }
 
 /// One repository, by ids that never change: a renamed or re-created repository is not confused with another.

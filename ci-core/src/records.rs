@@ -3,8 +3,8 @@
 //! This is the layer below the capabilities: whoever holds a [`Records`] can read and write every row. What
 //! must stay secret or whole is therefore sealed before it comes here.
 //!
-//! The first parts of the SDK's own keys are `artifact`, `audit`, `cache`, `inbox`, `key`, `log`, `object` and `secret`; a
-//! product that keeps rows of its own begins theirs with `product`.
+//! The first parts of the SDK's own keys are `artifact`, `audit`, `cache`, `erasure`, `inbox`, `key`, `log`, `object`,
+//! `rotation` and `secret`; a product that keeps rows of its own begins theirs with `product`.
 
 use std::fmt;
 use std::fmt::Write as _;
@@ -78,6 +78,18 @@ pub trait Records: fmt::Debug + Send + Sync + 'static {
     ///
     /// [`ErrorKind::Unavailable`] when it cannot be done now; calling again finishes it.
     async fn purge(&self, prefix: &Key) -> Result<usize>;
+
+    /// Has the store forget the bytes of every record that was deleted or replaced (free pages, logs of its own). After
+    /// this [`scan_raw`](Self::scan_raw) finds them no more. It may take as long as rewriting all records; other writes
+    /// wait for so long.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unsupported`] when the store cannot do so, which is what it says unless an implementor says
+    /// otherwise; [`ErrorKind::Unavailable`] when it cannot be done now: calling again finishes it.
+    async fn scrub(&self) -> Result<()> {
+        Err(Error::new(ErrorKind::Unsupported, "forget deleted records").because("this store cannot do so"))
+    }
 
     /// In how many places of the store's files the bytes of `needle` lie, deleted records included: how an
     /// erasure is verified.

@@ -3,6 +3,7 @@
 //! A [`SecretLease`] is the only form in which values reach a sandbox, and it makes the [`Mask`] that output
 //! goes through: what can be injected is masked. A log store takes nothing but [`Masked`] bytes.
 
+mod end;
 mod leak;
 mod ssh;
 
@@ -22,6 +23,7 @@ use crate::id::{ArtifactName, CacheKey, JobId, KeyId, SecretName};
 use crate::queue::{Claim, Tenure, TrustedClaim};
 use crate::seal::{Context, DataKey};
 
+pub use end::LeaseEnd;
 pub use leak::{Form, Leak, Learned, Sensitive, Unmasked};
 pub use ssh::{SshPublicKey, SshSigner};
 
@@ -220,6 +222,7 @@ pub struct SecretLease {
     masker: Arc<dyn Masker>,
     leaks: Untold,
     tenure: Option<Arc<Tenure>>,
+    end: LeaseEnd,
 }
 
 impl SecretLease {
@@ -260,7 +263,20 @@ impl SecretLease {
     }
 
     fn with(masker: Arc<dyn Masker>, tenure: Option<Arc<Tenure>>) -> Self {
-        Self { values: BTreeMap::new(), unmasked: Vec::new(), masker, leaks: Untold::default(), tenure }
+        Self {
+            values: BTreeMap::new(),
+            unmasked: Vec::new(),
+            masker,
+            leaks: Untold::default(),
+            tenure,
+            end: LeaseEnd::new(),
+        }
+    }
+
+    /// The same lease, which also ends with `end`.
+    pub fn ending_with(mut self, end: &LeaseEnd) -> Self {
+        self.end = end.clone();
+        self
     }
 
     /// A value of this lease, for a backend that injects it.
@@ -268,8 +284,13 @@ impl SecretLease {
     /// # Errors
     ///
     /// [`ErrorKind::NotFound`] when the lease has none of that name; [`ErrorKind::Fenced`] when the claim is
-    /// over.
+    /// over, or the lease was [ended](LeaseEnd) before it.
     pub fn value(&self, name: &SecretName) -> Result<&SecretValue> {
+        if self.end.has_come() {
+            return Err(Error::new(ErrorKind::Fenced, "read a leased secret")
+                .because("the secrets of the repository were revoked")
+                .with("secret", name));
+        }
         if let Some(tenure) = &self.tenure {
             tenure.check("read a leased secret")?;
         }

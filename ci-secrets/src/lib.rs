@@ -57,6 +57,20 @@
 //! repository, kind, name, version. Keys are never tried to see whether they fit. Destroying a repository's key
 //! makes everything unreadable that was ever sealed for it ([`Vault::erase`]).
 //!
+//! # Other keys
+//!
+//! | What happened | What to do |
+//! |---|---|
+//! | it is time for another root key, or the provider changes | [`Vault::rotate_root`]: values and repositories' keys stay |
+//! | a root key has got lost to somebody | the same, then [`Vault::rotate_all`] for every tenant: copies of the database hold the former keys |
+//! | a copy of the database, or a process's memory, was read | [`Vault::rotate_all`], and new values where they come from |
+//! | a repository's secrets were read | [`Vault::revoke_all`], cancel its jobs, and new values |
+//! | logs and artifacts of before some time are gone | [`Vault::retire_keys`] |
+//! | a repository leaves | [`Vault::erase`], and the receipt says what is out of reach |
+//!
+//! All of them go on where an earlier call was killed, may be called by several at once, and let jobs work meanwhile.
+//! Nothing is written under a former key: writers write on the condition that their key is still current.
+//!
 //! # What is protected from whom
 //!
 //! Somebody who reads the database learns which repositories have secrets, their names, how long the values are
@@ -67,7 +81,9 @@
 //!
 //! - A job that is given a secret can tell it to the world: masking stops accidents. The defence is not to give it,
 //!   which is why [`SecretStore::lease`] takes a [`TrustedClaim`](ci_core::queue::TrustedClaim).
-//! - Somebody who has the root key and a copy of the database, or who reads this process's memory, has everything.
+//! - Somebody who has the root key and a copy of the database, or who reads this process's memory, has everything. On
+//!   Linux `harden_process` keeps other processes of the same user, and core dumps, from it. Keys do not lie in memory
+//!   of `memfd_secret(2)`: that takes unsafe code, here or in a crate that nobody has audited.
 //! - Rows that are deleted together or put back together to an earlier state are not noticed; see [`Vault`].
 //! - A root key that is lost takes every secret with it, and everything that was sealed. Nothing replaces a root key
 //!   or a repository's key by a new one.
@@ -87,24 +103,32 @@
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
+mod erasure;
 mod hierarchy;
 #[cfg(feature = "identity")]
 pub mod identity;
+mod leases;
 mod masker;
+mod memory;
 mod root;
+mod rotation;
 mod row;
 pub mod ssh;
 mod strongbox;
-mod unwrapped;
 mod vault;
+mod vault_reseal;
 
 pub use ci_core::secret::{
     Form, KeyRing, Leak, Learned, Masker, Purpose, Redactor, SecretInfo, SecretLease, SecretStore,
     SecretValue, Sensitive, SshPublicKey, SshSigner,
 };
 
+pub use erasure::{ErasureReceipt, OutOfReach, Traces};
 pub use masker::StreamMasker;
+#[cfg(target_os = "linux")]
+pub use memory::harden_process;
 #[cfg(unix)]
 pub use root::FileRoot;
 pub use root::RootKey;
+pub use rotation::{Forgotten, Left, Progress, Revocation, Revoke, RotationReport, Step};
 pub use vault::{Vault, VaultOptions};

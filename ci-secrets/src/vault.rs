@@ -9,14 +9,14 @@ use ci_core::access::{Grant, Read, Scope, Write};
 use ci_core::audit::{Audit, Entry};
 use ci_core::clock::Clock;
 use ci_core::id::{KeyId, RepositoryId, SecretName};
-use ci_core::operator::Act;
 use ci_core::queue::TrustedClaim;
 use ci_core::records::{Batch, Condition, Record, Records};
 use ci_core::seal::{Context, DataKey, Suite, key_id};
 use ci_core::secret::{KeyRing, Masker, Purpose, SecretInfo, SecretLease, SecretStore, SecretValue};
 use ci_core::{Error, ErrorKind, Result};
 
-use crate::hierarchy::Hierarchy;
+use crate::hierarchy::{Current, Hierarchy};
+use crate::leases::Leases;
 use crate::masker::StreamMasker;
 use crate::root::RootKey;
 use crate::row::{self, Place};
@@ -63,6 +63,7 @@ pub struct Vault {
     pub(crate) records: Arc<dyn Records>,
     pub(crate) audit: Audit,
     pub(crate) hierarchy: Hierarchy,
+    pub(crate) leases: Leases,
     pub(crate) clock: Arc<dyn Clock>,
 }
 
@@ -71,8 +72,10 @@ pub struct Vault {
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct VaultOptions {
-    /// How long an unwrapped key is kept in memory: 5 minutes. For this long the provider of the root key may be
-    /// down before anybody notices.
+    /// How long an unwrapped key is kept in memory: 5 minutes. After half of this time the provider of the root key is
+    /// asked for it again, by one of those who use it, so that an outage of up to half this time stops no job of a
+    /// tenant whose key is in use. Another program can go on using a key for at most so long after its row was read;
+    /// erasing or rotating a key ends that at once, because every use reads the row.
     pub keys_for: Duration,
     /// How many unwrapped keys are kept in memory at most: 1,024.
     pub most_keys: usize,
@@ -125,7 +128,7 @@ impl Vault {
     ) -> Self {
         let VaultOptions { keys_for, most_keys, suite: _ } = VaultOptions::default();
         let hierarchy = Hierarchy::new(records.clone(), root, clock.clone(), keys_for, most_keys);
-        Self { records, audit, hierarchy, clock }
+        Self { records, audit, hierarchy, leases: Leases::default(), clock }
     }
 
     /// Replaces how long keys are remembered, and what new content is sealed with.
@@ -136,54 +139,22 @@ impl Vault {
         self
     }
 
+    /// The same vault, which can also open what an earlier root key has wrapped: for as long as
+    /// [`rotate_root`](Self::rotate_root) has not ended. Which root key wrapped something stands beside it.
+    pub fn with_former_root(mut self, root: Arc<dyn RootKey>) -> Self {
+        self.hierarchy = self.hierarchy.with_former_root(root);
+        self
+    }
+
+    /// Drops those unwrapped keys from memory whose time is over. A vault that is used does so by itself; one that is
+    /// idle keeps them until somebody calls this.
+    pub fn forget_stale_keys(&self) {
+        self.hierarchy.forget_stale();
+    }
+
     /// Drops every unwrapped key from memory. The next use asks the root key's provider again.
     pub fn forget_keys(&self) {
         self.hierarchy.forget();
-    }
-
-    /// Destroys the keys of a repository, and then its secrets: whatever was sealed for it, here or elsewhere,
-    /// can no longer be read. Returns how many records that were.
-    ///
-    /// Another vault over the same records notices at its next use. Copies of the database and of the root
-    /// key that lie elsewhere are out of reach; while both exist, so do the secrets.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::Denied`] when the act is for another tenant; [`ErrorKind::Unavailable`] when the records cannot be
-    /// reached now: calling again finishes it.
-    ///
-    /// # Cancel safety
-    ///
-    /// When the future is dropped a part may have been destroyed; calling again finishes it.
-    ///
-    /// # Example
-    ///
-    /// ```
-    /// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
-    /// use ci_core::access::Read;
-    /// use ci_core::id::JobId;
-    /// use ci_core::memory::Rig;
-    /// use ci_secrets::{KeyRing as _, Purpose};
-    /// # let folder = tempfile::tempdir().expect("a folder");
-    /// # let root = std::sync::Arc::new(ci_secrets::FileRoot::create(folder.path().join("root.key"))?);
-    /// # let rig = Rig::new()?;
-    /// # let vault = ci_secrets::Vault::new(rig.records(), rig.audit.clone(), root, rig.clock.clone());
-    ///
-    /// let (repository, purpose) = (Rig::repository("1", "acme")?, Purpose::log(&JobId::random(), 1));
-    /// let grant = rig.grant::<Read>(&Rig::user("ada")?, &repository).await?;
-    /// let sealed = vault.seal(grant.scope()?, &purpose, b"hello").await?;
-    ///
-    /// let act = rig.operator.act(repository.tenant(), "repository.erased").await?;
-    /// vault.erase(&act, &repository).await?;
-    /// assert!(vault.open(grant.scope()?, &purpose, &sealed).await.is_err());
-    /// # Ok::<(), ci_core::Error>(()) })?;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub async fn erase(&self, act: &Act<'_>, repository: &RepositoryId) -> Result<usize> {
-        act.covers(repository.tenant())?;
-        // The keys first: when it stops half way, what is left cannot be read.
-        let keys = self.hierarchy.destroy(repository).await?;
-        Ok(keys + self.records.purge(&row::folder(repository)).await?)
     }
 
     /// What the audit log calls a secret: its entries hold no names, because they outlive what they are about.
@@ -208,7 +179,7 @@ impl Vault {
         Ok(Some((record, info)))
     }
 
-    async fn open_info(&self, place: Place<'_>, record: &Record) -> Result<SecretInfo> {
+    pub(crate) async fn open_info(&self, place: Place<'_>, record: &Record) -> Result<SecretInfo> {
         let key = self.hierarchy.key(place.repository, &key_id(&record.value)?).await?;
         place.open_info(&key, &record.value)
     }
@@ -234,7 +205,12 @@ impl Vault {
             .with("secret", place.name))
     }
 
-    async fn open_value(&self, place: Place<'_>, version: u64, info: &[u8]) -> Result<SecretValue> {
+    pub(crate) async fn open_value(
+        &self,
+        place: Place<'_>,
+        version: u64,
+        info: &[u8],
+    ) -> Result<SecretValue> {
         let record = self.records.get(&place.value()).await?.ok_or_else(|| place.tampered())?;
         let key = self.hierarchy.key(place.repository, &key_id(&record.value)?).await?;
         place.open_value(&key, version, info, &record.value)
@@ -267,12 +243,16 @@ impl SecretStore for Vault {
     async fn lease(&self, claim: TrustedClaim<'_>, names: &[SecretName]) -> Result<SecretLease> {
         let claimed = claim.claim();
         let repository = claimed.scope()?.repository();
+        let end = self.leases.begin(repository, claimed.job());
         let mut entry = about(Entry::new("secret.leased", "job").about("job", claimed.job()), repository);
         let names: BTreeSet<&SecretName> = names.iter().collect();
         let (mut values, mut bytes) = (Vec::with_capacity(names.len()), 0);
         for name in names {
             let place = Place { repository, name };
             let value = self.value(place).await?;
+            if value.expose().is_empty() {
+                return Err(withdrawn(name));
+            }
             bytes += value.expose().len();
             if bytes > Self::MOST_LEASED {
                 return Err(Error::new(ErrorKind::LimitExceeded, LEASE)
@@ -289,7 +269,7 @@ impl SecretStore for Vault {
         }
         // All of this may have taken longer than the claim lasted.
         claimed.fence()?;
-        Ok(SecretLease::new(claim, values, self.masker()))
+        Ok(SecretLease::new(claim, values, self.masker()).ending_with(&end))
     }
 
     async fn put(&self, grant: &Grant<Write>, name: &SecretName, value: SecretValue) -> Result<SecretInfo> {
@@ -305,9 +285,11 @@ impl SecretStore for Vault {
             about(Entry::new("secret.set", grant.user()), repository).about("secret", place.tag(&key));
         let done = Mutex::new(None);
         let commit = async |audit: Batch| {
+            // A rotation may have moved on to another key since.
+            let Current { key, still } = self.hierarchy.current_to_write(repository).await?;
             let (batch, info) = self.setting(place, &key, &value).await?;
             grant.scope()?;
-            self.records.commit(batch.and(audit)).await?;
+            self.records.commit(batch.and(audit).require(still)).await?;
             *done.lock().unwrap_or_else(PoisonError::into_inner) = Some(info);
             Ok(())
         };
@@ -375,8 +357,14 @@ impl KeyRing for Vault {
     }
 }
 
-fn about(entry: Entry, repository: &RepositoryId) -> Entry {
+pub(crate) fn about(entry: Entry, repository: &RepositoryId) -> Entry {
     entry.about("forge", repository.forge()).about("repository", repository.native())
+}
+
+fn withdrawn(name: &SecretName) -> Error {
+    Error::new(ErrorKind::Denied, LEASE)
+        .because("the secrets of the repository were revoked; set it anew")
+        .with("secret", name)
 }
 
 fn missing(operation: &'static str, name: &SecretName) -> Error {

@@ -5,6 +5,7 @@
 mod architecture;
 mod fixture;
 mod job;
+mod keys;
 mod quickstart;
 mod services;
 mod traces;

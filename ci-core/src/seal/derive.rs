@@ -98,7 +98,21 @@ impl Derived {
     }
 }
 
+/// HKDF leaves what it derives on the stack; this wipes it there.
 pub(super) fn expand(key: &[u8], salt: &[u8], info: &[&[u8]], out: &mut [u8]) {
+    expand_in_frames_of_its_own(key, salt, info, out);
+    wipe_unused_stack();
+}
+
+/// Overwrites what the calls before it, from the same function, have left below.
+#[inline(never)]
+fn wipe_unused_stack() {
+    const DEPTH: usize = 4096;
+    Zeroizing::new([0_u8; DEPTH]).fill(0);
+}
+
+#[inline(never)]
+fn expand_in_frames_of_its_own(key: &[u8], salt: &[u8], info: &[&[u8]], out: &mut [u8]) {
     let hkdf = Hkdf::<Sha256>::new(Some(salt), key);
     hkdf.expand_multi_info(info, out).expect("at most 8,160 bytes come out of HKDF-SHA-256");
 }

@@ -39,7 +39,7 @@ use secrecy::{ExposeSecret as _, SecretBox};
 use self::derive::{Derived, Shape, expand};
 use self::suite::Nonce;
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::{KeyId, random_bytes};
+use crate::id::{KeyId, fill_random};
 
 pub use self::chunks::{ChunkOpener, ChunkSealer, Place};
 pub use self::context::Context;
@@ -70,7 +70,8 @@ pub struct DataKey {
 impl DataKey {
     /// A new random key.
     pub fn random() -> Self {
-        Self::new(KeyId::random(), SecretBox::new(Box::new(random_bytes())))
+        // In its box from the start: a copy on the stack would stay there.
+        Self::new(KeyId::random(), SecretBox::init_with_mut(|key: &mut [u8; 32]| fill_random(key)))
     }
 
     /// The key `key`, known as `id`.

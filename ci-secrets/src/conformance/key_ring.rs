@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use ci_core::ErrorKind;
 use ci_core::access::{Grant, Read};
-use ci_core::id::{ArtifactName, CacheKey, JobId, KeyId};
+use ci_core::id::{ArtifactName, CacheKey, JobId, KeyId, RepositoryId};
 use ci_core::memory::Rig;
 use ci_core::secret::{KeyRing, Purpose};
 
@@ -26,6 +27,34 @@ ci_core::declare_kit! {
         what_was_cut_short_is_noticed,
         many_at_once_get_one_key,
     }
+}
+
+ci_core::declare_kit! {
+    /// Runs every case about key rings whose keys rotate; takes a closure that makes an
+    /// `Arc<dyn` [`Rotating`](crate::conformance::key_ring::Rotating)`>`.
+    key_rotation_kit for ci_secrets::conformance::key_ring {
+        what_was_sealed_before_a_rotation_opens,
+        what_is_sealed_after_a_rotation_has_another_key,
+        a_former_key_is_found_by_its_id,
+        a_rotation_is_of_one_repository,
+        many_rotations_lose_nothing,
+        sealing_goes_on_while_keys_rotate,
+        what_was_destroyed_opens_nothing,
+        a_destroyed_key_is_not_found,
+    }
+}
+
+/// A key ring under test, and how its keys are rotated and destroyed.
+#[async_trait]
+pub trait Rotating: std::fmt::Debug + Send + Sync + 'static {
+    /// The ring.
+    fn ring(&self) -> &dyn KeyRing;
+
+    /// Gives the repository a new key.
+    async fn rotate(&self, repository: &RepositoryId);
+
+    /// Destroys all keys of the repository.
+    async fn destroy(&self, repository: &RepositoryId);
 }
 
 type Ring = Arc<dyn KeyRing>;
@@ -169,4 +198,126 @@ pub async fn many_at_once_get_one_key(keys: Ring) {
         found.insert(one.await.expect("it ends"));
     }
     assert_eq!(found.len(), 1);
+}
+
+/// Logs, artifacts and tickets keep opening under the key that they name.
+pub async fn what_was_sealed_before_a_rotation_opens(keys: Arc<dyn Rotating>) {
+    let (rig, purpose) = (rig(), cached());
+    let grant = grant(&rig, "1").await;
+    let scope = || grant.scope().expect("a fresh grant");
+    let sealed = keys.ring().seal(scope(), &purpose, b"content").await.expect("it is sealed");
+    keys.rotate(&repository("1")).await;
+    let opened = keys.ring().open(scope(), &purpose, &sealed).await;
+    assert_eq!(opened.expect("it was sealed before the rotation, and opens"), b"content"[..]);
+}
+
+/// A rotation that leaves the key in use is none.
+pub async fn what_is_sealed_after_a_rotation_has_another_key(keys: Arc<dyn Rotating>) {
+    let (rig, purpose) = (rig(), cached());
+    let grant = grant(&rig, "1").await;
+    let scope = || grant.scope().expect("a fresh grant");
+    let before = keys.ring().data_key(scope(), &purpose, None).await.expect("a key");
+    keys.rotate(&repository("1")).await;
+    let after = keys.ring().data_key(scope(), &purpose, None).await.expect("a key");
+    assert_ne!(before.id(), after.id(), "the key is the one from before the rotation");
+    assert_ne!(before.expose(), after.expose(), "the key is the one from before the rotation");
+    let sealed = keys.ring().seal(scope(), &purpose, b"content").await.expect("it is sealed");
+    assert_eq!(ci_core::seal::key_id(&sealed).expect("it names its key"), *after.id());
+}
+
+/// The id means the same key as before.
+pub async fn a_former_key_is_found_by_its_id(keys: Arc<dyn Rotating>) {
+    let (rig, purpose) = (rig(), cached());
+    let grant = grant(&rig, "1").await;
+    let scope = || grant.scope().expect("a fresh grant");
+    let before = keys.ring().data_key(scope(), &purpose, None).await.expect("a key");
+    keys.rotate(&repository("1")).await;
+    let by_id = keys.ring().data_key(scope(), &purpose, Some(before.id())).await.expect("a former key");
+    assert_eq!((before.id(), before.expose()), (by_id.id(), by_id.expose()));
+}
+
+/// Other repositories keep their keys.
+pub async fn a_rotation_is_of_one_repository(keys: Arc<dyn Rotating>) {
+    let (rig, purpose) = (rig(), cached());
+    let (ours, theirs) = (grant(&rig, "1").await, grant(&rig, "2").await);
+    let before = keys.ring().data_key(theirs.scope().expect("fresh"), &purpose, None).await.expect("a key");
+    keys.ring().data_key(ours.scope().expect("fresh"), &purpose, None).await.expect("a key");
+    keys.rotate(&repository("1")).await;
+    let after = keys.ring().data_key(theirs.scope().expect("fresh"), &purpose, None).await.expect("a key");
+    assert_eq!(before.id(), after.id(), "another repository's key was rotated");
+}
+
+/// However often.
+pub async fn many_rotations_lose_nothing(keys: Arc<dyn Rotating>) {
+    let (rig, purpose) = (rig(), cached());
+    let grant = grant(&rig, "1").await;
+    let scope = || grant.scope().expect("a fresh grant");
+    let mut sealed = Vec::new();
+    for round in 0..10_u8 {
+        sealed.push(keys.ring().seal(scope(), &purpose, &[round]).await.expect("it is sealed"));
+        keys.rotate(&repository("1")).await;
+    }
+    let ids: BTreeSet<_> = sealed.iter().map(|one| ci_core::seal::key_id(one).expect("an id")).collect();
+    assert_eq!(ids.len(), sealed.len(), "each has a key of its own");
+    for (round, one) in sealed.iter().enumerate() {
+        let opened = keys.ring().open(scope(), &purpose, one).await.expect("it opens");
+        assert_eq!(usize::from(opened[0]), round);
+    }
+}
+
+/// What is sealed while a key rotates has the former key or the new one, and opens.
+pub async fn sealing_goes_on_while_keys_rotate(keys: Arc<dyn Rotating>) {
+    let rig = rig();
+    let mut working = Vec::new();
+    for worker in 0..4_u8 {
+        let (keys, grant) = (keys.clone(), grant(&rig, "1").await);
+        working.push(tokio::spawn(async move {
+            let (scope, purpose) = (|| grant.scope().expect("a fresh grant"), cached());
+            for round in 0..25_u8 {
+                let plain = [worker, round];
+                let sealed = keys.ring().seal(scope(), &purpose, &plain).await.expect("it is sealed");
+                let opened = keys.ring().open(scope(), &purpose, &sealed).await.expect("it opens");
+                assert_eq!(opened, plain[..]);
+            }
+        }));
+    }
+    for _ in 0..5 {
+        keys.rotate(&repository("1")).await;
+        tokio::task::yield_now().await;
+    }
+    for one in working {
+        one.await.expect("it ends");
+    }
+}
+
+/// Whatever key it was sealed with.
+pub async fn what_was_destroyed_opens_nothing(keys: Arc<dyn Rotating>) {
+    let (rig, purpose) = (rig(), cached());
+    let (ours, theirs) = (grant(&rig, "1").await, grant(&rig, "2").await);
+    let scope = || ours.scope().expect("a fresh grant");
+    let before = keys.ring().seal(scope(), &purpose, b"content").await.expect("it is sealed");
+    keys.rotate(&repository("1")).await;
+    let after = keys.ring().seal(scope(), &purpose, b"content").await.expect("it is sealed");
+    let other = keys.ring().seal(theirs.scope().expect("fresh"), &purpose, b"theirs").await;
+    keys.destroy(&repository("1")).await;
+    for sealed in [before, after] {
+        let opened = keys.ring().open(scope(), &purpose, &sealed).await;
+        refused(opened, WRONG, "content whose key was destroyed");
+    }
+    let other = other.expect("it is sealed");
+    let opened = keys.ring().open(theirs.scope().expect("fresh"), &purpose, &other).await;
+    assert_eq!(opened.expect("another repository's keys were not destroyed"), b"theirs"[..]);
+}
+
+/// A key that was destroyed does not come back, and the repository gets another one.
+pub async fn a_destroyed_key_is_not_found(keys: Arc<dyn Rotating>) {
+    let (rig, purpose) = (rig(), cached());
+    let grant = grant(&rig, "1").await;
+    let scope = || grant.scope().expect("a fresh grant");
+    let before = keys.ring().data_key(scope(), &purpose, None).await.expect("a key");
+    keys.destroy(&repository("1")).await;
+    let asked = keys.ring().data_key(scope(), &purpose, Some(before.id())).await;
+    refused(asked, &[ErrorKind::NotFound], "a key that was destroyed");
+    let after = keys.ring().data_key(scope(), &purpose, None).await.expect("another key");
+    assert_ne!(before.expose(), after.expose());
 }

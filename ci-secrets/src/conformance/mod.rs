@@ -8,10 +8,13 @@
 //! |---|---|---|
 //! | [`secret_store_kit!`](crate::secret_store_kit) | a [`SecretStore`](ci_core::secret::SecretStore) | [`StoreUnderTest`](secret_store::StoreUnderTest) |
 //! | [`key_ring_kit!`](crate::key_ring_kit) | a [`KeyRing`](ci_core::secret::KeyRing) | `Arc<dyn KeyRing>` |
+//! | [`key_rotation_kit!`](crate::key_rotation_kit) | the same, when keys rotate | [`Rotating`](key_ring::Rotating) |
 //! | [`root_key_kit!`](crate::root_key_kit) | a [`RootKey`](crate::RootKey) | [`RootsUnderTest`](root_key::RootsUnderTest) |
 //! | [`masker_kit!`](crate::masker_kit) | a [`Masker`](ci_core::secret::Masker) | `Arc<dyn Masker>` |
 //! | [`ssh_signer_kit!`](crate::ssh_signer_kit) | an [`SshSigner`](ci_core::secret::SshSigner) | `Arc<dyn SshSigner>` |
 //! | [`token_issuer_kit!`](crate::token_issuer_kit) | a [`TokenIssuer`](ci_core::identity::TokenIssuer) | `Arc<dyn TokenIssuer>` |
+//!
+//! What fails around them, on purpose, is in [`faults`].
 //!
 //! # How to run them
 //!
@@ -91,6 +94,7 @@
 #![allow(clippy::missing_panics_doc, reason = "every case panics when it fails: that is what it is for")]
 #![allow(clippy::unused_async, reason = "a case of a kit is async, whether or not it waits")]
 
+pub mod faults;
 pub mod key_ring;
 pub mod masker;
 mod remembered;

@@ -24,6 +24,19 @@ mod vault {
 
         ci_secrets::key_ring_kit!(async || Setup::ready(Bench::new().vault as Arc<dyn KeyRing>));
     }
+
+    mod rotation {
+        use std::sync::Arc;
+
+        use ci_secrets::conformance::key_ring::Rotating;
+
+        use super::*;
+        use crate::rotation::RotatingVault;
+
+        ci_secrets::key_rotation_kit!(async || {
+            Setup::ready(Arc::new(RotatingVault::new(Bench::new())) as Arc<dyn Rotating>)
+        });
+    }
 }
 
 mod memory {
@@ -51,6 +64,41 @@ mod memory {
         use super::*;
 
         ci_secrets::key_ring_kit!(async || Setup::ready(Arc::new(Ring::new()) as Arc<dyn KeyRing>));
+    }
+
+    mod rotation {
+        use async_trait::async_trait;
+        use ci_core::id::RepositoryId;
+        use ci_core::memory::{Rig, Ring};
+        use ci_core::secret::KeyRing;
+        use ci_secrets::conformance::key_ring::Rotating;
+
+        use super::*;
+
+        #[derive(Debug)]
+        struct OfOperator(Rig, Ring);
+
+        #[async_trait]
+        impl Rotating for OfOperator {
+            fn ring(&self) -> &dyn KeyRing {
+                &self.1
+            }
+
+            async fn rotate(&self, repository: &RepositoryId) {
+                let act = self.0.operator.act(repository.tenant(), "key.rotated").await.expect("an act");
+                self.1.rotate(&act, repository).expect("it is rotated");
+            }
+
+            async fn destroy(&self, repository: &RepositoryId) {
+                let act = self.0.operator.act(repository.tenant(), "key.destroyed").await.expect("an act");
+                self.1.destroy(&act, repository).expect("it is destroyed");
+            }
+        }
+
+        ci_secrets::key_rotation_kit!(async || {
+            let rig = Rig::new().expect("a rig");
+            Setup::ready(Arc::new(OfOperator(rig, Ring::new())) as Arc<dyn Rotating>)
+        });
     }
 
     mod masker {

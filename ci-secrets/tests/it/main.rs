@@ -3,6 +3,8 @@
 mod attacks;
 mod bench;
 mod broken;
+mod broken_rotation;
+mod erasure;
 mod faults;
 mod file_root;
 #[cfg(feature = "identity")]
@@ -10,8 +12,11 @@ mod identity;
 mod kits;
 mod masker_kit;
 mod masking;
+#[cfg(target_os = "linux")]
+mod memory;
 #[cfg(feature = "identity")]
 mod pyjwt;
+mod rotation;
 #[cfg(all(unix, feature = "ssh-agent"))]
 mod ssh_agent;
 mod ssh_keys;

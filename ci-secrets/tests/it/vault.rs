@@ -265,7 +265,7 @@ async fn what_is_erased_cannot_be_read_by_anybody() {
     let operator = Operator::new(&bench.audit).expect("the operator");
     let act = operator.act(ours.tenant(), "repository.erased").await.expect("an act");
     assert_eq!(
-        bench.vault.erase(&act, &ours).await.expect("it is erased"),
+        bench.vault.erase(&act, &ours).await.expect("it is erased").records,
         4,
         "two of a key, two of a secret"
     );

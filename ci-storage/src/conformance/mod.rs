@@ -182,6 +182,7 @@ ci_core::declare_kit! {
         a_list_goes_on_after_a_key,
         a_purge_takes_all_that_lies_below_and_nothing_else,
         what_was_purged_is_nowhere,
+        what_was_scrubbed_is_nowhere,
         few_bytes_are_not_looked_for,
     }
 }

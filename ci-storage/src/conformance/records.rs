@@ -214,6 +214,35 @@ pub async fn what_was_purged_is_nowhere(records: Backend) {
     }
 }
 
+/// What was replaced or deleted one by one is nowhere after the store was asked to forget it, and what is there stays.
+pub async fn what_was_scrubbed_is_nowhere(records: Backend) {
+    let (replaced, deleted, kept) = (Key::new("replaced"), Key::new("deleted"), Key::new("kept"));
+    let needle = |what: &str, number: u64| Digest::of(format!("{what} {number}").as_bytes()).to_string();
+    for number in 0..60_u64 {
+        for (key, what) in [(&replaced, "gone"), (&deleted, "lost"), (&kept, "kept")] {
+            put(&records, &key.clone().number(number), &needle(what, number)).await;
+        }
+    }
+    for number in 0..60 {
+        put(&records, &replaced.clone().number(number), &needle("next", number)).await;
+        records.commit(Batch::new().delete(deleted.clone().number(number))).await.expect("deleted");
+    }
+    match records.scrub().await {
+        Err(error) if error.kind() == ErrorKind::Unsupported => return,
+        scrubbed => scrubbed.expect("scrubbed"),
+    }
+    let found = async |what: &str, number: u64| records.scan_raw(needle(what, number).as_bytes()).await;
+    for number in 0..60 {
+        for (what, is_there) in [("gone", false), ("lost", false), ("next", true), ("kept", true)] {
+            match found(what, number).await {
+                Err(error) if error.kind() == ErrorKind::Unsupported => return,
+                places => assert_eq!(places.expect("looked") > 0, is_there, "{what} {number}"),
+            }
+        }
+    }
+    assert_eq!(list(&records, &replaced).await.len() + list(&records, &kept).await.len(), 120);
+}
+
 /// Fewer than eight bytes lie anywhere by chance.
 pub async fn few_bytes_are_not_looked_for(records: Backend) {
     let refused = kind(records.scan_raw(b"1234567").await);

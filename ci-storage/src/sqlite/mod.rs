@@ -187,6 +187,13 @@ impl Records for Sqlite {
         Ok(purged)
     }
 
+    async fn scrub(&self) -> Result<()> {
+        const OPERATION: &str = "forget deleted records";
+        self.write(OPERATION, move |connection, _| records::rewrite(connection)).await?;
+        let emptied = self.0.writer.run_alone(records::empty_journal).await;
+        emptied.map_err(|fault| fault.told(OPERATION))
+    }
+
     async fn scan_raw(&self, needle: &[u8]) -> Result<usize> {
         const OPERATION: &str = "look through the database's files";
         if needle.len() < SHORTEST_NEEDLE {

@@ -81,8 +81,13 @@ pub(super) fn write(connection: &Connection, batch: &Batch) -> Result<Version, F
 pub(super) fn purge(connection: &Connection, prefix: &Key) -> Result<usize, Fault> {
     let (first, end) = below(prefix);
     let deleted = connection.execute("DELETE FROM records WHERE key > ?1 AND key < ?2", (first, end))?;
-    connection.execute_batch(schema::REWRITE_RECORDS)?;
+    rewrite(connection)?;
     Ok(deleted)
+}
+
+/// Moves all records to fresh pages, so that nothing of earlier ones stays in the table.
+pub(super) fn rewrite(connection: &Connection) -> Result<(), Fault> {
+    Ok(connection.execute_batch(schema::REWRITE_RECORDS)?)
 }
 
 /// Copies what was committed into the database file, and empties the write-ahead log, old copies included.

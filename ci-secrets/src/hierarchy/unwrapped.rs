@@ -21,11 +21,21 @@ pub(crate) struct Unwrapped {
     keys: Mutex<HashMap<Key, Kept>>,
 }
 
+/// A key that is kept here.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) key: Arc<DataKey>,
+    /// Whether half of its time is over, and this is who should ask for it anew: whoever else finds it in the next
+    /// tenth of its time is not told.
+    pub(crate) is_due: bool,
+}
+
 struct Kept {
     wrapped: Bytes,
     key: Arc<DataKey>,
     at: Timestamp,
     elapsed: Duration,
+    due: Duration,
 }
 
 impl Unwrapped {
@@ -34,29 +44,50 @@ impl Unwrapped {
     }
 
     /// The key that the row at `place`, which holds `wrapped` now, was unwrapped to.
-    pub(crate) fn get(&self, place: &Key, wrapped: &Bytes) -> Option<Arc<DataKey>> {
+    pub(crate) fn get(&self, place: &Key, wrapped: &Bytes) -> Option<Found> {
         let mut keys = self.lock();
-        let kept = keys.get(place)?;
-        if kept.wrapped == wrapped && self.is_fresh(kept) {
-            return Some(kept.key.clone());
+        let kept = keys.get_mut(place)?;
+        if kept.wrapped != wrapped || !self.is_fresh(kept) {
+            keys.remove(place);
+            return None;
         }
-        keys.remove(place);
-        None
+        let now = self.clock.elapsed();
+        let is_due = now >= kept.due;
+        if is_due {
+            kept.due = now.saturating_add(self.ttl / 10);
+        }
+        Some(Found { key: kept.key.clone(), is_due })
     }
 
     pub(crate) fn put(&self, place: Key, wrapped: Bytes, key: Arc<DataKey>) {
+        let elapsed = self.clock.elapsed();
+        let due = elapsed.saturating_add(self.ttl / 2);
+        self.insert(place, Kept { wrapped, key, at: self.clock.now(), elapsed, due });
+    }
+
+    /// The same for a key that the one at `above` has opened. It is kept no longer than that one, and is due with it.
+    pub(crate) fn put_below(&self, above: &Key, place: Key, wrapped: Bytes, key: Arc<DataKey>) {
+        let times = self.lock().get(above).map(|kept| (kept.at, kept.elapsed, kept.due));
+        match times {
+            Some((at, elapsed, due)) => self.insert(place, Kept { wrapped, key, at, elapsed, due }),
+            None => self.put(place, wrapped, key),
+        }
+    }
+
+    fn insert(&self, place: Key, kept: Kept) {
         if self.most == 0 {
             return;
         }
         let mut keys = self.lock();
         keys.retain(|_, kept| self.is_fresh(kept));
         if keys.len() >= self.most
+            && !keys.contains_key(&place)
             && let Some(oldest) =
                 keys.iter().min_by_key(|(_, kept)| kept.elapsed).map(|(place, _)| place.clone())
         {
             keys.remove(&oldest);
         }
-        keys.insert(place, Kept { wrapped, key, at: self.clock.now(), elapsed: self.clock.elapsed() });
+        keys.insert(place, kept);
     }
 
     /// Drops the keys of rows below `prefix`.
@@ -64,8 +95,18 @@ impl Unwrapped {
         self.lock().retain(|place, _| !place.is_below(prefix));
     }
 
+    /// Drops the keys whose time is over.
+    pub(crate) fn forget_stale(&self) {
+        self.lock().retain(|_, kept| self.is_fresh(kept));
+    }
+
     pub(crate) fn forget_all(&self) {
         self.lock().clear();
+    }
+
+    /// For how long a key is kept.
+    pub(crate) fn ttl(&self) -> Duration {
+        self.ttl
     }
 
     /// By either clock: a machine that slept has kept its keys for that time too, and a calendar that was set
@@ -141,6 +182,57 @@ mod tests {
             clock.advance(Duration::from_secs(1));
         }
         assert_eq!([has(&keys, "a"), has(&keys, "b"), has(&keys, "c")], [false, true, true]);
+    }
+
+    #[test]
+    fn one_who_finds_a_key_of_half_its_time_is_to_renew_it() {
+        let (clock, keys) = kept(8);
+        put(&keys, "a");
+        let is_due = || keys.get(&place("a"), &Bytes::from_static(b"wrapped")).expect("kept").is_due;
+        clock.advance((MINUTE / 2).saturating_sub(MOMENT));
+        assert!(!is_due());
+        clock.advance(MOMENT);
+        assert_eq!([is_due(), is_due()], [true, false], "one of two");
+        clock.advance(MINUTE / 10);
+        assert!(is_due(), "who was to renew it could not");
+        put(&keys, "a");
+        assert!(!is_due(), "it was renewed");
+    }
+
+    #[test]
+    fn a_key_is_kept_no_longer_than_the_one_that_opened_it() {
+        let (clock, keys) = kept(8);
+        put(&keys, "above");
+        clock.advance(MINUTE.saturating_sub(MOMENT));
+        keys.put_below(
+            &place("above"),
+            place("a"),
+            Bytes::from_static(b"wrapped"),
+            Arc::new(DataKey::random()),
+        );
+        assert!(has(&keys, "a"));
+        clock.advance(MOMENT);
+        assert!(!has(&keys, "a"));
+    }
+
+    #[test]
+    fn renewing_a_key_takes_no_other_ones_place() {
+        let (_, keys) = kept(2);
+        for name in ["a", "b", "b"] {
+            put(&keys, name);
+        }
+        assert_eq!([has(&keys, "a"), has(&keys, "b")], [true, true]);
+    }
+
+    #[test]
+    fn stale_keys_can_be_dropped_without_asking_for_any() {
+        let (clock, keys) = kept(8);
+        put(&keys, "a");
+        clock.advance(MINUTE / 2);
+        put(&keys, "b");
+        clock.advance(MINUTE / 2);
+        keys.forget_stale();
+        assert_eq!(keys.lock().len(), 1);
     }
 
     #[test]

@@ -1,0 +1,210 @@
+//! Erasure: the keys of a repository are destroyed, and the store is looked through for what is left of them.
+
+mod receipt;
+
+use std::collections::BTreeSet;
+
+use ci_core::audit::{Audit, Entry};
+use ci_core::id::{KeyId, RepositoryId};
+use ci_core::operator::Act;
+use ci_core::records::{Batch, Condition, Key, Record};
+use ci_core::{Error, ErrorKind, Result};
+use data_encoding::HEXLOWER;
+use serde::{Deserialize, Serialize};
+
+use crate::Vault;
+use crate::hierarchy::layout;
+use crate::row;
+
+pub use self::receipt::{ErasureReceipt, OutOfReach, Traces};
+
+const ERASE: &str = "erase a repository";
+/// Which bytes of a wrapped key are its salt: random, and of no use to anybody without the rest.
+const SALT: std::ops::Range<usize> = 18..50;
+/// How many bytes at its end are the key itself, encrypted, and the tag.
+const SEALED: usize = 32 + 16;
+
+/// What is written down before anything is destroyed, for whoever has to go on after a crash.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct Note {
+    keys: BTreeSet<KeyId>,
+    /// The complements of the salts of the wrapped keys, so that this is not what is looked for.
+    salts: BTreeSet<String>,
+}
+
+impl Vault {
+    /// Destroys the keys of a repository and then its secrets, looks through the store for what is left of the wrapped
+    /// keys, and ends the leases that this vault has given. Whatever was sealed for the repository, here or elsewhere,
+    /// can no longer be read: secrets, logs, artifacts, caches, tickets. The audit log gets an entry.
+    ///
+    /// Another vault over the same records notices at its next use. Copies of the database and of the root
+    /// key that lie elsewhere are out of reach; while both exist, so do the secrets. The receipt says so. In a database
+    /// whose purge rewrites all records it takes as long as that, twice or three times.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Denied`] when the act is for another tenant; [`ErrorKind::Unavailable`] when the records cannot be
+    /// reached now: calling again finishes it.
+    ///
+    /// # Cancel safety
+    ///
+    /// When the future is dropped a part may have been destroyed; calling again finishes it, and looks for the same
+    /// keys.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+    /// use ci_core::access::Read;
+    /// use ci_core::id::JobId;
+    /// use ci_core::memory::Rig;
+    /// use ci_secrets::{KeyRing as _, Purpose};
+    /// # let folder = tempfile::tempdir().expect("a folder");
+    /// # let root = std::sync::Arc::new(ci_secrets::FileRoot::create(folder.path().join("root.key"))?);
+    /// # let rig = Rig::new()?;
+    /// # let vault = ci_secrets::Vault::new(rig.records(), rig.audit.clone(), root, rig.clock.clone());
+    ///
+    /// let (repository, purpose) = (Rig::repository("1", "acme")?, Purpose::log(&JobId::random(), 1));
+    /// let grant = rig.grant::<Read>(&Rig::user("ada")?, &repository).await?;
+    /// let sealed = vault.seal(grant.scope()?, &purpose, b"hello").await?;
+    ///
+    /// let act = rig.operator.act(repository.tenant(), "repository.erased").await?;
+    /// let receipt = vault.erase(&act, &repository).await?;
+    /// assert!(receipt.is_verified() && receipt.keys.len() == 1);
+    /// assert!(vault.open(grant.scope()?, &purpose, &sealed).await.is_err());
+    /// # Ok::<(), ci_core::Error>(()) })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub async fn erase(&self, act: &Act<'_>, repository: &RepositoryId) -> Result<ErasureReceipt> {
+        act.covers(repository.tenant())?;
+        let rows = self.wrapped_rows(repository).await?;
+        let (note, resumed) = self.note_erasure(repository, &rows).await?;
+        let mut jobs = self.leases.revoke(repository);
+        // The keys first: when it stops half way, what is left cannot be read.
+        let mut records = self.hierarchy.destroy(repository).await?;
+        records += self.records.purge(&row::folder(repository)).await?;
+        let notes = crate::rotation::notes_of(repository);
+        if !self.records.list(&notes, None, 1).await?.is_empty() {
+            records += self.records.purge(&notes).await?;
+        }
+        jobs.extend(self.leases.revoke(repository));
+        let traces = self.traces(&note, &rows).await?;
+        let receipt = ErasureReceipt {
+            repository: repository.clone(),
+            at: self.clock.now(),
+            resumed,
+            keys: note.keys.into_iter().collect(),
+            records,
+            jobs,
+            traces,
+            out_of_reach: self.out_of_reach(traces),
+        };
+        self.close_erasure(&receipt).await?;
+        Ok(receipt)
+    }
+
+    async fn wrapped_rows(&self, repository: &RepositoryId) -> Result<Vec<Record>> {
+        const PAGE: usize = 500;
+        let folder = layout::wrapped(&layout::repository_folder(repository));
+        let (mut rows, mut after) = (Vec::new(), None);
+        loop {
+            let page = self.records.list(&folder, after.as_ref(), PAGE).await?;
+            let Some(last) = page.last() else { return Ok(rows) };
+            after = Some(last.key.clone());
+            rows.extend(page);
+        }
+    }
+
+    /// Writes down what is about to be destroyed, beside what an earlier call has written; says whether one had.
+    async fn note_erasure(&self, repository: &RepositoryId, rows: &[Record]) -> Result<(Note, bool)> {
+        const MOST_ROUNDS: usize = 16;
+        let place = note_place(repository);
+        for _ in 0..MOST_ROUNDS {
+            let earlier = self.records.get(&place).await?;
+            let mut note: Note = match &earlier {
+                None => Note::default(),
+                // One that somebody has changed is of no use, and must not be in the way.
+                Some(record) => serde_json::from_slice(&record.value).unwrap_or_default(),
+            };
+            note.keys.extend(rows.iter().filter_map(|row| layout::repository_of(&row.key)).map(|(_, id)| id));
+            note.salts.extend(rows.iter().filter_map(|row| row.value.get(SALT)).map(written));
+            let json = serde_json::to_vec(&note)
+                .map_err(|error| Error::new(ErrorKind::Internal, ERASE).caused_by(error))?;
+            let unchanged = match &earlier {
+                None => Condition::Absent(place.clone()),
+                Some(record) => Condition::Is(place.clone(), record.version),
+            };
+            match self.records.commit(Batch::new().require(unchanged).put(place.clone(), json)).await {
+                Ok(_) => return Ok((note, earlier.is_some())),
+                Err(error) if error.kind() == ErrorKind::Conflict => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(Error::new(ErrorKind::Unavailable, ERASE)
+            .because("others erase it at the same time; call it again"))
+    }
+
+    /// What is left of the wrapped keys: their salts, which were written down, and what this call has seen of the keys.
+    async fn traces(&self, note: &Note, rows: &[Record]) -> Result<Traces> {
+        let salts = note.salts.iter().filter_map(|salt| read(salt));
+        let sealed = rows.iter().filter_map(|row| row.value.last_chunk::<SEALED>()).map(|key| key.to_vec());
+        let mut found = 0;
+        for needle in salts.chain(sealed) {
+            match self.records.scan_raw(&needle).await {
+                Ok(places) => found += places,
+                Err(error) if error.kind() == ErrorKind::Unsupported => return Ok(Traces::Unknown),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(if found == 0 { Traces::None } else { Traces::Found(found) })
+    }
+
+    fn out_of_reach(&self, traces: Traces) -> Vec<OutOfReach> {
+        let mut list = vec![OutOfReach::Backups, OutOfReach::Replicas, OutOfReach::OtherLeases];
+        let remembered = self.hierarchy.remembers_for();
+        if !remembered.is_zero() {
+            list.push(OutOfReach::Memory(remembered));
+        }
+        if traces == Traces::Unknown {
+            list.push(OutOfReach::Files);
+        }
+        list
+    }
+
+    /// Writes the entry, and takes the note away unless something was found, which the next call has to look for.
+    async fn close_erasure(&self, receipt: &ErasureReceipt) -> Result<()> {
+        let repository = &receipt.repository;
+        let traces = match receipt.traces {
+            Traces::None => "none".to_owned(),
+            Traces::Found(places) => places.to_string(),
+            Traces::Unknown => "unknown".to_owned(),
+        };
+        let entry = Entry::new("repository.erased", "operator")
+            .about("keys", receipt.keys.len())
+            .about("records", receipt.records)
+            .about("leases", receipt.jobs.len())
+            .about("traces", traces);
+        let audit: &Audit = &self.audit;
+        let commit = async |batch: Batch| {
+            let batch = match receipt.traces {
+                Traces::Found(_) => batch,
+                _ => batch.delete(note_place(repository)),
+            };
+            self.records.commit(batch).await.map(drop)
+        };
+        audit.attempt(repository.tenant(), crate::vault::about(entry, repository), commit).await
+    }
+}
+
+fn note_place(repository: &RepositoryId) -> Key {
+    Key::new("erasure").repository(repository)
+}
+
+fn written(salt: &[u8]) -> String {
+    HEXLOWER.encode(&salt.iter().map(|byte| !byte).collect::<Vec<_>>())
+}
+
+fn read(salt: &str) -> Option<Vec<u8>> {
+    let salt = HEXLOWER.decode(salt.as_bytes()).ok().filter(|salt| salt.len() == SALT.len())?;
+    Some(salt.into_iter().map(|byte| !byte).collect())
+}
