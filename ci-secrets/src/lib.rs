@@ -96,5 +96,13 @@ pub use ci_core::secret::{
 pub use masker::StreamMasker;
 #[cfg(unix)]
 pub use root::FileRoot;
+#[cfg(all(unix, feature = "passphrase"))]
+pub use root::{PassphraseCost, PassphraseRoot};
+#[cfg(feature = "kms")]
+pub use root::{AwsCredentials, KmsConfig, KmsRoot};
+#[cfg(any(feature = "kms", feature = "transit"))]
+pub use root::{CertificateAuthorities, Patience};
+#[cfg(feature = "transit")]
+pub use root::{TransitConfig, TransitRoot};
 pub use root::RootKey;
 pub use vault::{Vault, VaultOptions};

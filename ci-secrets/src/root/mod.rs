@@ -2,8 +2,20 @@
 
 #[cfg(unix)]
 mod file;
+#[cfg(any(feature = "kms", feature = "transit"))]
+mod https;
+#[cfg(feature = "kms")]
+mod kms;
+#[cfg(all(unix, feature = "passphrase"))]
+mod passphrase;
 #[cfg(unix)]
 mod private_file;
+#[cfg(any(feature = "kms", feature = "transit"))]
+mod remote;
+#[cfg(feature = "transit")]
+mod transit;
+#[cfg(any(feature = "kms", feature = "transit"))]
+mod wiped;
 
 use std::fmt;
 
@@ -19,6 +31,17 @@ use secrecy::SecretBox;
 
 #[cfg(unix)]
 pub use file::FileRoot;
+#[cfg(all(unix, feature = "passphrase"))]
+pub use passphrase::{PassphraseCost, PassphraseRoot};
+
+#[cfg(any(feature = "kms", feature = "transit"))]
+pub use https::CertificateAuthorities;
+#[cfg(feature = "kms")]
+pub use kms::{AwsCredentials, KmsConfig, KmsRoot};
+#[cfg(any(feature = "kms", feature = "transit"))]
+pub use remote::Patience;
+#[cfg(feature = "transit")]
+pub use transit::{TransitConfig, TransitRoot};
 
 /// The key at the top of the hierarchy. It wraps the keys of tenants and nothing else.
 ///

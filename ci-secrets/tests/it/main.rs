@@ -8,4 +8,5 @@ mod file_root;
 mod kits;
 mod masker_kit;
 mod masking;
+mod passphrase_root;
 mod vault;
