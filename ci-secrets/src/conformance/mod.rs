@@ -9,6 +9,7 @@
 //! | [`secret_store_kit!`](crate::secret_store_kit) | a [`SecretStore`](ci_core::secret::SecretStore) | [`StoreUnderTest`](secret_store::StoreUnderTest) |
 //! | [`key_ring_kit!`](crate::key_ring_kit) | a [`KeyRing`](ci_core::secret::KeyRing) | `Arc<dyn KeyRing>` |
 //! | [`root_key_kit!`](crate::root_key_kit) | a [`RootKey`](crate::RootKey) | [`RootsUnderTest`](root_key::RootsUnderTest) |
+//! | [`remote_root_key_kit!`](crate::remote_root_key_kit) | a [`RootKey`](crate::RootKey) at a provider that fails | [`RemoteUnderTest`](root_key::remote::RemoteUnderTest) |
 //! | [`masker_kit!`](crate::masker_kit) | a [`Masker`](ci_core::secret::Masker) | `Arc<dyn Masker>` |
 //!
 //! # How to run them

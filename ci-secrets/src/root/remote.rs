@@ -208,8 +208,8 @@ pub(super) fn words(text: &str, secrets: &[&str]) -> String {
     const MOST: usize = 300;
     const PIECE: usize = 8;
     let shows = |secret: &&str| {
-        let pieces = secret.as_bytes().windows(PIECE.min(secret.len()).max(1));
-        pieces.into_iter().any(|piece| text.as_bytes().windows(piece.len()).any(|part| part == piece))
+        let mut pieces = secret.as_bytes().windows(PIECE.min(secret.len()).max(1));
+        pieces.any(|piece| text.as_bytes().windows(piece.len()).any(|part| part == piece))
     };
     if secrets.iter().any(shows) {
         return "it repeats what is secret, and is left out".to_owned();

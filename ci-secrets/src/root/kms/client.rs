@@ -64,7 +64,7 @@ struct Decrypted {
     plaintext: Wiped,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 struct Refused {
     #[serde(rename = "__type", default)]
     what: String,
@@ -85,8 +85,12 @@ impl Client {
         *self.credentials.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(credentials);
     }
 
+    fn credentials(&self) -> Arc<AwsCredentials> {
+        self.credentials.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     async fn ask(&self, action: &str, body: Bytes) -> Result<Answer> {
-        let credentials = self.credentials.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let credentials = self.credentials();
         let (date, target) = (date(self.clock.now()), format!("TrentService.{action}"));
         let mut headers = vec![
             ("content-type", "application/x-amz-json-1.1"),
@@ -107,6 +111,32 @@ impl Client {
         }
         let request = request.body(Full::new(body)).expect("every part of it was looked at before");
         self.config.server.ask(request).await
+    }
+
+    /// What it means that the answer is no success. Where a signature is wrong, the service repeats what it was made
+    /// of, the session token included.
+    fn failed(&self, operation: &'static str, answer: &Answer, secret: &str) -> Error {
+        let refused: Option<Refused> = serde_json::from_slice(&answer.body).ok();
+        let Refused { what, message } = refused.unwrap_or_default();
+        // With or without the name of a shape in front: "com.amazonaws.kms#DisabledException".
+        let what = what.rsplit('#').next().unwrap_or_default();
+        let (kind, reason) = meaning(operation, answer.status, what, &message);
+        let credentials = self.credentials();
+        let token = credentials.session_token.as_ref().map_or("", |token| token.expose_secret());
+        let said = words(
+            &format!("{what}: {message}"),
+            &[secret, token, credentials.secret_access_key.expose_secret()],
+        );
+        let error = Error::new(kind, operation)
+            .because(reason)
+            .detail(format!("the service answers {}: {said}", answer.status.as_u16()));
+        match (kind, answer.retry_after) {
+            (ErrorKind::Unavailable, Some(delay)) => error.retryable_after(delay),
+            // As soon as an operator hands in other credentials, changes the policy, or enables the key.
+            (ErrorKind::Denied, _) => error.retryable(),
+            (ErrorKind::Unavailable, None) if answer.status.is_redirection() => error.permanent(),
+            _ => error,
+        }
     }
 
     /// Whether the service has used the key that it was asked to use.
@@ -134,7 +164,7 @@ impl Provider for Client {
             })
             .await?;
         if answer.status != StatusCode::OK {
-            return Err(failed(WRAP, &answer, &plaintext));
+            return Err(self.failed(WRAP, &answer, &plaintext));
         }
         let encrypted: Encrypted = read(WRAP, &answer)?;
         self.check_key(WRAP, &encrypted.key_id)?;
@@ -150,7 +180,7 @@ impl Provider for Client {
             })
             .await?;
         if answer.status != StatusCode::OK {
-            return Err(failed(UNWRAP, &answer, &ciphertext));
+            return Err(self.failed(UNWRAP, &answer, &ciphertext));
         }
         let decrypted: Decrypted = read(UNWRAP, &answer)?;
         self.check_key(UNWRAP, &decrypted.key_id)?;
@@ -171,26 +201,6 @@ fn read<'a, T: Deserialize<'a>>(operation: &'static str, answer: &'a Answer) -> 
 fn senseless(operation: &'static str) -> Error {
     Error::new(ErrorKind::Unavailable, operation)
         .because("its answer cannot be understood; is it the right server?")
-}
-
-/// What it means that the answer is no success.
-fn failed(operation: &'static str, answer: &Answer, secret: &str) -> Error {
-    let refused: Option<Refused> = serde_json::from_slice(&answer.body).ok();
-    let Refused { what, message } = refused.unwrap_or(Refused { what: String::new(), message: String::new() });
-    // With or without the name of a shape in front: "com.amazonaws.kms#DisabledException".
-    let what = what.rsplit('#').next().unwrap_or_default();
-    let (kind, reason) = meaning(operation, answer.status, what, &message);
-    let said = words(&format!("{what}: {message}"), &[secret]);
-    let error = Error::new(kind, operation)
-        .because(reason)
-        .detail(format!("the service answers {}: {said}", answer.status.as_u16()));
-    match (kind, answer.retry_after) {
-        (ErrorKind::Unavailable, Some(delay)) => error.retryable_after(delay),
-        // As soon as an operator hands in other credentials, changes the policy, or enables the key.
-        (ErrorKind::Denied, _) => error.retryable(),
-        (ErrorKind::Unavailable, None) if answer.status.is_redirection() => error.permanent(),
-        _ => error,
-    }
 }
 
 /// By the name of the error (AWS KMS API Reference, `Decrypt`, `Encrypt` and "Common Errors"), then by the status.
