@@ -67,7 +67,8 @@ impl FileRoot {
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         parse(&private_file::read(path, LENGTH + 1)?).ok_or_else(|| {
-            let reason = "the file does not hold a root key; restore its copy, for nothing opens with a new one";
+            let reason =
+                "the file does not hold a root key; restore its copy, for nothing opens with a new one";
             private_file::refused(ErrorKind::Invalid, path, reason)
         })
     }

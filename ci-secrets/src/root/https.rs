@@ -61,7 +61,9 @@ impl CertificateAuthorities {
             let added = certificate.map_err(|error| error.to_string());
             let added = added.and_then(|one| store.add(one).map_err(|error| error.to_string()));
             added.map_err(|error| {
-                Error::new(ErrorKind::Invalid, READ).because("a certificate in it cannot be read").detail(error)
+                Error::new(ErrorKind::Invalid, READ)
+                    .because("a certificate in it cannot be read")
+                    .detail(error)
             })?;
         }
         if store.is_empty() {
@@ -223,7 +225,9 @@ fn handshake_failed(error: io::Error) -> Error {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     if matches!(inner, Some(rustls::Error::InvalidCertificate(_))) {
         return Error::new(ErrorKind::Denied, ASK)
-            .because("its certificate is not one for its name by the given authorities; is it the right server?")
+            .because(
+                "its certificate is not one for its name by the given authorities; is it the right server?",
+            )
             .caused_by(error);
     }
     unreachable("no TLS connection comes about", error)

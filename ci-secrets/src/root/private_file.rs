@@ -15,8 +15,7 @@ const CREATE: &str = "create the root key";
 /// Writes `content` into a new file at `path`, durably, or leaves no file.
 pub(super) fn create(path: &Path, content: &[u8]) -> Result<()> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file =
-        rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR).map_err(|e| failed(CREATE, path, e))?;
+    let file = rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR).map_err(|e| failed(CREATE, path, e))?;
     if let Err(error) = write(file.into(), path, content) {
         // Half a key is of no use, and would be in the way of the next try.
         let _ = std::fs::remove_file(path);

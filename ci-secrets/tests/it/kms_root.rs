@@ -55,7 +55,8 @@ mod remote_kit {
 
 #[test]
 fn only_the_arn_of_a_key_is_one() {
-    let authorities = || CertificateAuthorities::from_pem(certified(&["x"]).0.as_bytes()).expect("an authority");
+    let authorities =
+        || CertificateAuthorities::from_pem(certified(&["x"]).0.as_bytes()).expect("an authority");
     for wrong in [
         "",
         "1234abcd-12ab-34cd-56ef-1234567890ab",

@@ -3,6 +3,7 @@
 mod attacks;
 mod bench;
 mod broken;
+mod broken_roots;
 mod faults;
 mod file_root;
 mod kits;
@@ -13,6 +14,9 @@ mod masking;
 mod passphrase_root;
 #[cfg(all(feature = "kms", feature = "transit"))]
 mod providers;
+#[cfg(all(feature = "kms", feature = "transit"))]
+mod python;
+mod root_faults;
 #[cfg(all(feature = "kms", feature = "transit"))]
 mod transit_root;
 mod vault;

@@ -100,7 +100,9 @@ fn nothing_but_the_line_decides() {
     };
     check(&right.replace("t=2", "t=3"), ErrorKind::Denied);
     check(&right.replace("m=19456", "m=19457"), ErrorKind::Denied);
-    for weak in [("m=19456", "m=8"), ("t=2", "t=1"), ("p=1", "p=0"), ("m=19456", "m=4194304"), ("t=2", "t=02")] {
+    for weak in
+        [("m=19456", "m=8"), ("t=2", "t=1"), ("p=1", "p=0"), ("m=19456", "m=4194304"), ("t=2", "t=02")]
+    {
         check(&right.replace(weak.0, weak.1), ErrorKind::Invalid);
     }
     for at in 0..right.len() {

@@ -160,7 +160,8 @@ async fn what_is_misconfigured_is_said() {
 
 #[test]
 fn what_is_no_configuration_is_refused() {
-    let authorities = || CertificateAuthorities::from_pem(certified(&["x"]).0.as_bytes()).expect("an authority");
+    let authorities =
+        || CertificateAuthorities::from_pem(certified(&["x"]).0.as_bytes()).expect("an authority");
     for address in [
         "http://vault:8200",
         "vault:8200",
@@ -179,7 +180,11 @@ fn what_is_no_configuration_is_refused() {
     }
     let config = || TransitConfig::new("https://vault", authorities(), "key").expect("a configuration");
     for name in ["", ".", "..", "a/../b", "a//b", "a b", "a?b", "a%2fb", "ä", "a\nb"] {
-        assert_eq!(kind(TransitConfig::new("https://vault", authorities(), name)), ErrorKind::Invalid, "{name}");
+        assert_eq!(
+            kind(TransitConfig::new("https://vault", authorities(), name)),
+            ErrorKind::Invalid,
+            "{name}"
+        );
         assert_eq!(kind(config().with_mount(name)), ErrorKind::Invalid, "{name}");
         assert_eq!(kind(config().with_namespace(name)), ErrorKind::Invalid, "{name}");
     }
@@ -214,7 +219,10 @@ async fn a_certificate_for_another_name_is_none() {
         let config = TransitConfig::new(&address, stand.authorities(), "one").expect("a configuration");
         let root = TransitRoot::new(config, "root".into(), clock.clone()).expect("a root key");
         let before = stand.faults().asked();
-        assert_eq!(works(&root).await.map_err(|error| error.kind()).err(), (!is_allowed).then_some(ErrorKind::Denied));
+        assert_eq!(
+            works(&root).await.map_err(|error| error.kind()).err(),
+            (!is_allowed).then_some(ErrorKind::Denied)
+        );
         assert_eq!(stand.faults().asked() > before, is_allowed);
     }
 }

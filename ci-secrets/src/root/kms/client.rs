@@ -212,25 +212,39 @@ fn meaning(operation: &str, status: StatusCode, what: &str, message: &str) -> (E
         "AccessDeniedException" if operation == UNWRAP && message.starts_with("The ciphertext refers to") => {
             (ErrorKind::Tampered, ALTERED)
         }
-        "NotFoundException" => (ErrorKind::NotFound, "the account has no such key; look at the configuration"),
+        "NotFoundException" => {
+            (ErrorKind::NotFound, "the account has no such key; look at the configuration")
+        }
         "DisabledException" | "KMSInvalidStateException" => {
             (ErrorKind::Denied, "the key is disabled, or is about to be deleted")
         }
         "InvalidKeyUsageException" => (ErrorKind::Unsupported, "it takes a symmetric key for encryption"),
-        "AccessDeniedException" | "ExpiredTokenException" | "InvalidClientTokenId" | "IncompleteSignature"
-        | "InvalidSignatureException" | "MissingAuthenticationToken" | "NotAuthorized" | "OptInRequired"
-        | "RequestExpired" | "UnrecognizedClientException" => (
+        "AccessDeniedException"
+        | "ExpiredTokenException"
+        | "InvalidClientTokenId"
+        | "IncompleteSignature"
+        | "InvalidSignatureException"
+        | "MissingAuthenticationToken"
+        | "NotAuthorized"
+        | "OptInRequired"
+        | "RequestExpired"
+        | "UnrecognizedClientException" => (
             ErrorKind::Denied,
             "the credentials are not accepted; replace them, mend the key's policy, or set the clock",
         ),
-        "DependencyTimeoutException" | "KeyUnavailableException" | "KMSInternalException"
-        | "LimitExceededException" | "RequestLimitExceeded" | "ThrottlingException" | "Throttling" => {
-            (ErrorKind::Unavailable, "the service is overloaded or broken")
-        }
+        "DependencyTimeoutException"
+        | "KeyUnavailableException"
+        | "KMSInternalException"
+        | "LimitExceededException"
+        | "RequestLimitExceeded"
+        | "ThrottlingException"
+        | "Throttling" => (ErrorKind::Unavailable, "the service is overloaded or broken"),
         _ => match status.as_u16() {
             401 | 403 => (ErrorKind::Denied, "the credentials are not accepted"),
             408 | 429 => (ErrorKind::Unavailable, "the service is overloaded"),
-            300..=399 => (ErrorKind::Unavailable, "it redirects, which is not followed; name the server that answers"),
+            300..=399 => {
+                (ErrorKind::Unavailable, "it redirects, which is not followed; name the server that answers")
+            }
             400..=499 => (ErrorKind::Invalid, "the service does not take the request"),
             _ => (ErrorKind::Unavailable, "the service is down or broken"),
         },

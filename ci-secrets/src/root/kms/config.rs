@@ -81,7 +81,8 @@ impl AwsCredentials {
     ///
     /// [`ErrorKind::Invalid`] when the id is not made of ASCII letters and digits, or the secret is empty.
     pub fn new(access_key_id: &str, secret_access_key: SecretString) -> Result<Self> {
-        let is_id = !access_key_id.is_empty() && access_key_id.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        let is_id =
+            !access_key_id.is_empty() && access_key_id.bytes().all(|byte| byte.is_ascii_alphanumeric());
         if !is_id || secret_access_key.expose_secret().is_empty() {
             return Err(invalid("they are not an access key's id and secret"));
         }

@@ -38,7 +38,8 @@ pub(super) fn authorization(
     let headers: String = request.headers.iter().map(|(name, value)| format!("{name}:{value}\n")).collect();
     let Signed { method, path, query, body, .. } = request;
     // It holds the session token.
-    let canonical = Zeroizing::new(format!("{method}\n{path}\n{query}\n{headers}\n{names}\n{}", digest(body)));
+    let canonical =
+        Zeroizing::new(format!("{method}\n{path}\n{query}\n{headers}\n{names}\n{}", digest(body)));
     let signed = format!("{ALGORITHM}\n{date}\n{scope}\n{}", digest(canonical.as_bytes()));
     let key = signing_key(credentials, day, region, service);
     let signature = HEXLOWER.encode(&*mac(&*key, signed.as_bytes()));
@@ -97,7 +98,8 @@ mod tests {
     use super::*;
 
     fn example() -> AwsCredentials {
-        AwsCredentials::new("AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY".into()).expect("credentials")
+        AwsCredentials::new("AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY".into())
+            .expect("credentials")
     }
 
     /// AWS General Reference, "Examples of how to derive a signing key" and of a complete signature.

@@ -239,20 +239,26 @@ fn meaning(operation: &'static str, status: StatusCode, said: &str) -> (ErrorKin
         400 if said.contains("encryption key not found") => {
             (ErrorKind::NotFound, "the engine has no key of that name; look at the configuration")
         }
-        400 if said.contains("disallowed by policy (too old)") => {
-            (ErrorKind::Denied, "the key's version is retired; lower min_decryption_version until all is rewrapped")
-        }
+        400 if said.contains("disallowed by policy (too old)") => (
+            ErrorKind::Denied,
+            "the key's version is retired; lower min_decryption_version until all is rewrapped",
+        ),
         400 if said.contains("non-AEAD") => {
             (ErrorKind::Unsupported, "keys of that type bind nothing; take one of type aes256-gcm96")
         }
-        400 if operation == UNWRAP => {
-            (ErrorKind::Tampered, "the engine does not open it: it was altered, moved, or wrapped by another key")
+        400 if operation == UNWRAP => (
+            ErrorKind::Tampered,
+            "the engine does not open it: it was altered, moved, or wrapped by another key",
+        ),
+        401 | 403 => {
+            (ErrorKind::Denied, "the token is not accepted; renew or replace it, or mend its policy")
         }
-        401 | 403 => (ErrorKind::Denied, "the token is not accepted; renew or replace it, or mend its policy"),
         404 => (ErrorKind::NotFound, "there is no transit engine at that mount; look at the configuration"),
         // Not yet replicated, too early, too many.
         412 | 425 | 429 => (ErrorKind::Unavailable, "the server is overloaded"),
-        300..=399 => (ErrorKind::Unavailable, "it redirects, which is not followed; name the server that answers"),
+        300..=399 => {
+            (ErrorKind::Unavailable, "it redirects, which is not followed; name the server that answers")
+        }
         400..=499 => (ErrorKind::Invalid, "the server does not take the request"),
         _ => (ErrorKind::Unavailable, "the server is sealed, down or broken"),
     }
@@ -267,7 +273,8 @@ mod tests {
         let packed = pack("vault:v258:AAEC").expect("it is one");
         assert_eq!(packed, [0, 0, 1, 2, 0, 1, 2]);
         assert_eq!(unpack(&packed).as_deref(), Some("vault:v258:AAEC"));
-        for other in ["AAEC", "vault:v1", "vault:v0:AAEC", "vault:v-1:AAEC", "vault:v1:AAE", "vault:v1:AAF="] {
+        for other in ["AAEC", "vault:v1", "vault:v0:AAEC", "vault:v-1:AAEC", "vault:v1:AAE", "vault:v1:AAF="]
+        {
             assert_eq!(pack(other), None, "{other}");
         }
         assert_eq!(unpack(&[0, 0, 0, 0, 1]), None);

@@ -9,9 +9,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use ci_core::Result;
 use ci_core::clock::Clock;
 use ci_core::seal::Context;
-use ci_core::Result;
 use secrecy::{SecretBox, SecretString};
 
 use self::client::Client;

@@ -54,7 +54,13 @@ impl Token {
     }
 
     /// Takes down that `token` lasts for so many seconds from now, if it is still the one in use.
-    pub(super) fn lasts(&self, token: &Arc<SecretString>, clock: &dyn Clock, seconds: u64, is_renewable: bool) {
+    pub(super) fn lasts(
+        &self,
+        token: &Arc<SecretString>,
+        clock: &dyn Clock,
+        seconds: u64,
+        is_renewable: bool,
+    ) {
         let mut state = self.lock();
         if !Arc::ptr_eq(&state.token, token) {
             return;
@@ -82,7 +88,9 @@ impl Token {
                     .because("it cannot be renewed and is about to end; hand in another one")
                     .with("seconds left", left))
             }
-            Lasting::Until { due, .. } => Ok(due.saturating_sub(now).clamp(Duration::from_secs(1), CHECK_EVERY)),
+            Lasting::Until { due, .. } => {
+                Ok(due.saturating_sub(now).clamp(Duration::from_secs(1), CHECK_EVERY))
+            }
             Lasting::Unknown | Lasting::Forever => Ok(CHECK_EVERY),
         }
     }

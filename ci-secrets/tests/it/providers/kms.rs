@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 use super::Service;
 
 pub(crate) const ONE: &str = "arn:aws:kms:eu-central-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab";
-pub(crate) const OTHER: &str = "arn:aws:kms:eu-central-1:111122223333:key/mrk-0987dcba09fe87dc65ba43feedcba098";
+pub(crate) const OTHER: &str =
+    "arn:aws:kms:eu-central-1:111122223333:key/mrk-0987dcba09fe87dc65ba43feedcba098";
 
 pub(crate) struct Kms {
     keys: BTreeMap<&'static str, DataKey>,
@@ -26,7 +27,10 @@ impl Service for Kms {
     fn answer(&self, head: &Parts, body: &[u8]) -> (u16, Value) {
         let header = |name| head.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
         if !header("authorization").starts_with("AWS4-HMAC-SHA256 Credential=AKIDEXAMPLE/") {
-            return refused("UnrecognizedClientException", "The security token included in the request is invalid.");
+            return refused(
+                "UnrecognizedClientException",
+                "The security token included in the request is invalid.",
+            );
         }
         let asked: Value = serde_json::from_slice(body).unwrap_or_default();
         let arn = asked["KeyId"].as_str().unwrap_or_default();

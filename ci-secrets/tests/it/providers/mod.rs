@@ -140,7 +140,8 @@ pub(crate) fn certified(names: &[&str]) -> (String, Arc<ServerConfig>) {
     let pem = authority.self_signed(&authority_key).expect("a certificate").pem();
     let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
     let server = CertificateParams::new(names).expect("names");
-    let server = server.signed_by(&server_key, &Issuer::new(authority, authority_key)).expect("a certificate");
+    let server =
+        server.signed_by(&server_key, &Issuer::new(authority, authority_key)).expect("a certificate");
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(server_key.serialize_der()));
     let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
@@ -179,7 +180,9 @@ async fn answer(request: Request<Incoming>, service: &dyn Service, faults: &Swit
     match faults.next() {
         Some(Fault::Hangs) => std::future::pending().await,
         Some(Fault::Slow(by)) => tokio::time::sleep(by).await,
-        Some(Fault::Fails(_)) => return response(503, r#"{"errors":["it is sealed"],"__type":"KMSInternalException"}"#),
+        Some(Fault::Fails(_)) => {
+            return response(503, r#"{"errors":["it is sealed"],"__type":"KMSInternalException"}"#);
+        }
         Some(Fault::Refuses) => {
             let (status, refusal) = service.refusal();
             return response(status, refusal.to_string());

@@ -59,13 +59,15 @@ impl Engine {
     }
 
     pub(crate) fn add_key(&self, name: &str, kind: &str, is_derived: bool) {
-        let key = EngineKey { versions: vec![DataKey::random()], is_derived, oldest: 1, kind: kind.to_owned() };
+        let key =
+            EngineKey { versions: vec![DataKey::random()], is_derived, oldest: 1, kind: kind.to_owned() };
         self.state.lock().expect("unpoisoned").keys.insert(name.to_owned(), key);
     }
 
     pub(crate) fn add_token(&self, token: &str, seconds: Option<u64>, is_renewable: bool) {
         let ends = seconds.map(|seconds| self.now() + seconds);
-        let token_state = EngineToken { ends, period: seconds.unwrap_or_default(), is_renewable, renewals: 0 };
+        let token_state =
+            EngineToken { ends, period: seconds.unwrap_or_default(), is_renewable, renewals: 0 };
         self.state.lock().expect("unpoisoned").tokens.insert(token.to_owned(), token_state);
     }
 
@@ -137,9 +139,10 @@ impl Service for Engine {
                 }
             }
             (&Method::GET, ["keys", name]) => match state.keys.get(*name) {
-                Some(key) => {
-                    (200, json!({ "data": { "name": name, "type": key.kind, "latest_version": key.versions.len() } }))
-                }
+                Some(key) => (
+                    200,
+                    json!({ "data": { "name": name, "type": key.kind, "latest_version": key.versions.len() } }),
+                ),
                 None => (404, json!({ "errors": [] })),
             },
             (_, ["keys", name, "rotate"]) => match state.keys.get_mut(*name) {
@@ -218,7 +221,10 @@ fn place(key: &EngineKey, asked: &Value) -> Result<Context, (u16, Value)> {
         return Ok(Context::new("transit").field(data));
     }
     if context.is_empty() {
-        return Err(refused(400, "missing 'context' for key derivation; the key was created using a derived key"));
+        return Err(refused(
+            400,
+            "missing 'context' for key derivation; the key was created using a derived key",
+        ));
     }
     Ok(Context::new("derived").field(data).field(context))
 }
