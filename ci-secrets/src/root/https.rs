@@ -12,6 +12,7 @@ use futures_util::future::{Either, select};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderValue};
+use hyper::http::uri::PathAndQuery;
 use hyper::{Request, Response, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
@@ -109,7 +110,7 @@ impl Server {
         let uri: Uri = address.parse().map_err(|_| invalid())?;
         let authority = uri.authority().ok_or_else(invalid)?;
         let is_plain = uri.scheme_str() == Some("https")
-            && matches!(uri.path_and_query().map(|path| path.as_str()), None | Some("/"))
+            && matches!(uri.path_and_query().map(PathAndQuery::as_str), None | Some("/"))
             && !authority.as_str().contains('@');
         if !is_plain {
             return Err(invalid());

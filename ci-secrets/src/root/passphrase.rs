@@ -121,10 +121,10 @@ impl PassphraseRoot {
             return Err(Error::new(ErrorKind::Invalid, "create the root key")
                 .because("a passphrase has 15 characters or more; take five random words"));
         }
-        let random = DataKey::random();
-        let salt = random.expose().first_chunk::<SALT>().expect("a key is longer than a salt");
-        let root = Self::derive(passphrase, cost, salt)?;
-        private_file::create(path.as_ref(), line(cost, salt, root.key.id().as_str()).as_bytes())?;
+        let mut salt = [0; SALT];
+        salt.copy_from_slice(&DataKey::random().expose()[..SALT]);
+        let root = Self::derive(passphrase, cost, &salt)?;
+        private_file::create(path.as_ref(), line(cost, &salt, root.key.id().as_str()).as_bytes())?;
         Ok(root)
     }
 

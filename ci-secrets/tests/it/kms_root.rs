@@ -24,7 +24,7 @@ fn credentials() -> AwsCredentials {
 }
 
 fn root(stand: &Stand, arn: &str) -> Arc<KmsRoot> {
-    let config = KmsConfig::new(arn, stand.authorities()).expect("a configuration");
+    let config = KmsConfig::new(arn, &stand.authorities()).expect("a configuration");
     let config = config.with_endpoint(&stand.address).expect("an endpoint").with_patience(little());
     Arc::new(KmsRoot::new(config, credentials(), system_clock()))
 }
@@ -71,10 +71,10 @@ fn only_the_arn_of_a_key_is_one() {
         "arn:aws:kms:evil.example/:111122223333:key/1234abcd",
         "arn:aws:kms:eu-central-1:111122223333:key/1234abcd\n",
     ] {
-        assert_eq!(kind(KmsConfig::new(wrong, authorities())), ErrorKind::Invalid, "{wrong:?}");
+        assert_eq!(kind(KmsConfig::new(wrong, &authorities())), ErrorKind::Invalid, "{wrong:?}");
     }
     for right in [ONE, OTHER, "arn:aws-cn:kms:cn-north-1:111122223333:key/1234abcd"] {
-        assert!(KmsConfig::new(right, authorities()).is_ok(), "{right}");
+        assert!(KmsConfig::new(right, &authorities()).is_ok(), "{right}");
     }
     for (id, secret) in [("", "secret"), ("AKID EXAMPLE", "secret"), ("AKIDEXAMPLE", "")] {
         assert_eq!(kind(AwsCredentials::new(id, secret.into())), ErrorKind::Invalid);

@@ -57,9 +57,6 @@ def answer(asked):
         if asked["do"] == "decrypt":
             made = client.decrypt(KeyId=asked["key"], CiphertextBlob=b64decode(asked["ciphertext"]), **context)
             return b64encode(made["Plaintext"]).decode()
-        if asked["do"] == "disable":
-            client.disable_key(KeyId=asked["key"])
-            return None
         if asked["do"] == "sign":
             return signature(asked)
     except ClientError as error:

@@ -44,7 +44,7 @@ ci_core::declare_kit! {
 }
 
 /// No call may take longer than this, whatever the provider does.
-const BOUND: Duration = Duration::from_secs(60);
+const BOUND: Duration = Duration::from_mins(1);
 /// More requests than this for one call are a second outage.
 const MOST: usize = 16;
 

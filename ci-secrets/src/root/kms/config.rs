@@ -27,7 +27,7 @@ impl KmsConfig {
     /// # Errors
     ///
     /// [`ErrorKind::Invalid`] when it is not such an ARN.
-    pub fn new(arn: &str, authorities: CertificateAuthorities) -> Result<Self> {
+    pub fn new(arn: &str, authorities: &CertificateAuthorities) -> Result<Self> {
         let invalid = || {
             Error::new(ErrorKind::Invalid, SET_UP)
                 .because("its name is not an ARN of the form arn:aws:kms:region:account:key/id")
@@ -47,8 +47,8 @@ impl KmsConfig {
             "aws-cn" => "amazonaws.com.cn",
             _ => return Err(invalid()),
         };
-        let server = Server::new(&format!("https://kms.{region}.{domain}"), &authorities)?;
-        let (arn, region) = (arn.to_owned(), region.to_owned());
+        let server = Server::new(&format!("https://kms.{region}.{domain}"), authorities)?;
+        let (arn, region, authorities) = (arn.to_owned(), region.to_owned(), authorities.clone());
         Ok(Self { arn, region, server, authorities, patience: Patience::default() })
     }
 

@@ -60,7 +60,7 @@ pub use config::{AwsCredentials, KmsConfig};
 /// let authorities = CertificateAuthorities::from_pem(pem.as_bytes())?;
 /// let arn = "arn:aws:kms:eu-central-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab";
 /// let credentials = AwsCredentials::new("AKIDEXAMPLE", "a secret".into())?;
-/// let root = KmsRoot::new(KmsConfig::new(arn, authorities)?, credentials, Arc::new(SystemClock::new()));
+/// let root = KmsRoot::new(KmsConfig::new(arn, &authorities)?, credentials, Arc::new(SystemClock::new()));
 /// assert_eq!(root.key_ref(), arn);
 /// # Ok(())
 /// # }

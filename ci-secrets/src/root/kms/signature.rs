@@ -35,7 +35,9 @@ pub(super) fn authorization(
     let scope = format!("{day}/{region}/{service}/aws4_request");
     let names: Vec<_> = request.headers.iter().map(|(name, _)| *name).collect();
     let names = names.join(";");
-    let headers: String = request.headers.iter().map(|(name, value)| format!("{name}:{value}\n")).collect();
+    let headers: Vec<_> =
+        request.headers.iter().map(|(name, value)| [name, ":", value, "\n"].concat()).collect();
+    let headers = headers.concat();
     let Signed { method, path, query, body, .. } = request;
     // It holds the session token.
     let canonical =

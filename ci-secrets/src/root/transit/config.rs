@@ -30,8 +30,8 @@ impl TransitConfig {
     ///
     /// [`ErrorKind::Invalid`] when the address is not one, or the name holds other characters than ASCII letters,
     /// digits, `_`, `-` and `.`.
-    pub fn new(address: &str, authorities: CertificateAuthorities, key: &str) -> Result<Self> {
-        let server = Server::new(address, &authorities)?;
+    pub fn new(address: &str, authorities: &CertificateAuthorities, key: &str) -> Result<Self> {
+        let server = Server::new(address, authorities)?;
         let key = part(key, "its key's name")?;
         let patience = Patience::default();
         Ok(Self { server, namespace: None, mount: "transit".to_owned(), key, patience })

@@ -64,7 +64,7 @@ pub use config::TransitConfig;
 /// use ci_secrets::{CertificateAuthorities, RootKey as _, TransitConfig, TransitRoot};
 ///
 /// let authorities = CertificateAuthorities::from_pem(pem.as_bytes())?;
-/// let config = TransitConfig::new("https://vault.internal:8200", authorities, "ci-root")?.with_namespace("build")?;
+/// let config = TransitConfig::new("https://vault.internal:8200", &authorities, "ci-root")?.with_namespace("build")?;
 /// let root = TransitRoot::new(config, "hvs.a-token".into(), Arc::new(SystemClock::new()))?;
 /// assert_eq!(root.key_ref(), "transit:vault.internal:8200/build/transit/ci-root");
 /// # Ok(())
