@@ -145,3 +145,29 @@ async fn no_error_shows_credentials() {
     assert_eq!(error.kind(), ErrorKind::Denied);
     assert!(!format!("{error:?}").contains("session-token-of"), "{error:?}");
 }
+
+/// Uses the right key, and says that it was another one.
+struct Misnaming(Kms);
+
+impl Service for Misnaming {
+    fn answer(&self, head: &Parts, body: &[u8]) -> (u16, Value) {
+        let (status, mut answer) = self.0.answer(head, body);
+        answer["KeyId"] = OTHER.into();
+        (status, answer)
+    }
+
+    fn refusal(&self) -> (u16, Value) {
+        self.0.refusal()
+    }
+}
+
+#[tokio::test]
+async fn the_service_has_to_use_the_key_that_it_was_asked_for() {
+    let service = Arc::new(Misnaming(Kms::new()));
+    let stand = Stand::new(service.clone()).await;
+    assert_eq!(kind(root(&stand, ONE).wrap(&here(), &[7; 32]).await), ErrorKind::Internal);
+    // Where only unwrapping tells of another key: what is stored was another key's.
+    let key_of_other = root(&stand, OTHER).wrap(&here(), &[7; 32]).await.expect("it is wrapped");
+    let error = root(&stand, ONE).unwrap(&here(), &key_of_other).await.expect_err("it is another key's");
+    assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Tampered, false), "{error:?}");
+}

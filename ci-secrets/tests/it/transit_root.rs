@@ -342,6 +342,23 @@ async fn what_is_cut_off_in_the_middle_is_an_outage() {
     assert!(!error.to_string().contains("localhost"), "a tenant reads no address: {error}");
 }
 
+#[tokio::test]
+async fn an_answer_is_read_up_to_a_bound() {
+    let rig = Rig::new().await;
+    let root = rig.patient("one");
+    rig.stand.faults().set(Some(Fault::Endless));
+    let error = bounded(root.wrap(&here(), &[7; 32])).await.expect_err("it has no end");
+    assert!(error.to_string().contains("longer than any"), "{error:?}");
+}
+
+#[tokio::test]
+async fn what_a_provider_wraps_is_bound_to_no_longer_a_context() {
+    let rig = Rig::new().await;
+    let long = Context::new("x").field("x".repeat(5_000));
+    assert_eq!(kind(rig.root("one", "root").wrap(&long, &[7; 32]).await), ErrorKind::Invalid);
+    assert_eq!(rig.stand.faults().asked(), 0);
+}
+
 async fn until(is_so: impl Fn() -> bool) {
     for _ in 0..5_000 {
         if is_so() {
