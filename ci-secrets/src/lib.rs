@@ -2,7 +2,8 @@
 //!
 //! - [`Vault`] keeps secrets in any store of records, and is the key ring for everything else that is sealed:
 //!   tickets, logs, artifacts, caches. It implements [`SecretStore`] and [`KeyRing`].
-//! - [`RootKey`] is where the one key comes from that is not in the database; [`FileRoot`] keeps it in a file.
+//! - [`RootKey`] is where the one key comes from that is not in the database; [`FileRoot`] keeps it in a file, others
+//!   are [below](#root-keys).
 //! - [`StreamMasker`] hides the values of one job in its output, in every form in which programs print them, and tells
 //!   which were printed. It implements [`Masker`], and the vault hands it out.
 //! - [`ssh`] keeps an SSH key for every repository, and lends it to a checkout through an agent.
@@ -57,6 +58,24 @@
 //! repository, kind, name, version. Keys are never tried to see whether they fit. Destroying a repository's key
 //! makes everything unreadable that was ever sealed for it ([`Vault::erase`]).
 //!
+//! # Root keys
+//!
+//! | | Take it | Somebody with the database, or a copy of it, reads everything with |
+//! |---|---|---|
+//! | [`FileRoot`] | on one machine, where the disk is encrypted or the host trusted; the file is a secret to be distributed | the file |
+//! | `PassphraseRoot` (feature `passphrase`) | where nothing on the disk shall suffice, and somebody or something hands in the passphrase at every start | its file and the passphrase, or its file and a guess |
+//! | `TransitRoot` (feature `transit`) | with several workers, and a HashiCorp Vault or OpenBao that is there anyway | the token of a worker, for as long as it is accepted |
+//! | `KmsRoot` (feature `kms`) | in AWS | the credentials of a worker, for as long as they are accepted |
+//!
+//! With the first two the key itself lies in this process's memory: whoever reads it once, has it for ever, and a
+//! replaced key is the only remedy. With the last two only keys of tenants do, for the time that
+//! [`VaultOptions::keys_for`] says; who may unwrap is decided, written down and ended at the provider, and an outage of
+//! the provider that is longer than that time stops jobs that need secrets. None of them protects from somebody who
+//! reads this process's memory while it works. The provider sees keys of tenants, and no secret.
+//!
+//! Losing a root key, or the file with a passphrase's salt, loses everything. A backup of the root key belongs somewhere
+//! else than the backups of the database. For a provider that is none of these, implement [`RootKey`] and run its kits.
+//!
 //! # Other keys
 //!
 //! | What happened | What to do |
@@ -90,9 +109,11 @@
 //!
 //! # Features
 //!
-//! [`FileRoot`] is there on Unix systems only; everything else is everywhere.
+//! [`FileRoot`] and `PassphraseRoot` are there on Unix systems only; everything else is everywhere.
 //!
-//! None is on by default. `ssh-agent` adds the agent for checkouts, on Unix systems, and `identity` the issuer of identity
+//! None is on by default. `passphrase` adds `PassphraseRoot`, `transit` adds `TransitRoot`, `kms` adds `KmsRoot`; the
+//! latter two bring a small HTTPS client (hyper, rustls with ring), and neither a client library of HashiCorp's nor the
+//! SDK of AWS. `ssh-agent` adds the agent for checkouts, on Unix systems, and `identity` the issuer of identity
 //! tokens; both bring `aws-lc-rs`, which is C and assembly, because it signs with RSA in constant time and verifies what
 //! SSH servers sign. `conformance` adds the module `conformance`, with kits that any other secret store, key
 //! ring, root key, masker, SSH signer or token issuer runs as its own tests. `aws-lc` brings AES-256-GCM beside
@@ -130,5 +151,13 @@ pub use memory::harden_process;
 #[cfg(unix)]
 pub use root::FileRoot;
 pub use root::RootKey;
+#[cfg(feature = "kms")]
+pub use root::{AwsCredentials, KmsConfig, KmsRoot};
+#[cfg(any(feature = "kms", feature = "transit"))]
+pub use root::{CertificateAuthorities, Patience};
+#[cfg(all(unix, feature = "passphrase"))]
+pub use root::{PassphraseCost, PassphraseRoot};
+#[cfg(feature = "transit")]
+pub use root::{TransitConfig, TransitRoot};
 pub use rotation::{Forgotten, Left, Progress, Revocation, Revoke, RotationReport, Step};
 pub use vault::{Vault, VaultOptions};

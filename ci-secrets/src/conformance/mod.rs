@@ -10,6 +10,7 @@
 //! | [`key_ring_kit!`](crate::key_ring_kit) | a [`KeyRing`](ci_core::secret::KeyRing) | `Arc<dyn KeyRing>` |
 //! | [`key_rotation_kit!`](crate::key_rotation_kit) | the same, when keys rotate | [`Rotating`](key_ring::Rotating) |
 //! | [`root_key_kit!`](crate::root_key_kit) | a [`RootKey`](crate::RootKey) | [`RootsUnderTest`](root_key::RootsUnderTest) |
+//! | [`remote_root_key_kit!`](crate::remote_root_key_kit) | a [`RootKey`](crate::RootKey) at a provider that fails | [`RemoteUnderTest`](root_key::remote::RemoteUnderTest) |
 //! | [`masker_kit!`](crate::masker_kit) | a [`Masker`](ci_core::secret::Masker) | `Arc<dyn Masker>` |
 //! | [`ssh_signer_kit!`](crate::ssh_signer_kit) | an [`SshSigner`](ci_core::secret::SshSigner) | `Arc<dyn SshSigner>` |
 //! | [`token_issuer_kit!`](crate::token_issuer_kit) | a [`TokenIssuer`](ci_core::identity::TokenIssuer) | `Arc<dyn TokenIssuer>` |

@@ -2,17 +2,46 @@
 
 #[cfg(unix)]
 mod file;
+#[cfg(any(feature = "kms", feature = "transit"))]
+mod https;
+#[cfg(feature = "kms")]
+mod kms;
+#[cfg(all(unix, feature = "passphrase"))]
+mod passphrase;
+#[cfg(unix)]
+mod private_file;
+#[cfg(any(feature = "kms", feature = "transit"))]
+mod remote;
+#[cfg(feature = "transit")]
+mod transit;
+#[cfg(any(feature = "kms", feature = "transit"))]
+mod wiped;
 
 use std::fmt;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+#[cfg(unix)]
+use ci_core::id::KeyId;
 use ci_core::seal::Context;
+#[cfg(unix)]
+use ci_core::seal::DataKey;
 use ci_core::{Error, ErrorKind, Result};
 use secrecy::SecretBox;
 
 #[cfg(unix)]
 pub use file::FileRoot;
+#[cfg(all(unix, feature = "passphrase"))]
+pub use passphrase::{PassphraseCost, PassphraseRoot};
+
+#[cfg(any(feature = "kms", feature = "transit"))]
+pub use https::CertificateAuthorities;
+#[cfg(feature = "kms")]
+pub use kms::{AwsCredentials, KmsConfig, KmsRoot};
+#[cfg(any(feature = "kms", feature = "transit"))]
+pub use remote::Patience;
+#[cfg(feature = "transit")]
+pub use transit::{TransitConfig, TransitRoot};
 
 /// The key at the top of the hierarchy. It wraps the keys of tenants and nothing else.
 ///
@@ -102,4 +131,15 @@ pub(crate) fn boxed_key(plain: &[u8]) -> Result<SecretBox<[u8; 32]>> {
         Error::new(ErrorKind::Tampered, "unwrap a key").because("it does not have the length of a key")
     })?;
     Ok(boxed(key))
+}
+
+/// The key of this process's own with an id that follows from it, so that a wrong one is noticed.
+#[cfg(unix)]
+fn named(key: &[u8; 32]) -> DataKey {
+    // Deriving does not depend on the id, which is not known yet.
+    let nameless = DataKey::new(KeyId::random(), boxed(key));
+    let fingerprint = nameless.derive(&Context::new("root key id"));
+    let id = data_encoding::HEXLOWER.encode(&fingerprint.expose()[..16]);
+    let id = KeyId::parse(id).expect("16 bytes are 32 hexadecimal digits");
+    DataKey::new(id, boxed(key))
 }

@@ -135,3 +135,24 @@ mod file_root {
         Setup::ready(RootsUnderTest { one: root("one"), other: root("other") })
     });
 }
+
+#[cfg(all(unix, feature = "passphrase"))]
+mod passphrase_root {
+    use std::sync::Arc;
+
+    use ci_core::conformance::Setup;
+    use ci_secrets::PassphraseRoot;
+    use ci_secrets::conformance::root_key::RootsUnderTest;
+
+    use crate::passphrase_root::cheap;
+
+    ci_secrets::root_key_kit!(async || {
+        let folder = tempfile::tempdir().expect("a folder");
+        let passphrase = "correct horse battery staple".into();
+        let root = |name| {
+            let path = folder.path().join(name);
+            Arc::new(PassphraseRoot::create_with(path, &passphrase, cheap()).expect("a root key"))
+        };
+        Setup::ready(RootsUnderTest { one: root("one"), other: root("other") })
+    });
+}
