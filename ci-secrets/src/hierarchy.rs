@@ -24,6 +24,7 @@ use ci_core::{Error, ErrorKind, Result};
 
 use crate::root::{RootKey, boxed_key};
 use crate::unwrapped::Unwrapped;
+use crate::vault::first_rows;
 
 const FORMAT: u8 = 1;
 /// How often somebody else may be first, when a key is made that many ask for at once.
@@ -64,7 +65,9 @@ impl Hierarchy {
             let above = self.current_of_tenant(repository.tenant()).await?;
             let new = DataKey::random();
             let row = above.seal(&repository_context(repository, new.id()), new.expose());
-            if let Some(key) = self.install(&folder, new, row).await? {
+            // Where there is a key there is a list of secrets, so that nobody can make it disappear.
+            let first = first_rows(repository, &new);
+            if let Some(key) = self.install(&folder, new, row, first).await? {
                 return Ok(key);
             }
         }
@@ -83,6 +86,11 @@ impl Hierarchy {
         let key = Arc::new(DataKey::new(id.clone(), boxed_key(&plain)?));
         self.unwrapped.put(place, row, key.clone());
         Ok(key)
+    }
+
+    /// Whether a key of `repository` was ever made, and not destroyed.
+    pub(crate) async fn exists(&self, repository: &RepositoryId) -> Result<bool> {
+        Ok(self.pointer(&repository_folder(repository)).await?.is_some())
     }
 
     /// Destroys the keys of `repository`, and returns how many rows that were.
@@ -107,7 +115,7 @@ impl Hierarchy {
             let (new, root) = (DataKey::random(), self.root.key_ref());
             let wrapped = self.root.wrap(&tenant_context(tenant, new.id(), root), new.expose()).await?;
             let row = write_tenant_row(root, &wrapped)?;
-            if let Some(key) = self.install(&folder, new, row).await? {
+            if let Some(key) = self.install(&folder, new, row, Batch::new()).await? {
                 return Ok(key);
             }
         }
@@ -151,14 +159,21 @@ impl Hierarchy {
         text.map(Some).ok_or_else(|| tampered("the row that says which key is current is not one"))
     }
 
-    /// Stores a new key as the first one of `folder`, or returns `None` when somebody else was first.
-    async fn install(&self, folder: &Key, key: DataKey, row: Bytes) -> Result<Option<Arc<DataKey>>> {
+    /// Stores a new key as the first one of `folder`, together with `with`, or returns `None` when somebody else was first.
+    async fn install(
+        &self,
+        folder: &Key,
+        key: DataKey,
+        row: Bytes,
+        with: Batch,
+    ) -> Result<Option<Arc<DataKey>>> {
         let (current, place) = (current_place(folder), wrapped_place(folder, key.id()));
         let batch = Batch::new()
             .require(Condition::Absent(current.clone()))
             .require(Condition::Absent(place.clone()))
             .put(current, key.id().as_str().to_owned())
-            .put(place.clone(), row.clone());
+            .put(place.clone(), row.clone())
+            .and(with);
         match self.records.commit(batch).await {
             Ok(_) => {
                 let key = Arc::new(key);

@@ -79,20 +79,23 @@
 
 #![forbid(unsafe_code)]
 
+#[cfg(unix)]
+mod anchor;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod hierarchy;
 mod masker;
 mod root;
-mod row;
 mod unwrapped;
 mod vault;
 
 pub use ci_core::secret::{
-    Form, KeyRing, Leak, Learned, Masker, Purpose, Redactor, SecretInfo, SecretLease, SecretStore,
-    SecretValue, Sensitive,
+    Form, FreshnessAnchor, KeyRing, Leak, Learned, Masker, NewSecret, Purpose, Redactor, SecretInfo,
+    SecretLease, SecretPolicy, SecretStore, SecretValue, Sensitive,
 };
 
+#[cfg(unix)]
+pub use anchor::FileAnchor;
 pub use masker::StreamMasker;
 #[cfg(unix)]
 pub use root::FileRoot;
