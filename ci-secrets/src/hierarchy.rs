@@ -93,6 +93,17 @@ impl Hierarchy {
         Ok(self.pointer(&repository_folder(repository)).await?.is_some())
     }
 
+    /// A second key of `repository`, beside the current one.
+    #[cfg(test)]
+    pub(crate) async fn second_for_tests(&self, repository: &RepositoryId) -> Arc<DataKey> {
+        let above = self.current_of_tenant(repository.tenant()).await.expect("the tenant's key");
+        let new = DataKey::random();
+        let row = above.seal(&repository_context(repository, new.id()), new.expose());
+        let place = wrapped_place(&repository_folder(repository), new.id());
+        self.records.commit(Batch::new().put(place, row)).await.expect("it is written");
+        Arc::new(new)
+    }
+
     /// Destroys the keys of `repository`, and returns how many rows that were.
     pub(crate) async fn destroy(&self, repository: &RepositoryId) -> Result<usize> {
         let folder = repository_folder(repository);

@@ -7,9 +7,13 @@
 //! | Kit | Tests | Is given |
 //! |---|---|---|
 //! | [`secret_store_kit!`](crate::secret_store_kit) | a [`SecretStore`](ci_core::secret::SecretStore) | [`StoreUnderTest`](secret_store::StoreUnderTest) |
+//! | [`hostile_kit!`](crate::hostile_kit) | a store whose records somebody else can write to | [`HostileUnderTest`](hostile::HostileUnderTest) |
 //! | [`key_ring_kit!`](crate::key_ring_kit) | a [`KeyRing`](ci_core::secret::KeyRing) | `Arc<dyn KeyRing>` |
 //! | [`root_key_kit!`](crate::root_key_kit) | a [`RootKey`](crate::RootKey) | [`RootsUnderTest`](root_key::RootsUnderTest) |
 //! | [`masker_kit!`](crate::masker_kit) | a [`Masker`](ci_core::secret::Masker) | `Arc<dyn Masker>` |
+//!
+//! For tests of what is built on a store of records, [`unreliable`] has one that fails as it is told to; the clock that
+//! jumps is [`ManualClock`](ci_core::clock::ManualClock).
 //!
 //! # How to run them
 //!
@@ -89,11 +93,13 @@
 #![allow(clippy::missing_panics_doc, reason = "every case panics when it fails: that is what it is for")]
 #![allow(clippy::unused_async, reason = "a case of a kit is async, whether or not it waits")]
 
+pub mod hostile;
 pub mod key_ring;
 pub mod masker;
 mod remembered;
 pub mod root_key;
 pub mod secret_store;
+pub mod unreliable;
 
 use ci_core::id::{RepositoryId, SecretName, UserId};
 use ci_core::memory::Rig;

@@ -83,11 +83,11 @@ impl Vault {
 
     async fn infos_of(&self, repository: &RepositoryId, snapshot: &Snapshot) -> Result<Vec<SecretInfo>> {
         let mut rows = self.info_rows(&row::infos(repository)).await?;
-        let mut found = Vec::with_capacity(rows.len());
+        let (mut found, keys) = (Vec::with_capacity(rows.len()), self.keys(repository));
         for (name, listed) in &snapshot.manifest.secrets {
             let place = Place { repository, name };
             let record = rows.remove(&place.info());
-            found.push(self.open_info(place, listed, record.as_ref()).await?);
+            found.push(self.open_info(&keys, place, listed, record.as_ref()).await?);
         }
         match rows.pop_first() {
             None => Ok(found),

@@ -7,7 +7,7 @@ use ci_core::audit::Entry;
 use ci_core::id::{RepositoryId, SecretName};
 use ci_core::queue::TrustedClaim;
 use ci_core::records::Record;
-use ci_core::seal::{DataKey, key_id};
+use ci_core::seal::key_id;
 use ci_core::secret::{SecretInfo, SecretLease, SecretStore as _, SecretValue};
 use ci_core::{Error, ErrorKind, Result};
 
@@ -16,7 +16,7 @@ use super::manifest::{Listed, Manifest, digest};
 use super::row::{Place, kind_of_value};
 use super::snapshot::missing as no_list;
 use super::value::{MOST_PARTS, Row};
-use super::{Vault, about, canary, missing, row};
+use super::{Keys, Vault, about, canary, missing, row};
 
 pub(super) const LEASE: &str = "lease secrets";
 /// How often somebody may change a secret while they are read.
@@ -31,7 +31,6 @@ struct Opened {
 /// The rows of one secret.
 struct Rows<'a> {
     place: Place<'a>,
-    listed: &'a Listed,
     info: SecretInfo,
     value: Record,
 }
@@ -106,8 +105,9 @@ impl Vault {
         rows: Vec<(Place<'_>, Option<Record>, Option<Record>)>,
     ) -> Result<Opened> {
         let repository = claim.claim().scope()?.repository();
-        let manifest = self.opened(repository, manifest).await?.manifest;
-        let canary = self.open_canary(repository, &manifest, canary).await?;
+        let keys = self.keys(repository);
+        let manifest = self.opened(&keys, manifest).await?.manifest;
+        let canary = self.open_canary(&keys, &manifest, canary).await?;
         let mut found = Vec::with_capacity(rows.len());
         for (place, info, value) in rows {
             let Some(listed) = manifest.secrets.get(place.name) else {
@@ -115,21 +115,25 @@ impl Vault {
                 let is_there = info.is_some() || value.is_some();
                 return Err(if is_there { place.tampered() } else { missing(LEASE, place.name) });
             };
-            let info = self.open_info(place, listed, info.as_ref()).await?;
+            let info = self.open_info(&keys, place, listed, info.as_ref()).await?;
             info.admit(claim)?;
             let value = value.filter(|record| digest(&record.value) == listed.value);
             let value = value.ok_or_else(|| place.tampered())?;
-            found.push(Rows { place, listed, info, value });
+            found.push(Rows { place, info, value });
         }
-        self.open_values(found).await.map(|secrets| Opened { secrets, canary })
+        self.open_values(&keys, found).await.map(|secrets| Opened { secrets, canary })
     }
 
     /// Opens values, when it is known that all of them may be given.
-    async fn open_values(&self, rows: Vec<Rows<'_>>) -> Result<Vec<(SecretInfo, SecretValue)>> {
+    async fn open_values(
+        &self,
+        keys: &Keys<'_>,
+        rows: Vec<Rows<'_>>,
+    ) -> Result<Vec<(SecretInfo, SecretValue)>> {
         let mut values = Vec::with_capacity(rows.len());
         let mut bytes = 0;
-        for Rows { place, listed: _, info, value } in rows {
-            let value = self.open_value(place, &info, &value).await?;
+        for Rows { place, info, value } in rows {
+            let value = self.open_value(keys, place, &info, &value).await?;
             bytes += value.expose().len();
             if bytes > Self::MOST_LEASED {
                 return Err(Error::new(ErrorKind::LimitExceeded, LEASE)
@@ -143,13 +147,14 @@ impl Vault {
     /// Opens what people may see of a secret, if it is what the list says.
     pub(super) async fn open_info(
         &self,
+        keys: &Keys<'_>,
         place: Place<'_>,
         listed: &Listed,
         record: Option<&Record>,
     ) -> Result<SecretInfo> {
         let record = record.filter(|record| digest(&record.value) == listed.info);
         let record = record.ok_or_else(|| place.tampered())?;
-        let key = self.hierarchy.key(place.repository, &key_id(&record.value)?).await?;
+        let key = keys.get(&key_id(&record.value)?).await?;
         let shown = Kind::Info.key(&key).open(&place.info_context(&key, listed.version), &record.value)?;
         let info: SecretInfo =
             serde_json::from_slice(&shown).map_err(|error| place.tampered().caused_by(error))?;
@@ -160,13 +165,14 @@ impl Vault {
     /// Opens a value whose row is the one that the list names.
     pub(super) async fn open_value(
         &self,
+        keys: &Keys<'_>,
         place: Place<'_>,
         info: &SecretInfo,
         record: &Record,
     ) -> Result<SecretValue> {
         let tampered = || place.tampered();
         let row = Row::parse(&record.value).ok_or_else(tampered)?;
-        let key = self.value_key(place, &row).await?;
+        let key = keys.get(&row.key_id().ok_or_else(tampered)?).await?;
         let parts: Vec<Bytes> = match row.parts() {
             0 => Vec::new(),
             _ => {
@@ -184,14 +190,9 @@ impl Vault {
         row.open(&kind_of_value(info).key(&key), &context, &parts).ok_or_else(tampered)
     }
 
-    async fn value_key(&self, place: Place<'_>, row: &Row<'_>) -> Result<std::sync::Arc<DataKey>> {
-        let id = row.key_id().ok_or_else(|| place.tampered())?;
-        self.hierarchy.key(place.repository, &id).await
-    }
-
     pub(super) async fn open_canary(
         &self,
-        repository: &RepositoryId,
+        keys: &Keys<'_>,
         manifest: &Manifest,
         record: Option<Record>,
     ) -> Result<SecretValue> {
@@ -199,8 +200,8 @@ impl Vault {
         if digest(&record.value) != manifest.canary {
             return Err(canary::tampered());
         }
-        let key = self.hierarchy.key(repository, &key_id(&record.value)?).await?;
-        canary::open(repository, &key, &record)
+        let key = keys.get(&key_id(&record.value)?).await?;
+        canary::open(keys.repository, &key, &record)
     }
 
     /// The decoy of `repository`, for the operator to lay out where nobody has business: in a file of the host, say, or
@@ -252,7 +253,7 @@ impl Vault {
         for _ in 0..MOST_ROUNDS {
             let snapshot = self.snapshot(repository).await?.ok_or_else(no_list)?;
             let record = self.records.get(&row::canary(repository)).await?;
-            match self.open_canary(repository, &snapshot.manifest, record).await {
+            match self.open_canary(&self.keys(repository), &snapshot.manifest, record).await {
                 Err(error)
                     if matches!(error.kind(), ErrorKind::Tampered | ErrorKind::NotFound)
                         && self.has_moved_on(repository, Some(&snapshot.record)).await? => {}

@@ -11,7 +11,7 @@ mod snapshot;
 mod store;
 mod value;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -244,6 +244,32 @@ impl Vault {
     pub async fn audit_tag(&self, grant: &Grant<Read>, name: &SecretName) -> Result<String> {
         let repository = grant.scope()?.repository();
         Ok(Place { repository, name }.tag(&*self.hierarchy.current(repository).await?))
+    }
+}
+
+/// The keys of a repository for one operation, in which the same one is asked for over and over.
+#[derive(Debug)]
+struct Keys<'a> {
+    hierarchy: &'a Hierarchy,
+    repository: &'a RepositoryId,
+    latest: Mutex<Option<Arc<DataKey>>>,
+}
+
+impl Keys<'_> {
+    async fn get(&self, id: &KeyId) -> Result<Arc<DataKey>> {
+        let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(key) = latest.filter(|key| key.id() == id) {
+            return Ok(key);
+        }
+        let key = self.hierarchy.key(self.repository, id).await?;
+        *self.latest.lock().unwrap_or_else(PoisonError::into_inner) = Some(key.clone());
+        Ok(key)
+    }
+}
+
+impl Vault {
+    fn keys<'a>(&'a self, repository: &'a RepositoryId) -> Keys<'a> {
+        Keys { hierarchy: &self.hierarchy, repository, latest: Mutex::default() }
     }
 }
 

@@ -9,7 +9,7 @@ use ci_core::{Error, ErrorKind, Result};
 
 use super::context::Kind;
 use super::manifest::Manifest;
-use super::{Vault, row};
+use super::{Keys, Vault, row};
 
 const READ: &str = "read the list of secrets";
 
@@ -49,19 +49,19 @@ impl Vault {
             }
         }
         match record {
-            Some(record) => self.opened(repository, record).await.map(Some),
+            Some(record) => self.opened(&self.keys(repository), record).await.map(Some),
             None => self.never_was(repository).await.map(|()| None),
         }
     }
 
     /// Opens a list, and asks the anchor whether it is the latest.
-    pub(super) async fn opened(&self, repository: &RepositoryId, record: Record) -> Result<Snapshot> {
-        let key = self.hierarchy.key(repository, &key_id(&record.value)?).await?;
-        let context = row::context(Kind::Manifest, repository, &key);
+    pub(super) async fn opened(&self, keys: &Keys<'_>, record: Record) -> Result<Snapshot> {
+        let key = keys.get(&key_id(&record.value)?).await?;
+        let context = row::context(Kind::Manifest, keys.repository, &key);
         let plain = Kind::Manifest.key(&key).open(&context, &record.value)?;
         let manifest =
             Manifest::from_bytes(&plain).ok_or_else(|| tampered("it is not written as a list is"))?;
-        self.compare(repository, &Mark::of(manifest.generation, &record.value)).await?;
+        self.compare(keys.repository, &Mark::of(manifest.generation, &record.value)).await?;
         Ok(Snapshot { record, manifest })
     }
 

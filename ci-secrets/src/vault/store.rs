@@ -9,9 +9,7 @@ use ci_core::id::SecretName;
 use ci_core::queue::TrustedClaim;
 use ci_core::records::Batch;
 use ci_core::seal::DataKey;
-use ci_core::secret::{
-    Mark, Masker, NewSecret, SecretInfo, SecretLease, SecretStore, SecretValue, Sensitive, Stored,
-};
+use ci_core::secret::{Mark, Masker, NewSecret, SecretInfo, SecretLease, SecretStore, SecretValue, Stored};
 use ci_core::{Error, ErrorKind, Result};
 
 use super::context::Kind;
@@ -53,7 +51,7 @@ impl SecretStore for Vault {
         let (mark, info) =
             done.ok_or_else(|| Error::new(ErrorKind::Internal, SET).because("nothing was written"))?;
         self.remember(repository, &mark).await?;
-        let masking = self.masker().learn(&Sensitive::Secret(name.clone()), new.value());
+        let masking = StreamMasker::judged(new.value());
         Ok(Stored { info, masking })
     }
 
@@ -108,7 +106,7 @@ impl Vault {
             None => None,
             Some(listed) => {
                 let record = self.records.get(&place.info()).await?;
-                Some(self.open_info(place, listed, record.as_ref()).await?)
+                Some(self.open_info(&self.keys(place.repository), place, listed, record.as_ref()).await?)
             }
         };
         let info = SecretInfo::after(before.as_ref(), place.name, new, self.clock.now());

@@ -96,14 +96,6 @@ impl<'a> Row<'a> {
         }
     }
 
-    /// How many bytes the value has, or a few more.
-    pub(super) fn at_most(&self) -> usize {
-        match self {
-            Self::Whole(sealed) => sealed.len(),
-            Self::Chunked { length, .. } => *length,
-        }
-    }
-
     /// The value, if `parts` are exactly its rows of chunks.
     pub(super) fn open(&self, key: &DataKey, context: &Context, parts: &[Bytes]) -> Option<SecretValue> {
         let mut plain = match self {
