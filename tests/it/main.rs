@@ -7,6 +7,7 @@ mod fixture;
 mod job;
 mod quickstart;
 mod services;
+mod surgery;
 mod traces;
 
 /// The service of the quickstart: what integrators start from is what is tested.

@@ -105,6 +105,12 @@ use ci_core::id::{RepositoryId, SecretName, UserId};
 use ci_core::memory::Rig;
 use ci_core::{ErrorKind, Result};
 
+/// Reads `bytes` as the opened list of a repository's secrets and writes it again, for a fuzz target.
+#[doc(hidden)]
+pub fn rewritten_manifest(bytes: &[u8]) -> Option<Vec<u8>> {
+    crate::vault::rewritten_manifest(bytes)
+}
+
 fn rig() -> Rig {
     Rig::new().expect("a rig")
 }

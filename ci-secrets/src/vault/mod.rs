@@ -31,6 +31,12 @@ use crate::root::RootKey;
 
 pub(crate) use self::canary::first_rows;
 
+/// What is written of what is read from `bytes`, if they are a list of secrets.
+#[cfg(feature = "conformance")]
+pub(crate) fn rewritten_manifest(bytes: &[u8]) -> Option<Vec<u8>> {
+    manifest::Manifest::from_bytes(bytes).map(|manifest| manifest.to_bytes())
+}
+
 /// Keeps secrets sealed in a store of records, and is the key ring for everything else that is sealed.
 ///
 /// Whoever can write to the store can destroy a secret, but cannot read one, make one up, or pass one off as

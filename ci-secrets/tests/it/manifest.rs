@@ -11,7 +11,7 @@ use ci_core::job::{Script, Step};
 use ci_core::memory::{Anchor, Database, Reply, Rig};
 use ci_core::operator::Operator;
 use ci_core::outcome::Conclusion;
-use ci_core::records::{Batch, Key, Record, Records as _};
+use ci_core::records::{Batch, Key, Record};
 use ci_core::runner::{Parts, Runner};
 use ci_core::secret::{FreshnessAnchor, NewSecret, SecretStore as _, SecretValue, Sensitive};
 use ci_core::trust::Origin;
