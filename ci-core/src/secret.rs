@@ -217,7 +217,7 @@ type Untold = Arc<Mutex<Vec<Leak>>>;
 
 /// The secrets of one job, while it runs.
 ///
-/// It ends with the claim: a worker that lost its lease can no longer read a value. Values are wiped when it is
+/// It ends with the claim: a worker that lost its lease, or whose job was cancelled, can no longer read a value. Values are wiped when it is
 /// dropped. [`SecretStore::lease`] makes it, and the example there shows one; [`Mask`] shows what it hides.
 pub struct SecretLease {
     values: BTreeMap<SecretName, SecretValue>,
@@ -293,10 +293,10 @@ impl SecretLease {
     /// # Errors
     ///
     /// [`ErrorKind::NotFound`] when the lease has none of that name; [`ErrorKind::Fenced`] when the claim is
-    /// over.
+    /// over; [`ErrorKind::Cancelled`] when somebody has asked for the job to stop.
     pub fn value(&self, name: &SecretName) -> Result<&SecretValue> {
         if let Some(tenure) = &self.tenure {
-            tenure.check("read a leased secret")?;
+            tenure.check_wanted("read a leased secret")?;
         }
         self.values.get(name).ok_or_else(|| {
             Error::new(ErrorKind::NotFound, "read a leased secret")

@@ -43,8 +43,11 @@ fn name(text: &str) -> SecretName {
 }
 
 fn value(native: &str, secret: &str, version: &str) -> Vec<u8> {
-    let value = format!("{version} {secret} of {native} ");
-    if secret == "LARGE" { value.repeat(4_200).into_bytes() } else { value.into_bytes() }
+    match secret {
+        // Of one letter, which no masker looks for, for that takes its time.
+        "LARGE" => version[..1].repeat(70_000).into_bytes(),
+        _ => format!("{version} {secret} of {native}").into_bytes(),
+    }
 }
 
 impl Table {

@@ -1,5 +1,6 @@
 //! Secrets: who gets them, and for how long.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use ci_core::secret::{
 };
 use ci_core::trust::{Origin, Trust};
 use ci_core::{ErrorKind, Result};
+use futures_util::poll;
 
 use crate::hostile::Down;
 use crate::{ours, refused, theirs, writer};
@@ -192,5 +194,22 @@ async fn a_store_that_forgets_a_policy_gives_nothing() -> Result<()> {
     assert!(lease(info.clone())?.value(&token).is_ok());
     let protected = info.with_policy(SecretPolicy::default().with_trust(Trust::Protected));
     assert_eq!(refused(lease(protected)), ErrorKind::Denied);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_job_that_is_cancelled_reads_no_secret_any_more() -> Result<()> {
+    let rig = Rig::new()?;
+    let (secrets, token) = with_token(&rig).await?;
+    let claim = rig.claim(&ours(), Origin::Repository, Rig::spec()).await?;
+    let lease = secrets.lease(claim.trusted()?, std::slice::from_ref(&token)).await?;
+    let mut keep = pin!(claim.keep());
+    assert!(poll!(&mut keep).is_pending());
+    rig.dispatcher.cancel(&writer(&rig, &ours()).await?, claim.job()).await?;
+    rig.clock.advance(Duration::from_secs(10));
+    assert!(poll!(&mut keep).is_pending());
+    assert!(claim.fence().is_ok(), "it still has to say how it ended");
+    assert_eq!(refused(lease.value(&token)), ErrorKind::Cancelled);
+    assert_eq!(lease.mask_text("hunter2"), "***", "what was shown before stays hidden");
     Ok(())
 }

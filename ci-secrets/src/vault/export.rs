@@ -9,7 +9,7 @@ use ci_core::secret::SecretInfo;
 use ci_core::{Error, ErrorKind, Result};
 
 use super::row::Place;
-use super::snapshot::Snapshot;
+use super::snapshot::{MOST_ROUNDS, Snapshot};
 use super::{Vault, row};
 
 const LIST: &str = "list secrets";
@@ -67,14 +67,11 @@ impl Vault {
 
     /// Everything but the values, exactly as the list says.
     pub(super) async fn infos(&self, repository: &RepositoryId) -> Result<Vec<SecretInfo>> {
-        const MOST_ROUNDS: usize = 16;
         for _ in 0..MOST_ROUNDS {
             let Some(snapshot) = self.snapshot(repository).await? else { return Ok(Vec::new()) };
             match self.infos_of(repository, &snapshot).await {
                 // Somebody may have changed one while they were read.
-                Err(error)
-                    if matches!(error.kind(), ErrorKind::Tampered | ErrorKind::NotFound)
-                        && self.has_moved_on(repository, Some(&snapshot.record)).await? => {}
+                Err(error) if self.is_outdated(repository, &snapshot.record, &error).await? => {}
                 done => return done,
             }
         }

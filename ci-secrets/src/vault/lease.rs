@@ -14,13 +14,11 @@ use ci_core::{Error, ErrorKind, Result};
 use super::context::Kind;
 use super::manifest::{Listed, Manifest, digest};
 use super::row::{Place, kind_of_value};
-use super::snapshot::missing as no_list;
+use super::snapshot::{MOST_ROUNDS, missing as no_list};
 use super::value::{MOST_PARTS, Row};
 use super::{Keys, Vault, about, canary, missing, row};
 
 pub(super) const LEASE: &str = "lease secrets";
-/// How often somebody may change a secret while they are read.
-const MOST_ROUNDS: usize = 16;
 
 /// What a lease is made of.
 struct Opened {
@@ -88,9 +86,7 @@ impl Vault {
             match self.open_rows(claim, manifest.clone(), canary, rows.collect()).await {
                 Ok(opened) => return Ok(Some(opened)),
                 // What does not fit together may be what somebody wrote in between, or sealed with another key.
-                Err(error)
-                    if matches!(error.kind(), ErrorKind::Tampered | ErrorKind::NotFound)
-                        && self.has_moved_on(repository, Some(&manifest)).await? => {}
+                Err(error) if self.is_outdated(repository, &manifest, &error).await? => {}
                 Err(error) => return Err(error),
             }
         }
@@ -254,9 +250,7 @@ impl Vault {
             let snapshot = self.snapshot(repository).await?.ok_or_else(no_list)?;
             let record = self.records.get(&row::canary(repository)).await?;
             match self.open_canary(&self.keys(repository), &snapshot.manifest, record).await {
-                Err(error)
-                    if matches!(error.kind(), ErrorKind::Tampered | ErrorKind::NotFound)
-                        && self.has_moved_on(repository, Some(&snapshot.record)).await? => {}
+                Err(error) if self.is_outdated(repository, &snapshot.record, &error).await? => {}
                 opened => return opened,
             }
         }

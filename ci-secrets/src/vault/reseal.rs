@@ -56,12 +56,7 @@ impl Vault {
             let (rows, next) = match resealed {
                 Ok(Some(resealed)) => resealed,
                 Ok(None) => return Ok(false),
-                Err(error)
-                    if error.kind() == ErrorKind::Tampered
-                        && self.has_moved_on(repository, Some(&snapshot.record)).await? =>
-                {
-                    continue;
-                }
+                Err(error) if self.is_outdated(repository, &snapshot.record, &error).await? => continue,
                 Err(error) => return Err(error),
             };
             let (list, mark) = snapshot.replace(repository, to, &next);

@@ -12,6 +12,8 @@ use super::manifest::Manifest;
 use super::{Keys, Vault, row};
 
 const READ: &str = "read the list of secrets";
+/// How often somebody may change a secret while they are read.
+pub(super) const MOST_ROUNDS: usize = 16;
 
 /// A manifest, and the record that holds it.
 #[derive(Debug)]
@@ -39,6 +41,18 @@ pub(super) fn seal(repository: &RepositoryId, key: &DataKey, manifest: &Manifest
 impl Vault {
     /// The list of `repository`, or `None` when it never had a key, and so no secret.
     pub(super) async fn snapshot(&self, repository: &RepositoryId) -> Result<Option<Snapshot>> {
+        for _ in 0..MOST_ROUNDS {
+            let Some(record) = self.list_record(repository).await? else { return Ok(None) };
+            match self.opened(&self.keys(repository), record.clone()).await {
+                // While it was opened, somebody may have moved the anchor on, or sealed it with another key.
+                Err(error) if self.is_outdated(repository, &record, &error).await? => {}
+                opened => return opened.map(Some),
+            }
+        }
+        Err(Error::new(ErrorKind::Unavailable, READ).because("secrets are being set over and over"))
+    }
+
+    async fn list_record(&self, repository: &RepositoryId) -> Result<Option<Record>> {
         let place = row::manifest(repository);
         let mut record = self.records.get(&place).await?;
         if record.is_none() && self.hierarchy.exists(repository).await? {
@@ -48,10 +62,10 @@ impl Vault {
                 return Err(missing());
             }
         }
-        match record {
-            Some(record) => self.opened(&self.keys(repository), record).await.map(Some),
-            None => self.never_was(repository).await.map(|()| None),
+        if record.is_none() {
+            self.never_was(repository).await?;
         }
+        Ok(record)
     }
 
     /// Opens a list, and asks the anchor whether it is the latest.
@@ -65,14 +79,18 @@ impl Vault {
         Ok(Snapshot { record, manifest })
     }
 
-    /// Whether the list of `repository` is another one now than `seen`.
-    pub(super) async fn has_moved_on(
+    /// Whether `error` may come from that the list of `repository` is another one now than `seen`.
+    pub(super) async fn is_outdated(
         &self,
         repository: &RepositoryId,
-        seen: Option<&Record>,
+        seen: &Record,
+        error: &Error,
     ) -> Result<bool> {
+        if !matches!(error.kind(), ErrorKind::Tampered | ErrorKind::NotFound) {
+            return Ok(false);
+        }
         let now = self.records.get(&row::manifest(repository)).await?;
-        Ok(now.map(|now| now.version) != seen.map(|seen| seen.version))
+        Ok(now.is_none_or(|now| now.version != seen.version))
     }
 
     /// Refuses a list that is older than the anchor says, and moves the anchor on where somebody could not.

@@ -105,8 +105,14 @@ impl Vault {
             }
             None => None,
             Some(listed) => {
-                let record = self.records.get(&place.info()).await?;
-                Some(self.open_info(&self.keys(place.repository), place, listed, record.as_ref()).await?)
+                let (record, keys) = (self.records.get(&place.info()).await?, self.keys(place.repository));
+                match self.open_info(&keys, place, listed, record.as_ref()).await {
+                    // Somebody has set it in between: the audit log asks for another try.
+                    Err(error) if self.is_outdated(place.repository, &snapshot.record, &error).await? => {
+                        return Err(Error::new(ErrorKind::Conflict, SET).caused_by(error));
+                    }
+                    opened => Some(opened?),
+                }
             }
         };
         let info = SecretInfo::after(before.as_ref(), place.name, new, self.clock.now());

@@ -358,3 +358,32 @@ async fn an_export_has_every_name_once_and_no_value() {
     bench.records.commit(batch).await.expect("it is written");
     assert_eq!(kind(bench.vault.export(&act, &ours, None).await), ErrorKind::Tampered);
 }
+
+/// Between the list and the anchor there is time in which somebody sets a secret, and between the list and a row.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn setting_at_once_is_taken_for_no_attack() {
+    let world = Arc::new(Anchored::new());
+    world.put("value 0").await;
+    let mut all = Vec::new();
+    for _ in 0..3 {
+        let world = world.clone();
+        all.push(tokio::spawn(async move {
+            for round in 0..60 {
+                world.put(&format!("value {round}")).await;
+            }
+        }));
+    }
+    let grant = world.bench.grant::<Read>(&world.ours).await;
+    let claim = world.bench.claim(&world.ours).await;
+    while !all.iter().all(tokio::task::JoinHandle::is_finished) {
+        assert_eq!(world.vault.list(&grant).await.expect("a list").len(), 1);
+        let lease =
+            world.vault.lease(claim.trusted().expect("trusted"), &[name("TOKEN")]).await.expect("a lease");
+        assert!(lease.value(&name("TOKEN")).expect("leased").expose().starts_with(b"value "));
+    }
+    for one in all {
+        one.await.expect("the writer ends");
+    }
+    let list = world.vault.list(&grant).await.expect("a list");
+    assert_eq!(list[0].version, 181, "every one has its version");
+}
