@@ -20,7 +20,7 @@ use ci_core::seal::{Context, DataKey};
 use ci_core::secret::{SecretStore as _, SecretValue};
 use ci_core::trust::Origin;
 use ci_secrets::{FileRoot, RootKey, Vault};
-use ci_storage::Sqlite;
+use ci_storage::sqlite::Sqlite;
 use secrecy::SecretBox;
 
 const SECRETS: usize = 1_000;

@@ -14,7 +14,7 @@ use ci_core::queue::Claim;
 use ci_core::secret::{NewSecret, SecretStore as _, SecretValue};
 use ci_core::trust::Origin;
 use ci_secrets::{FileRoot, Vault, VaultOptions};
-use ci_storage::Sqlite;
+use ci_storage::sqlite::Sqlite;
 use rusqlite::Connection;
 use rusqlite::types::Value;
 

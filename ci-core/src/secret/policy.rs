@@ -135,7 +135,7 @@ impl SecretPolicy {
     pub fn digest(&self) -> Digest {
         let Self { trust, events, references, environments, steps } = self;
         let list = |context: Context, items: Vec<&str>| {
-            items.iter().fold(context.field(items.len().to_be_bytes()), |context, item| context.field(item))
+            items.iter().fold(context.field(items.len().to_be_bytes()), Context::field)
         };
         let trust = Context::new("secret policy").field(match trust {
             Trust::Untrusted | Trust::Trusted => "trusted",

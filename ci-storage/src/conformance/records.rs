@@ -45,7 +45,8 @@ pub async fn many_records_are_read_in_their_order(records: Backend) {
         put(&records, &Key::new(key), key).await;
     }
     let found = records.get_all(&keys).await.expect("read");
-    let found: Vec<_> = found.iter().map(|record| record.as_ref().map(|record| record.key.as_str())).collect();
+    let found: Vec<_> =
+        found.iter().map(|record| record.as_ref().map(|record| record.key.as_str())).collect();
     assert_eq!(found, [Some("c"), Some("a"), None, Some("b"), Some("a")]);
     assert!(records.get_all(&[]).await.expect("read").is_empty());
 }
