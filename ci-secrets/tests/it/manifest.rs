@@ -160,8 +160,8 @@ async fn a_store_that_loses_its_answer_or_fails_leaves_a_secret_whole() {
     let vault = Vault::new(records.clone(), audit, Switched::new(), rig.clock.clone());
     let (ours, token) = (repository("1"), name("TOKEN"));
     let grant = async || rig.grant::<Write>(&Rig::user("ada").expect("an id"), &ours).await.expect("a grant");
+    let claim = rig.claim(&ours, Origin::Repository, Rig::spec()).await.expect("a claim");
     let value = async || {
-        let claim = rig.claim(&ours, Origin::Repository, Rig::spec()).await.expect("a claim");
         let lease = vault.lease(claim.trusted().expect("trusted"), std::slice::from_ref(&token)).await?;
         lease.value(&token).map(|value| value.expose().to_vec())
     };
@@ -172,7 +172,7 @@ async fn a_store_that_loses_its_answer_or_fails_leaves_a_secret_whole() {
         assert_eq!(kind(put), ErrorKind::Unavailable, "{fault:?}");
         assert_eq!(value().await.expect("whole"), expected.as_bytes(), "{fault:?}");
     }
-    records.next_commits([Fault::Takes(std::time::Duration::from_mins(5))]);
+    records.next_commits([Fault::Takes(std::time::Duration::from_secs(1))]);
     assert!(
         vault.put(&grant().await, &token, SecretValue::new("third")).await.is_ok(),
         "what was begun in time"
