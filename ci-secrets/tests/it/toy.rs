@@ -292,8 +292,8 @@ mod store {
 }
 
 caught! {
-    a_store_that_ignores_the_place_is_caught: NoPlace by rows::copied_rows_are_noticed, "another value";
-    a_store_that_tries_the_next_key_is_caught: NextKey by rows::swapped_rows_are_noticed, "another value";
+    a_store_that_ignores_the_place_is_caught: NoPlace by rows::copied_rows_are_noticed, "nobody noticed";
+    a_store_that_tries_the_next_key_is_caught: NextKey by rows::swapped_rows_are_noticed, "nobody noticed";
     a_store_that_compares_nothing_is_caught: NoList by rows::rows_of_before_are_noticed, "put back";
     a_store_that_misses_nothing_is_caught: NoList by rows::deleted_rows_are_missed, "is NotFound";
     a_store_whose_list_may_be_missing_is_caught: NoListIsEmpty by rows::secrets_deleted_together_are_missed, "NotFound";
