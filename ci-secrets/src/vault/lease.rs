@@ -169,18 +169,14 @@ impl Vault {
         let tampered = || place.tampered();
         let row = Row::parse(&record.value).ok_or_else(tampered)?;
         let key = keys.get(&row.key_id().ok_or_else(tampered)?).await?;
-        let parts: Vec<Bytes> = match row.parts() {
-            0 => Vec::new(),
-            _ => {
-                let parts = self.records.list(&place.parts(), None, MOST_PARTS + 1).await?;
-                if parts.iter().enumerate().any(|(number, part)| part.key != place.part(number)) {
-                    return Err(tampered());
-                }
-                parts.into_iter().map(|part| part.value).collect()
+        let mut parts: Vec<Bytes> = Vec::new();
+        if row.parts() > 0 {
+            let found = self.records.list(&place.parts(), None, MOST_PARTS + 1).await?;
+            let is_in_place = |(number, part): (usize, &Record)| part.key == place.part(number);
+            if found.len() != row.parts() || !found.iter().enumerate().all(is_in_place) {
+                return Err(tampered());
             }
-        };
-        if parts.len() != row.parts() {
-            return Err(tampered());
+            parts.extend(found.into_iter().map(|part| part.value));
         }
         let context = place.value_context(&key, info);
         row.open(&kind_of_value(info).key(&key), &context, &parts).ok_or_else(tampered)

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use ci_core::access::{Grant, Read, Write};
 use ci_core::audit::{Audit, Entry};
-use ci_core::clock::ManualClock;
+use ci_core::clock::{Clock as _, ManualClock};
 use ci_core::conformance::{Setup, run};
 use ci_core::id::{Digest, RepositoryId, SecretName};
 use ci_core::memory::{Database, Masking, Rig};
@@ -65,7 +65,7 @@ struct Toy {
 type List = BTreeMap<SecretName, Digest>;
 
 impl Toy {
-    fn new(flaw: Flaw) -> HostileUnderTest {
+    fn with(flaw: Flaw) -> HostileUnderTest {
         let rig = Rig::new().expect("a rig");
         let records: Arc<dyn Records> = Arc::new(Database::new(rig.clock.clone()));
         let audit = Audit::new(records.clone(), rig.clock.clone());
@@ -224,7 +224,6 @@ impl SecretStore for Toy {
             Err(error) if error.kind() == ErrorKind::NotFound => None,
             Err(error) => return Err(error),
         };
-        use ci_core::clock::Clock as _;
         let info = SecretInfo::after(before.as_ref(), name, &new, self.clock.now());
         let value = SecretValue::new(new.value().expose());
         let masking = match self.flaw {
@@ -258,7 +257,7 @@ impl SecretStore for Toy {
 mod right {
     use super::*;
 
-    ci_secrets::hostile_kit!(async || Setup::ready(Toy::new(Flaw::None)));
+    ci_secrets::hostile_kit!(async || Setup::ready(Toy::with(Flaw::None)));
 }
 
 macro_rules! caught {
@@ -267,7 +266,7 @@ macro_rules! caught {
             #[test]
             #[should_panic(expected = $said)]
             fn $test() {
-                run(stringify!($flaw), async || Setup::ready($kit::of(Toy::new(Flaw::$flaw))), $kit::kit::$case);
+                run(stringify!($flaw), async || Setup::ready($kit::of(Toy::with(Flaw::$flaw))), $kit::kit::$case);
             }
         )*
     };
