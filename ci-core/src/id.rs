@@ -138,6 +138,12 @@ checked_text! {
     ImageName, "an image name", "1 to 128 of A-Z a-z 0-9 - _ . that starts with a letter or digit", |t| is_slug(t, 128)
 }
 checked_text! {
+    /// What a job deploys to: `production`.
+    EnvironmentName, "an environment's name", "1 to 128 of A-Z a-z 0-9 - _ . that starts with a letter or digit", |t| {
+        is_slug(t, 128)
+    }
+}
+checked_text! {
     /// A step of a job, for people.
     StepName, "a step name", "1 to 128 bytes without control characters", |t| is_printable(t, 128)
 }

@@ -52,6 +52,21 @@ pub trait Records: fmt::Debug + Send + Sync + 'static {
     /// [`ErrorKind::Unavailable`] when the store cannot be reached.
     async fn get(&self, key: &Key) -> Result<Option<Record>>;
 
+    /// The records at `keys`, in their order. A store that has transactions gives all of them as they were at one moment;
+    /// this default asks for one after the other, and whoever must know keeps something in one of them by which it can
+    /// tell.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unavailable`] when the store cannot be reached.
+    async fn get_all(&self, keys: &[Key]) -> Result<Vec<Option<Record>>> {
+        let mut found = Vec::with_capacity(keys.len());
+        for key in keys {
+            found.push(self.get(key).await?);
+        }
+        Ok(found)
+    }
+
     /// At most `limit` records whose keys lie below `prefix` and after `after`, in the order of their keys.
     ///
     /// # Errors

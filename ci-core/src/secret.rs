@@ -3,9 +3,12 @@
 //! A [`SecretLease`] is the only form in which values reach a sandbox, and it makes the [`Mask`] that output
 //! goes through: what can be injected is masked. A log store takes nothing but [`Masked`] bytes.
 
+mod anchor;
 mod end;
 mod leak;
+mod policy;
 mod ssh;
+mod stored;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,18 +17,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use bytes::Bytes;
 use secrecy::{ExposeSecret as _, SecretBox};
-use serde::{Deserialize, Serialize};
 
 use crate::access::{Grant, Read, Scope, Write};
-use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ArtifactName, CacheKey, JobId, KeyId, SecretName};
 use crate::queue::{Claim, Tenure, TrustedClaim};
 use crate::seal::{Context, DataKey};
 
+pub use anchor::{FreshnessAnchor, Mark};
 pub use end::LeaseEnd;
 pub use leak::{Form, Leak, Learned, Sensitive, Unmasked};
+pub use policy::{RefPattern, SecretPolicy};
 pub use ssh::{SshPublicKey, SshSigner};
+pub use stored::{NewSecret, SecretInfo, SecretKind, Stored};
 
 /// The value of a secret. It has no `Display` and no `Serialize`, shows nothing in `Debug`, and is wiped when it
 /// is dropped.
@@ -59,24 +63,14 @@ impl fmt::Debug for SecretValue {
     }
 }
 
-/// What people may see of a secret.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SecretInfo {
-    /// Its name.
-    pub name: SecretName,
-    /// How often it has been set.
-    pub version: u64,
-    /// When it was set last.
-    pub set_at: Timestamp,
-}
-
 /// Where secrets are kept. People write them; only trusted jobs read them. Every change and every lease has its entry
-/// in the audit log, which names no secret and holds no value; a value has between 1 byte and 64 KiB.
+/// in the audit log, which names no secret and holds no value; a value has between 1 byte and 1 MiB, and one that may be a
+/// variable at most [`NewSecret::MOST_IN_VARIABLE`].
 ///
 /// # Cancel safety
 ///
-/// When the future of [`put`](Self::put) or [`delete`](Self::delete) is dropped, it may have happened: look at
-/// [`list`](Self::list). A dropped [`lease`](Self::lease) may have left its entry in the audit log.
+/// When the future of [`put`](Self::put), [`set`](Self::set) or [`delete`](Self::delete) is dropped, it may have
+/// happened: look at [`list`](Self::list). A dropped [`lease`](Self::lease) may have left its entry in the audit log.
 ///
 /// # Example
 ///
@@ -86,13 +80,14 @@ pub struct SecretInfo {
 /// use ci_core::access::Write;
 /// use ci_core::id::SecretName;
 /// use ci_core::memory::{Rig, Secrets};
-/// use ci_core::secret::{SecretStore, SecretValue};
+/// use ci_core::secret::{Learned, SecretStore, SecretValue};
 /// use ci_core::trust::Origin;
 ///
 /// # let (rig, repository) = (Rig::new()?, Rig::repository("1", "acme")?);
 /// let secrets: Arc<dyn SecretStore> = Arc::new(Secrets::new(rig.audit.clone(), rig.clock.clone()));
 /// let (grant, token) = (rig.grant::<Write>(&Rig::user("ada")?, &repository).await?, SecretName::parse("TOKEN")?);
-/// secrets.put(&grant, &token, SecretValue::new("hunter2")).await?;
+/// let stored = secrets.put(&grant, &token, SecretValue::new("hunter2")).await?;
+/// assert_eq!(stored.masking, Learned::Hidden); // else tell whoever set it
 /// assert_eq!(secrets.list(&grant.lower()).await?[0].version, 1); // a name, a version, a time: no value
 ///
 /// let claim = rig.claim(&repository, Origin::Repository, Rig::spec()).await?;
@@ -106,26 +101,38 @@ pub struct SecretInfo {
 /// ```
 #[async_trait]
 pub trait SecretStore: fmt::Debug + Send + Sync + 'static {
-    /// Opens the named secrets for one job, all or none. They are released if and only if the audit log holds
-    /// the entry that says so.
+    /// Opens the named secrets for one job, all or none, each as its [`SecretInfo::admit`] allows. They are released if
+    /// and only if the audit log holds the entry that says so.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::NotFound`] when one of them does not exist; [`ErrorKind::Tampered`] when a row is not what
-    /// was stored; [`ErrorKind::LimitExceeded`] when together they are more than the store gives to one job;
+    /// [`ErrorKind::NotFound`] when one of them does not exist; [`ErrorKind::Denied`] when the job may not have one of
+    /// them, naming it and the rule; [`ErrorKind::Tampered`] when a row is not what was stored;
+    /// [`ErrorKind::LimitExceeded`] when together they are more than the store gives to one job;
     /// [`ErrorKind::Fenced`] when the claim is over; [`ErrorKind::Unavailable`] when a key or the audit log cannot be
     /// reached.
     async fn lease(&self, claim: TrustedClaim<'_>, names: &[SecretName]) -> Result<SecretLease>;
 
-    /// Sets a secret, in place of an earlier value.
+    /// Sets a value, in place of an earlier one of that name, whose kind and policy it keeps: [`set`](Self::set) without
+    /// anything else.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Denied`] when the grant is over; [`ErrorKind::Invalid`] when the value is empty or larger than
-    /// 64 KiB; [`ErrorKind::LimitExceeded`] when the repository has as many secrets as the store keeps for one;
+    /// As for [`set`](Self::set).
+    async fn put(&self, grant: &Grant<Write>, name: &SecretName, value: SecretValue) -> Result<Stored> {
+        self.set(grant, name, NewSecret::new(value)).await
+    }
+
+    /// Sets a secret, in place of an earlier one of that name, and says whether it can be hidden in output.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Denied`] when the grant is over; [`ErrorKind::Invalid`] when the value is empty, larger than
+    /// 1 MiB, or too large for the forms that it may have, and when its policy is too large;
+    /// [`ErrorKind::LimitExceeded`] when the repository has as many secrets as the store keeps for one;
     /// [`ErrorKind::Tampered`] when the earlier one is not what was stored; [`ErrorKind::Unavailable`] when the store or
     /// a key cannot be reached.
-    async fn put(&self, grant: &Grant<Write>, name: &SecretName, value: SecretValue) -> Result<SecretInfo>;
+    async fn set(&self, grant: &Grant<Write>, name: &SecretName, new: NewSecret) -> Result<Stored>;
 
     /// The secrets of a repository in the order of their names, without their values.
     ///
@@ -214,7 +221,7 @@ type Untold = Arc<Mutex<Vec<Leak>>>;
 
 /// The secrets of one job, while it runs.
 ///
-/// It ends with the claim: a worker that lost its lease can no longer read a value. Values are wiped when it is
+/// It ends with the claim: a worker that lost its lease, or whose job was cancelled, can no longer read a value. Values are wiped when it is
 /// dropped. [`SecretStore::lease`] makes it, and the example there shows one; [`Mask`] shows what it hides.
 pub struct SecretLease {
     values: BTreeMap<SecretName, SecretValue>,
@@ -252,6 +259,26 @@ impl SecretLease {
         lease
     }
 
+    /// A lease of secrets under their policies; the masker learns all of them. This is what a store calls that keeps
+    /// policies: what it forgot to ask is asked here.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Denied`] when the job may not have one of them; [`ErrorKind::Fenced`] when the claim is over.
+    pub fn under_policies(
+        claim: TrustedClaim<'_>,
+        secrets: impl IntoIterator<Item = (SecretInfo, SecretValue)>,
+        masker: Arc<dyn Masker>,
+    ) -> Result<Self> {
+        let mut values = Vec::new();
+        for (info, value) in secrets {
+            info.admit(claim)?;
+            values.push((info.name, value));
+        }
+        claim.claim().fence()?;
+        Ok(Self::new(claim, values, masker))
+    }
+
     /// A lease without secrets: for a job that asks for none, or may have none.
     pub fn empty(claim: &Claim, masker: Arc<dyn Masker>) -> Self {
         Self::with(masker, Some(claim.tenure()))
@@ -284,7 +311,8 @@ impl SecretLease {
     /// # Errors
     ///
     /// [`ErrorKind::NotFound`] when the lease has none of that name; [`ErrorKind::Fenced`] when the claim is
-    /// over, or the lease was [ended](LeaseEnd) before it.
+    /// over, or the lease was [ended](LeaseEnd) before it; [`ErrorKind::Cancelled`] when somebody has asked for the job
+    /// to stop.
     pub fn value(&self, name: &SecretName) -> Result<&SecretValue> {
         if self.end.has_come() {
             return Err(Error::new(ErrorKind::Fenced, "read a leased secret")
@@ -292,7 +320,7 @@ impl SecretLease {
                 .with("secret", name));
         }
         if let Some(tenure) = &self.tenure {
-            tenure.check("read a leased secret")?;
+            tenure.check_wanted("read a leased secret")?;
         }
         self.values.get(name).ok_or_else(|| {
             Error::new(ErrorKind::NotFound, "read a leased secret")
@@ -591,51 +619,6 @@ impl Purpose {
     pub fn context(&self) -> &Context {
         &self.context
     }
-}
-
-/// A place outside of the database that remembers how far it had come, so that putting back an old copy of the
-/// whole database is noticed.
-///
-/// Nothing in the SDK asks it by itself. A service moves it on to a number that only grows in its database, the length
-/// of an audit log, say, and compares the two when it starts.
-///
-/// # Cancel safety
-///
-/// When the future of [`advance`](Self::advance) is dropped, it may have happened: look at [`latest`](Self::latest).
-///
-/// # Example
-///
-/// ```
-/// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
-/// use ci_core::id::TenantId;
-/// use ci_core::memory::{Anchor, Rig};
-/// use ci_core::secret::FreshnessAnchor as _;
-///
-/// let (rig, anchor, books) = (Rig::new()?, Anchor::default(), TenantId::service());
-/// rig.operator.act(&books, "service.started").await?;
-/// anchor.advance(rig.audit.verify(&books).await?.count).await?;
-///
-/// // At the next start, perhaps on an older copy of the database:
-/// let count = rig.audit.verify(&books).await?.count;
-/// assert!(anchor.latest().await?.is_none_or(|latest| latest <= count));
-/// # Ok::<(), ci_core::Error>(()) })?;
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[async_trait]
-pub trait FreshnessAnchor: fmt::Debug + Send + Sync + 'static {
-    /// The latest value, or `None` before the first.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::Unavailable`] when it cannot be read now.
-    async fn latest(&self) -> Result<Option<u64>>;
-
-    /// Remembers `value` if and only if it is larger than the latest one.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::Conflict`] when it is not larger; [`ErrorKind::Unavailable`] when it cannot be written now.
-    async fn advance(&self, value: u64) -> Result<()>;
 }
 
 #[cfg(test)]

@@ -2,6 +2,8 @@
 //!
 //! - [`Vault`] keeps secrets in any store of records, and is the key ring for everything else that is sealed:
 //!   tickets, logs, artifacts, caches. It implements [`SecretStore`] and [`KeyRing`].
+//! - [`SecretPolicy`] says which jobs may have a secret; the default asks for trusted code.
+//! - `FileAnchor` remembers outside of the database how far it had come, so that an old copy of it is noticed.
 //! - [`RootKey`] is where the one key comes from that is not in the database; [`FileRoot`] keeps it in a file, others
 //!   are [below](#root-keys).
 //! - [`StreamMasker`] hides the values of one job in its output, in every form in which programs print them, and tells
@@ -9,25 +11,60 @@
 //! - [`ssh`] keeps an SSH key for every repository, and lends it to a checkout through an agent.
 //! - `identity` (feature `identity`) makes tokens by which a job proves who it is.
 //!
-//! # Example
+//! # From a secret to a masked job
+//!
+//! ```
+//! # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+//! # use std::sync::Arc;
+//! # use ci_core::{access::Write, id::SecretName, memory::{Reply, Rig}, runner::{Parts, Runner}, trust::Origin};
+//! # use ci_secrets::{FileRoot, SecretStore as _, SecretValue, Vault};
+//! # let folder = tempfile::tempdir().expect("a folder");
+//! # let path = folder.path().join("root.key");
+//! # let (rig, repository) = (Rig::new()?, Rig::repository("1", "acme")?);
+//! # let (records, audit, clock, parts) = (rig.records(), rig.audit.clone(), rig.clock.clone(), rig.parts());
+//! # let (grant, token) = (rig.grant::<Write>(&Rig::user("ada")?, &repository).await?, SecretName::parse("TOKEN")?);
+//! # rig.backend.on("sh", |_| Reply::exit(0).stdout("+ curl -u ada:hunter2\n"));
+//! # let claim = rig.claim(&repository, Origin::Repository, Rig::spec().with_secret(token.clone())).await?;
+//! let root = Arc::new(FileRoot::create(path)?); // once; from then on `FileRoot::open`
+//! let vault = Arc::new(Vault::new(records, audit, root, clock));
+//! vault.put(&grant, &token, SecretValue::new("hunter2")).await?;
+//! let runner = Runner::new(Parts { secrets: vault, ..parts });
+//! let outcome = runner.run(claim, std::future::pending()).await?; // its log says `+ curl -u ada:***`
+//! assert_eq!(outcome.leaks[0].to_string(), "TOKEN was printed as plain text in step test");
+//! # Ok::<(), ci_core::Error>(()) })?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Step by step
 //!
 //! ```
 //! # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
 //! # use std::sync::Arc;
 //! # use ci_core::{access::Write, id::SecretName, memory::Rig, trust::Origin};
-//! use ci_secrets::{FileRoot, SecretStore as _, SecretValue, Vault};
+//! use ci_secrets::{FileAnchor, FileRoot, NewSecret, SecretPolicy, SecretStore as _, SecretValue, Vault};
+//! # use ci_core::{id::StepName, secret::RefPattern, trust::Trust};
 //! # let folder = tempfile::tempdir().expect("a folder");
-//! # let path = folder.path().join("root.key");
+//! # let (path, elsewhere) = (folder.path().join("root.key"), folder.path().join("anchor"));
 //! # let (rig, repository) = (Rig::new()?, Rig::repository("1", "acme")?);
 //! # let (records, audit, clock) = (rig.records(), rig.audit.clone(), rig.clock.clone());
 //!
 //! let root = FileRoot::create(path)?; // once; from then on `FileRoot::open`
-//! let vault = Vault::new(records, audit, Arc::new(root), clock);
+//! let vault = Vault::new(records, audit, Arc::new(root), clock)
+//!     .with_anchor(Arc::new(FileAnchor::open(elsewhere)?)); // optional: an old copy of the database is noticed
 //! # let (grant, token) = (rig.grant::<Write>(&Rig::user("ada")?, &repository).await?, SecretName::parse("TOKEN")?);
 //!
 //! // A person who may write to the repository sets a secret.
 //! vault.put(&grant, &token, SecretValue::new("hunter2")).await?;
 //! # let claim = rig.claim(&repository, Origin::Repository, Rig::spec()).await?;
+//!
+//! // One that only the step `publish` of a release may have.
+//! let release = SecretPolicy::default()
+//!     .with_trust(Trust::Protected)
+//!     .with_reference(RefPattern::parse("refs/tags/v*")?)
+//!     .with_step(StepName::parse("publish")?);
+//! let key = NewSecret::file(SecretValue::new("-----BEGIN KEY-----")).with_policy(release);
+//! let stored = vault.set(&grant, &SecretName::parse("SIGNING_KEY")?, key).await?;
+//! # let _ = stored;
 //!
 //! // A job whose code somebody pushed to the repository reads it, and cannot print it by accident.
 //! let lease = vault.lease(claim.trusted()?, &[token.clone()]).await?;
@@ -54,8 +91,9 @@
 //!         record key      derived for every record, from a salt and from where the record belongs
 //! ```
 //!
-//! Everything sealed says in front which key sealed it, and is bound to where it belongs: tenant, forge,
-//! repository, kind, name, version. Keys are never tried to see whether they fit. Destroying a repository's key
+//! Everything sealed says in front which format, suite and key sealed it, and is bound to where it belongs: tenant, forge,
+//! repository, scope, kind, name, version, key, and the digest of its policy, each field with its length in front. Values
+//! of more than 64 KiB are sealed in chunks, and no byte is given out before all of them have been opened. Keys are never tried to see whether they fit. Destroying a repository's key
 //! makes everything unreadable that was ever sealed for it ([`Vault::erase`]).
 //!
 //! # Root keys
@@ -93,8 +131,11 @@
 //! # What is protected from whom
 //!
 //! Somebody who reads the database learns which repositories have secrets, their names, how long the values are
-//! and when rows change; no value, and not even the version. Somebody who *writes* to it can destroy, but
-//! neither read nor forge nor move.
+//! and when rows change; no value, no policy, and not even the version. Somebody who *writes* to it can destroy, but
+//! neither read nor forge nor move, nor put back or delete single rows unnoticed: a sealed list of what must be there is
+//! written with every change. The table at [`Vault`] says what takes an anchor to be noticed.
+//!
+//! A decoy lies among the secrets of each repository ([`Vault::canary`]); a job that prints it is reported.
 //!
 //! # What is not protected from
 //!
@@ -103,13 +144,16 @@
 //! - Somebody who has the root key and a copy of the database, or who reads this process's memory, has everything. On
 //!   Linux `harden_process` keeps other processes of the same user, and core dumps, from it. Keys do not lie in memory
 //!   of `memfd_secret(2)`: that takes unsafe code, here or in a crate that nobody has audited.
-//! - Rows that are deleted together or put back together to an earlier state are not noticed; see [`Vault`].
+//! - Without an anchor, all secrets of a repository, put back together to an earlier state, are not noticed; see [`Vault`].
+//! - A policy's rules about steps and environments keep to what the job says of itself; see [`SecretPolicy`].
+//! - A list of secrets that was damaged takes the repository's secrets with it: put the database's copy back, or
+//!   [erase](Vault::erase) and set them anew.
 //! - A root key that is lost takes every secret with it, and everything that was sealed. Nothing replaces a root key
 //!   or a repository's key by a new one.
 //!
 //! # Features
 //!
-//! [`FileRoot`] and `PassphraseRoot` are there on Unix systems only; everything else is everywhere.
+//! [`FileRoot`], `PassphraseRoot` and `FileAnchor` are there on Unix systems only; everything else is everywhere.
 //!
 //! None is on by default. `passphrase` adds `PassphraseRoot`, `transit` adds `TransitRoot`, `kms` adds `KmsRoot`; the
 //! latter two bring a small HTTPS client (hyper, rustls with ring), and neither a client library of HashiCorp's nor the
@@ -122,6 +166,8 @@
 
 #![forbid(unsafe_code)]
 
+#[cfg(unix)]
+mod anchor;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod erasure;
@@ -133,17 +179,17 @@ mod masker;
 mod memory;
 mod root;
 mod rotation;
-mod row;
 pub mod ssh;
 mod strongbox;
 mod vault;
-mod vault_reseal;
 
 pub use ci_core::secret::{
-    Form, KeyRing, Leak, Learned, Masker, Purpose, Redactor, SecretInfo, SecretLease, SecretStore,
-    SecretValue, Sensitive, SshPublicKey, SshSigner,
+    Form, FreshnessAnchor, KeyRing, Leak, Learned, Masker, NewSecret, Purpose, Redactor, SecretInfo,
+    SecretLease, SecretPolicy, SecretStore, SecretValue, Sensitive, SshPublicKey, SshSigner,
 };
 
+#[cfg(unix)]
+pub use anchor::FileAnchor;
 pub use erasure::{ErasureReceipt, OutOfReach, Traces};
 pub use masker::StreamMasker;
 #[cfg(target_os = "linux")]

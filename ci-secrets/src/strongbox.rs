@@ -19,10 +19,18 @@ use ci_core::seal::{Context, DataKey, Opened, key_id};
 use ci_core::{Error, ErrorKind, Result};
 use zeroize::Zeroizing;
 
-use crate::row;
+use crate::hierarchy::Current;
+use crate::vault::row;
 use crate::vault::Vault;
 
 const FORMAT: u8 = 1;
+
+/// The kinds that there are.
+pub(crate) const KINDS: [&str; 2] = [SSH_KEYS, TOKEN_KEYS];
+/// The SSH keys of a repository.
+pub(crate) const SSH_KEYS: &str = "ssh-keys";
+/// The keys of an issuer of identity tokens.
+pub(crate) const TOKEN_KEYS: &str = "token-keys";
 
 /// The keys of one kind of one repository.
 #[derive(Clone, Copy, Debug)]
@@ -124,9 +132,9 @@ impl Strongbox<'_> {
     }
 
     async fn put(&self, plain: &[u8], unchanged: Condition) -> Result<Batch> {
-        let key = self.vault.hierarchy.current(self.repository).await?;
+        let Current { key, still } = self.vault.hierarchy.current_to_write(self.repository).await?;
         let sealed = self.derived(&key).seal(&self.context(&key), plain);
-        Ok(Batch::new().require(unchanged).put(self.place(), sealed))
+        Ok(Batch::new().require(still).require(unchanged).put(self.place(), sealed))
     }
 
     fn unchanged(&self, version: Option<Version>) -> Condition {

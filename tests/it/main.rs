@@ -8,6 +8,7 @@ mod job;
 mod keys;
 mod quickstart;
 mod services;
+mod surgery;
 mod traces;
 
 /// The service of the quickstart: what integrators start from is what is tested.

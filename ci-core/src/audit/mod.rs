@@ -13,7 +13,7 @@
 //! |---|---|---|
 //! | a [`Head`] that was returned or printed | [`Audit::verify_since`] | the service |
 //! | a signed [`Checkpoint`] that was exported | [`Audit::verify_checkpoint`], or [`Chain`] over exported entries | anybody who has the [`VerifyingKey`] |
-//! | the number of entries in a [`FreshnessAnchor`] | [`Audit::verify_fresh`] | the service, when it starts |
+//! | the number of entries and their hash in a [`FreshnessAnchor`] | [`Audit::verify_fresh`] | the service, when it starts |
 //!
 //! Each of them notices that entries which it covers were cut off, reordered, rewritten, or replaced by those of a fork. Of
 //! entries that came after it, nothing is known: keep one often. What was never in the log is not in it.
@@ -45,7 +45,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Digest, TenantId};
 use crate::operator::Act;
 use crate::records::{Batch, Condition, Key, Record, Records};
-use crate::secret::FreshnessAnchor;
+use crate::secret::{FreshnessAnchor, Mark};
 
 pub use self::chain::{Chain, Head};
 pub use self::checkpoint::Checkpoint;
@@ -324,25 +324,29 @@ impl Audit {
         Ok(chain.head().clone())
     }
 
-    /// Checks the whole chain of `tenant`, and that it has come as far as `anchor` remembers; then moves the anchor on.
-    /// Each tenant's log has an anchor of its own. What the anchor remembers is a number, not what the entries were: a fork
-    /// that is as long takes a [`Head`] or a [`Checkpoint`] to notice.
+    /// Checks the whole chain of `tenant`, and that it goes on from what `anchor` remembers of it; then moves the anchor on.
+    /// One anchor serves the logs of all tenants.
     ///
     /// # Errors
     ///
-    /// As for [`verify`](Self::verify); [`ErrorKind::Tampered`] also when the log was put back to an earlier state;
-    /// [`ErrorKind::Unavailable`] also when the anchor cannot be reached.
+    /// As for [`verify`](Self::verify); [`ErrorKind::Tampered`] also when the log was put back to an earlier state, or
+    /// another one was written in its place; [`ErrorKind::Unavailable`] also when the anchor cannot be reached.
     ///
     /// # Cancel safety
     ///
     /// When the future is dropped, the anchor may have moved.
     pub async fn verify_fresh(&self, tenant: &TenantId, anchor: &dyn FreshnessAnchor) -> Result<Head> {
         // First the anchor: what others write meanwhile only makes the log longer.
-        let latest = anchor.latest().await?.unwrap_or(0);
-        let head = self.verify(tenant).await?;
-        has_come_to(tenant, &head, latest)?;
-        if head.count > latest {
-            match anchor.advance(head.count).await {
+        let place = Key::new("audit").part(tenant.as_str());
+        let latest = anchor.latest(&place).await?;
+        let head = match &latest {
+            None => self.verify(tenant).await?,
+            Some(Mark { number, digest }) => {
+                self.verify_since(tenant, &Head { count: *number, hash: digest.clone() }).await?
+            }
+        };
+        if head.count > latest.map_or(0, |latest| latest.number) {
+            match anchor.advance(&place, &Mark { number: head.count, digest: head.hash.clone() }).await {
                 // Somebody else has moved it further.
                 Err(error) if error.kind() == ErrorKind::Conflict => {}
                 moved => moved?,

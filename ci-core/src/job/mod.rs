@@ -13,7 +13,7 @@ pub use self::service::Service;
 pub use self::step::{Arg, Environment, Run, Script, Step, Value};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::{ArtifactName, CacheKey, ImageName, Label, SecretName, VariableName};
+use crate::id::{ArtifactName, CacheKey, EnvironmentName, ImageName, Label, SecretName, VariableName};
 use crate::network::NetworkPolicy;
 use crate::queue::MOST_LABELS;
 use crate::sandbox::{Guarantee, SandboxPath, SecretUse};
@@ -57,6 +57,9 @@ pub struct JobSpec {
     /// Secrets that are leased for this job; a step or a service sees those that it names.
     #[serde(default)]
     pub secrets: Vec<SecretName>,
+    /// What it deploys to, if anything: what a [`SecretPolicy`](crate::secret::SecretPolicy) may ask for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deploys_to: Option<EnvironmentName>,
     /// Folders that are restored before the first step and saved after the last one succeeded.
     #[serde(default)]
     pub caches: Vec<CacheSpec>,
@@ -92,6 +95,7 @@ impl JobSpec {
             services: Vec::new(),
             environment: Environment::default(),
             secrets: Vec::new(),
+            deploys_to: None,
             caches: Vec::new(),
             artifacts: Vec::new(),
             limits: Limits::default(),
@@ -118,6 +122,12 @@ impl JobSpec {
     /// Asks for a secret.
     pub fn with_secret(mut self, name: SecretName) -> Self {
         self.secrets.push(name);
+        self
+    }
+
+    /// Says what it deploys to.
+    pub fn with_deployment(mut self, to: EnvironmentName) -> Self {
+        self.deploys_to = Some(to);
         self
     }
 

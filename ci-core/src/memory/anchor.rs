@@ -1,12 +1,14 @@
-//! A number that only grows.
+//! Marks that only grow.
 
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 
 use async_trait::async_trait;
 
 use super::lock::lock;
 use crate::error::{Error, ErrorKind, Result};
-use crate::secret::FreshnessAnchor;
+use crate::records::Key;
+use crate::secret::{FreshnessAnchor, Mark};
 
 /// A freshness anchor in memory.
 ///
@@ -15,32 +17,38 @@ use crate::secret::FreshnessAnchor;
 /// ```
 /// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
 /// use ci_core::memory::Anchor;
-/// use ci_core::secret::FreshnessAnchor as _;
+/// use ci_core::records::Key;
+/// use ci_core::secret::{FreshnessAnchor as _, Mark};
 ///
-/// let anchor = Anchor::default();
-/// anchor.advance(7).await?;
-/// assert!(anchor.advance(7).await.is_err());
-/// assert_eq!(anchor.latest().await?, Some(7));
+/// let (anchor, log) = (Anchor::default(), Key::new("audit").part("acme"));
+/// anchor.advance(&log, &Mark::of(7, b"seven entries")).await?;
+/// assert!(anchor.advance(&log, &Mark::of(7, b"seven others")).await.is_err());
+/// assert_eq!(anchor.latest(&log).await?.map(|mark| mark.number), Some(7));
 /// # Ok::<(), ci_core::Error>(()) })?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug, Default)]
-pub struct Anchor(Mutex<Option<u64>>);
+pub struct Anchor(Mutex<BTreeMap<Key, Mark>>);
 
 #[async_trait]
 impl FreshnessAnchor for Anchor {
-    async fn latest(&self) -> Result<Option<u64>> {
-        Ok(*lock(&self.0))
+    async fn latest(&self, of: &Key) -> Result<Option<Mark>> {
+        Ok(lock(&self.0).get(of).cloned())
     }
 
-    async fn advance(&self, value: u64) -> Result<()> {
-        let mut latest = lock(&self.0);
-        if latest.is_some_and(|latest| value <= latest) {
+    async fn advance(&self, of: &Key, mark: &Mark) -> Result<()> {
+        let mut marks = lock(&self.0);
+        if marks.get(of).is_some_and(|latest| latest != mark && mark.number <= latest.number) {
             return Err(Error::new(ErrorKind::Conflict, "advance the freshness anchor")
                 .because("it has come further")
-                .with("value", value));
+                .with("number", mark.number));
         }
-        *latest = Some(value);
+        marks.insert(of.clone(), mark.clone());
+        Ok(())
+    }
+
+    async fn forget(&self, of: &Key) -> Result<()> {
+        lock(&self.0).remove(of);
         Ok(())
     }
 }

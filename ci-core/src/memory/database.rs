@@ -63,6 +63,11 @@ impl Records for Database {
         Ok(state.records.get(key).map(|stored| record(key, stored)))
     }
 
+    async fn get_all(&self, keys: &[Key]) -> Result<Vec<Option<Record>>> {
+        let state = lock(&self.state);
+        Ok(keys.iter().map(|key| state.records.get(key).map(|stored| record(key, stored))).collect())
+    }
+
     async fn list(&self, prefix: &Key, after: Option<&Key>, limit: usize) -> Result<Vec<Record>> {
         let state = lock(&self.state);
         let start = after.map_or(prefix, |after| after.max(prefix));

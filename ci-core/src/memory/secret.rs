@@ -13,7 +13,9 @@ use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{RepositoryId, SecretName};
 use crate::queue::TrustedClaim;
-use crate::secret::{Masker, SecretInfo, SecretLease, SecretStore, SecretValue};
+use crate::secret::{
+    Masker, NewSecret, SecretInfo, SecretLease, SecretStore, SecretValue, Sensitive, Stored,
+};
 use crate::units::ByteSize;
 
 /// A secret store in memory. A value has at most [`MOST`](Self::MOST) bytes; there may be any number of them.
@@ -46,20 +48,20 @@ use crate::units::ByteSize;
 /// ```
 #[derive(Debug)]
 pub struct Secrets {
-    stored: Mutex<BTreeMap<(RepositoryId, SecretName), Stored>>,
+    stored: Mutex<BTreeMap<(RepositoryId, SecretName), Kept>>,
     audit: Audit,
     clock: Arc<dyn Clock>,
 }
 
 #[derive(Debug)]
-struct Stored {
+struct Kept {
     info: SecretInfo,
     value: SecretValue,
 }
 
 impl Secrets {
     /// How large a value may be.
-    pub const MOST: ByteSize = ByteSize::kib(64);
+    pub const MOST: ByteSize = ByteSize::mib(1);
 
     /// A store without secrets, which writes to `audit` before it gives or takes one.
     pub fn new(audit: Audit, clock: Arc<dyn Clock>) -> Self {
@@ -70,12 +72,12 @@ impl Secrets {
         &self,
         repository: &RepositoryId,
         names: &[SecretName],
-    ) -> Result<Vec<(SecretName, SecretValue)>> {
+    ) -> Result<Vec<(SecretInfo, SecretValue)>> {
         let stored = lock(&self.stored);
         let value = |name: &SecretName| {
             let found = stored.get(&(repository.clone(), name.clone()));
             found
-                .map(|stored| (name.clone(), SecretValue::new(stored.value.expose())))
+                .map(|stored| (stored.info.clone(), SecretValue::new(stored.value.expose())))
                 .ok_or_else(|| missing(name))
         };
         names.iter().map(value).collect()
@@ -87,32 +89,40 @@ impl SecretStore for Secrets {
     async fn lease(&self, claim: TrustedClaim<'_>, names: &[SecretName]) -> Result<SecretLease> {
         let repository = claim.claim().scope()?.repository();
         let values = self.values(repository, names)?;
+        for (info, _) in &values {
+            info.admit(claim)?;
+        }
         let entry = Entry::new("secret.leased", "job")
             .about("repository", repository)
             .about("job", claim.claim().job())
             .about("secrets", values.len());
         self.audit.record(repository.tenant(), entry).await?;
         // The entry took time; a lease that ended meanwhile gets nothing.
-        claim.claim().fence()?;
-        Ok(SecretLease::new(claim, values, self.masker()))
+        SecretLease::under_policies(claim, values, self.masker())
     }
 
-    async fn put(&self, grant: &Grant<Write>, name: &SecretName, value: SecretValue) -> Result<SecretInfo> {
+    async fn set(&self, grant: &Grant<Write>, name: &SecretName, new: NewSecret) -> Result<Stored> {
         let repository = grant.scope()?.repository();
-        let size = ByteSize::bytes(value.expose().len() as u64);
+        let size = ByteSize::bytes(new.value.expose().len() as u64);
         if size == ByteSize::bytes(0) || size > Self::MOST {
             return Err(Error::new(ErrorKind::Invalid, "set a secret")
-                .because("a value has at least one byte and at most 64 KiB")
+                .because("a value has at least one byte and at most 1 MiB")
                 .with("secret", name));
         }
+        let place = (repository.clone(), name.clone());
+        let next = |kept: &BTreeMap<_, Kept>| {
+            let info =
+                SecretInfo::after(kept.get(&place).map(|kept| &kept.info), name, &new, self.clock.now());
+            info.check(new.value()).map(|()| info)
+        };
+        next(&lock(&self.stored))?;
         let entry = Entry::new("secret.set", grant.user()).about("repository", repository);
         self.audit.record(repository.tenant(), entry).await?;
         let mut stored = lock(&self.stored);
-        let place = (repository.clone(), name.clone());
-        let version = stored.get(&place).map_or(0, |stored| stored.info.version) + 1;
-        let info = SecretInfo { name: name.clone(), version, set_at: self.clock.now() };
-        stored.insert(place, Stored { info: info.clone(), value });
-        Ok(info)
+        let info = next(&stored)?;
+        let masking = self.masker().learn(&Sensitive::Secret(name.clone()), &new.value);
+        stored.insert(place, Kept { info: info.clone(), value: new.value });
+        Ok(Stored { info, masking })
     }
 
     async fn list(&self, grant: &Grant<Read>) -> Result<Vec<SecretInfo>> {

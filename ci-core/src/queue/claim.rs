@@ -329,6 +329,17 @@ impl Tenure {
         Ok(())
     }
 
+    /// The same, and that nobody has asked for the job to stop.
+    pub(crate) fn check_wanted(&self, operation: &'static str) -> Result<()> {
+        self.check(operation)?;
+        match *self.standing.borrow() {
+            Standing::Cancelled => {
+                Err(Error::new(ErrorKind::Cancelled, operation).with("job", &self.fence.job))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn comes_to(&self, worse: Standing) {
         self.standing.send_if_modified(|standing| {
             let is_worse = worse > *standing;

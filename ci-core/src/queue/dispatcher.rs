@@ -210,7 +210,7 @@ impl Dispatcher {
             Trigger::Person { user, signed_in_at } => {
                 self.authority.recheck(user, *signed_in_at, code.repository()).await
             }
-            Trigger::Event | Trigger::Schedule => Ok(()),
+            Trigger::Push | Trigger::PullRequest | Trigger::Event | Trigger::Schedule => Ok(()),
         }
     }
 

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::claim::{Claim, TrustedClaim};
 pub use self::dispatcher::{Dispatcher, State};
-pub use self::ticket::{NewJob, SealedOutcome, Ticket, Trigger};
+pub use self::ticket::{Cause, NewJob, SealedOutcome, Ticket, Trigger};
 
 pub(crate) use self::claim::Tenure;
 

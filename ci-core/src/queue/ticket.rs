@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::access::{Grant, Scope, Write};
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
-use crate::forge::Event;
+use crate::forge::{Event, EventKind};
 use crate::id::{JobId, RepositoryId, UserId};
 use crate::job::JobSpec;
 use crate::operator::Act;
@@ -132,10 +132,65 @@ pub enum Trigger {
         /// When they had signed in.
         signed_in_at: Timestamp,
     },
-    /// A verified webhook delivery.
+    /// A verified webhook delivery that says that a branch or tag moved.
+    Push,
+    /// A verified webhook delivery about a pull request.
+    PullRequest,
+    /// Another verified webhook delivery.
     Event,
     /// A schedule of the operator's.
     Schedule,
+}
+
+impl Trigger {
+    /// The same in one word.
+    pub fn cause(&self) -> Cause {
+        match self {
+            Self::Person { .. } => Cause::Person,
+            Self::Push => Cause::Push,
+            Self::PullRequest => Cause::PullRequest,
+            Self::Event => Cause::Event,
+            Self::Schedule => Cause::Schedule,
+        }
+    }
+
+    fn of(event: &EventKind) -> Self {
+        match event {
+            EventKind::Push => Self::Push,
+            EventKind::PullRequest { .. } => Self::PullRequest,
+            _ => Self::Event,
+        }
+    }
+}
+
+/// What started a job, in one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Cause {
+    /// A person who pressed a button.
+    Person,
+    /// A branch or tag that moved.
+    Push,
+    /// A pull request that was opened or changed.
+    PullRequest,
+    /// Another event of the forge.
+    Event,
+    /// A schedule of the operator's.
+    Schedule,
+}
+
+impl Cause {
+    /// Its name, which is also how it is written in a file.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Person => "person",
+            Self::Push => "push",
+            Self::PullRequest => "pull-request",
+            Self::Event => "event",
+            Self::Schedule => "schedule",
+        }
+    }
 }
 
 /// A job that may be enqueued: its id, its spec, where its code comes from, and what started it.
@@ -199,7 +254,7 @@ impl NewJob {
             return Err(Error::new(ErrorKind::Denied, "start a job")
                 .because("the event is about another repository than the code"));
         }
-        Ok(Self { job: event.job(name), ..Self::checked(code, Trigger::Event, spec)? })
+        Ok(Self { job: event.job(name), ..Self::checked(code, Trigger::of(event.kind()), spec)? })
     }
 
     /// A job that a schedule of the operator's asks for.

@@ -150,18 +150,24 @@ async fn there_is_one_operator() -> Result<()> {
 async fn a_log_that_was_put_back_is_noticed_by_its_anchor() -> Result<()> {
     let (rig, anchor, tenant) = (Rig::new()?, Anchor::default(), ours().tenant().clone());
     assert_eq!(rig.audit.verify_fresh(&tenant, &anchor).await?.count, 0);
-    assert_eq!(anchor.latest().await?, None, "nothing to remember yet");
+    let place = Key::new("audit").part(tenant.as_str());
+    assert_eq!(anchor.latest(&place).await?, None, "nothing to remember yet");
     rig.audit.record(&tenant, Entry::new("thing.done", "job")).await?;
     let saved = rig.database.list(&Key::new("audit"), None, 100).await?;
     for count in [2, 3] {
         rig.audit.record(&tenant, Entry::new("thing.done", "job")).await?;
         assert_eq!(rig.audit.verify_fresh(&tenant, &anchor).await?.count, count);
         assert_eq!(rig.audit.verify_fresh(&tenant, &anchor).await?.count, count, "once more");
-        assert_eq!(anchor.latest().await?, Some(count));
+        assert_eq!(anchor.latest(&place).await?.map(|mark| mark.number), Some(count));
     }
     let old = saved.into_iter().fold(Batch::new(), |batch, record| batch.put(record.key, record.value));
     rig.database.commit(old.delete(entry(1)).delete(entry(2))).await?;
     assert_eq!(rig.audit.verify(&tenant).await?.count, 1, "the chain fits");
+    assert_eq!(refused(rig.audit.verify_fresh(&tenant, &anchor).await), ErrorKind::Tampered);
+    for _ in 0..3 {
+        rig.audit.record(&tenant, Entry::new("thing.denied", "job")).await?;
+    }
+    assert_eq!(rig.audit.verify(&tenant).await?.count, 4, "another log fits, and is longer");
     assert_eq!(refused(rig.audit.verify_fresh(&tenant, &anchor).await), ErrorKind::Tampered);
     Ok(())
 }

@@ -11,7 +11,7 @@ use ci_core::forge::{
 };
 use ci_core::id::{CommitId, ForgeId, NativeId, TenantId};
 use ci_core::memory::{Forge, Rig};
-use ci_core::queue::NewJob;
+use ci_core::queue::{Cause, NewJob};
 use ci_core::trust::{Origin, Trust};
 use ci_core::{ByteSize, Error, ErrorKind, External, Result};
 use secrecy::SecretString;
@@ -166,6 +166,7 @@ async fn an_event_becomes_a_job_that_is_trusted_as_its_code_is() -> Result<()> {
             .await?;
         let claim = rig.dispatcher.next(&[]).await?.expect("a job");
         assert_eq!((claim.trust(), claim.code().commit().as_str()), (trust, commit));
+        assert_eq!(claim.trigger().cause(), Cause::PullRequest);
     }
     let gone = inbox.receive(Forge::signed(&secret(), body(r#""kind": "gone""#))?).await?.parse()?;
     assert!(gone.code().is_none());
@@ -203,7 +204,9 @@ async fn an_event_that_comes_again_makes_no_second_job() -> Result<()> {
         }
     }
     let (one, two) = (rig.dispatcher.next(&[]).await?, rig.dispatcher.next(&[]).await?);
-    assert_ne!(one.expect("build").job(), two.expect("test").job());
+    let (one, two) = (one.expect("build"), two.expect("test"));
+    assert_ne!(one.job(), two.job());
+    assert_eq!(one.trigger().cause(), Cause::Push);
     assert!(rig.dispatcher.next(&[]).await?.is_none());
     Ok(())
 }

@@ -1,16 +1,24 @@
 //! Secrets: who gets them, and for how long.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ci_core::access::Read;
 use ci_core::audit::Audit;
-use ci_core::id::{JobId, SecretName};
-use ci_core::memory::{Rig, Ring, Secrets};
+use ci_core::clock::Clock as _;
+use ci_core::id::{JobId, SecretName, StepName};
+use ci_core::memory::{Masking, Rig, Ring, Secrets};
 use ci_core::operator::Operator;
-use ci_core::secret::{KeyRing as _, Learned, Purpose, SecretLease, SecretStore, SecretValue};
-use ci_core::trust::Origin;
+use ci_core::outcome::Conclusion;
+use ci_core::runner::Runner;
+use ci_core::secret::{
+    KeyRing as _, Learned, NewSecret, Purpose, SecretInfo, SecretLease, SecretPolicy, SecretStore,
+    SecretValue,
+};
+use ci_core::trust::{Origin, Trust};
 use ci_core::{ErrorKind, Result};
+use futures_util::poll;
 
 use crate::hostile::Down;
 use crate::{ours, refused, theirs, writer};
@@ -90,11 +98,11 @@ async fn people_see_names_and_never_values() -> Result<()> {
     let rig = Rig::new()?;
     let (secrets, token) = with_token(&rig).await?;
     let grant = writer(&rig, &ours()).await?;
-    let info = secrets.put(&grant, &token, SecretValue::new("hunter3")).await?;
-    assert_eq!(info.version, 2);
-    assert_eq!(secrets.list(&grant.lower()).await?, [info]);
+    let set = secrets.put(&grant, &token, SecretValue::new("hunter3")).await?;
+    assert_eq!((set.info.version, set.masking), (2, Learned::Hidden));
+    assert_eq!(secrets.list(&grant.lower()).await?, [set.info]);
     assert_eq!(secrets.list(&writer(&rig, &theirs()).await?.lower::<Read>()).await?, []);
-    for bad in [Vec::new(), vec![b'x'; 64 * 1024 + 1]] {
+    for bad in [Vec::new(), vec![b'x'; 1024 * 1024 + 1]] {
         assert_eq!(refused(secrets.put(&grant, &token, SecretValue::new(bad)).await), ErrorKind::Invalid);
     }
     secrets.delete(&grant, &token).await?;
@@ -150,5 +158,58 @@ async fn a_key_serves_one_repository_and_opens_until_it_is_destroyed() -> Result
     assert_eq!(refused(keys.destroy(&act, &theirs())), ErrorKind::Denied);
     keys.destroy(&act, &ours())?;
     assert_eq!(refused(keys.open(us.scope()?, &purpose, &sealed).await), ErrorKind::NotFound);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_job_that_a_policy_keeps_out_does_not_begin() -> Result<()> {
+    let (rig, token) = (Rig::new()?, SecretName::parse("TOKEN")?);
+    let parts = rig.parts();
+    let policy = SecretPolicy::default().with_step(StepName::parse("publish")?);
+    let new = NewSecret::new(SecretValue::new("hunter2")).with_policy(policy);
+    parts.secrets.set(&writer(&rig, &ours()).await?, &token, new).await?;
+    let mut spec = Rig::spec().with_secret(token.clone());
+    spec.steps[0] = spec.steps[0].clone().with_secret(token);
+    let claim = rig.claim(&ours(), Origin::Protected, spec).await?;
+    let outcome = Runner::new(parts).run(claim, std::future::pending()).await?;
+    assert_eq!((outcome.conclusion, outcome.steps.len()), (Conclusion::Refused, 0));
+    let said = outcome.reason.expect("a reason");
+    assert_eq!(
+        said,
+        "lease secrets: its policy names other steps than one that uses it (secret: TOKEN, rule: steps, step: test)"
+    );
+    assert!(outcome.isolation.is_none(), "no sandbox was made for it");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_store_that_forgets_a_policy_gives_nothing() -> Result<()> {
+    let (rig, token) = (Rig::new()?, SecretName::parse("TOKEN")?);
+    let claim = rig.claim(&ours(), Origin::Repository, Rig::spec()).await?;
+    let info = SecretInfo::new(token.clone(), 1, rig.clock.now());
+    let lease = |info| {
+        let secrets = [(info, SecretValue::new("hunter2"))];
+        SecretLease::under_policies(claim.trusted()?, secrets, Arc::new(Masking::new()))
+    };
+    assert!(lease(info.clone())?.value(&token).is_ok());
+    let protected = info.with_policy(SecretPolicy::default().with_trust(Trust::Protected));
+    assert_eq!(refused(lease(protected)), ErrorKind::Denied);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_job_that_is_cancelled_reads_no_secret_any_more() -> Result<()> {
+    let rig = Rig::new()?;
+    let (secrets, token) = with_token(&rig).await?;
+    let claim = rig.claim(&ours(), Origin::Repository, Rig::spec()).await?;
+    let lease = secrets.lease(claim.trusted()?, std::slice::from_ref(&token)).await?;
+    let mut keep = pin!(claim.keep());
+    assert!(poll!(&mut keep).is_pending());
+    rig.dispatcher.cancel(&writer(&rig, &ours()).await?, claim.job()).await?;
+    rig.clock.advance(Duration::from_secs(10));
+    assert!(poll!(&mut keep).is_pending());
+    assert!(claim.fence().is_ok(), "it still has to say how it ended");
+    assert_eq!(refused(lease.value(&token)), ErrorKind::Cancelled);
+    assert_eq!(lease.mask_text("hunter2"), "***", "what was shown before stays hidden");
     Ok(())
 }

@@ -7,6 +7,7 @@
 //! | Kit | Tests | Is given |
 //! |---|---|---|
 //! | [`secret_store_kit!`](crate::secret_store_kit) | a [`SecretStore`](ci_core::secret::SecretStore) | [`StoreUnderTest`](secret_store::StoreUnderTest) |
+//! | [`hostile_kit!`](crate::hostile_kit) | a store whose records somebody else can write to | [`HostileUnderTest`](hostile::HostileUnderTest) |
 //! | [`key_ring_kit!`](crate::key_ring_kit) | a [`KeyRing`](ci_core::secret::KeyRing) | `Arc<dyn KeyRing>` |
 //! | [`key_rotation_kit!`](crate::key_rotation_kit) | the same, when keys rotate | [`Rotating`](key_ring::Rotating) |
 //! | [`root_key_kit!`](crate::root_key_kit) | a [`RootKey`](crate::RootKey) | [`RootsUnderTest`](root_key::RootsUnderTest) |
@@ -16,6 +17,9 @@
 //! | [`token_issuer_kit!`](crate::token_issuer_kit) | a [`TokenIssuer`](ci_core::identity::TokenIssuer) | `Arc<dyn TokenIssuer>` |
 //!
 //! What fails around them, on purpose, is in [`faults`].
+//!
+//! For tests of what is built on a store of records, [`unreliable`] has one that fails as it is told to; the clock that
+//! jumps is [`ManualClock`](ci_core::clock::ManualClock).
 //!
 //! # How to run them
 //!
@@ -96,6 +100,7 @@
 #![allow(clippy::unused_async, reason = "a case of a kit is async, whether or not it waits")]
 
 pub mod faults;
+pub mod hostile;
 pub mod key_ring;
 pub mod masker;
 mod remembered;
@@ -103,10 +108,17 @@ pub mod root_key;
 pub mod secret_store;
 pub mod ssh_signer;
 pub mod token_issuer;
+pub mod unreliable;
 
 use ci_core::id::{RepositoryId, SecretName, UserId};
 use ci_core::memory::Rig;
 use ci_core::{ErrorKind, Result};
+
+/// Reads `bytes` as the opened list of a repository's secrets and writes it again, for a fuzz target.
+#[doc(hidden)]
+pub fn rewritten_manifest(bytes: &[u8]) -> Option<Vec<u8>> {
+    crate::vault::rewritten_manifest(bytes)
+}
 
 fn rig() -> Rig {
     Rig::new().expect("a rig")

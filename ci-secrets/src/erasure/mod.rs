@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Vault;
 use crate::hierarchy::layout;
-use crate::row;
+use crate::vault::row;
 
 pub use self::receipt::{ErasureReceipt, OutOfReach, Traces};
 
@@ -83,6 +83,9 @@ impl Vault {
         // The keys first: when it stops half way, what is left cannot be read.
         let mut records = self.hierarchy.destroy(repository).await?;
         records += self.records.purge(&row::folder(repository)).await?;
+        if let Some(anchor) = &self.anchor {
+            anchor.forget(&row::folder(repository)).await?;
+        }
         let notes = crate::rotation::notes_of(repository);
         if !self.records.list(&notes, None, 1).await?.is_empty() {
             records += self.records.purge(&notes).await?;

@@ -23,6 +23,7 @@ use ci_core::{Error, ErrorKind, Result};
 use secrecy::{ExposeSecret as _, SecretBox};
 
 use crate::root::{RootKey, boxed_key};
+use crate::vault::first_rows;
 
 use self::layout::{
     current_place, read_tenant_row, repository_context, repository_folder, tenant_context, tenant_folder,
@@ -109,7 +110,9 @@ impl Hierarchy {
             let above = self.current_of_tenant(repository.tenant()).await?;
             let new = self.new_key();
             let row = above.key.seal(&repository_context(repository, new.id()), new.expose());
-            if let Some(current) = self.install(&folder, new, row, above.still).await? {
+            // Where there is a key there is a list of secrets, so that nobody can make it disappear.
+            let first = first_rows(repository, &new).require(above.still);
+            if let Some(current) = self.install(&folder, new, row, first).await? {
                 return Ok(current);
             }
         }
@@ -148,6 +151,11 @@ impl Hierarchy {
             return Ok(key);
         }
         Err(busy())
+    }
+
+    /// Whether a key of `repository` was ever made, and not destroyed.
+    pub(crate) async fn exists(&self, repository: &RepositoryId) -> Result<bool> {
+        Ok(self.pointer(&repository_folder(repository)).await?.is_some())
     }
 
     /// Destroys the keys of `repository`, and returns how many rows that were.
@@ -247,7 +255,7 @@ impl Hierarchy {
             let root_is = self.root_in_use().await?;
             let new = self.new_key();
             let row = self.wrap_for_tenant(tenant, new.id(), new.expose()).await?;
-            if let Some(current) = self.install(&folder, new, row, root_is).await? {
+            if let Some(current) = self.install(&folder, new, row, Batch::new().require(root_is)).await? {
                 return Ok(current);
             }
         }
@@ -314,18 +322,17 @@ impl Hierarchy {
         })
     }
 
-    /// Stores a new key as the first one of `folder`, on the condition that the key above it is what it was, or returns
-    /// `None` when somebody else was first.
+    /// Stores a new key as the first one of `folder`, in one commit with `with`, which has the condition that the key above
+    /// it is what it was; or returns `None` when somebody else was first.
     async fn install(
         &self,
         folder: &Key,
         key: DataKey,
         row: Bytes,
-        above: Condition,
+        with: Batch,
     ) -> Result<Option<Current>> {
         let (current, place) = (current_place(folder), wrapped_place(folder, key.id()));
-        let batch = Batch::new()
-            .require(above)
+        let batch = with
             .require(Condition::Absent(current.clone()))
             .require(Condition::Absent(place.clone()))
             .put(current.clone(), key.id().as_str().to_owned())

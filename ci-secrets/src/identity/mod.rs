@@ -19,14 +19,13 @@ use ci_core::{Error, ErrorKind, Result};
 use data_encoding::BASE64URL_NOPAD;
 use serde_json::json;
 
-use crate::strongbox::Strongbox;
+use crate::strongbox::{self, Strongbox};
 use crate::vault::Vault;
 use keys::Keys;
 
 pub use algorithm::Algorithm;
 pub use audiences::Audiences;
 
-const KIND: &str = "token-keys";
 const MAKE: &str = "make an identity token";
 
 /// Makes identity tokens for jobs, signed with keys that lie sealed in a vault's records.
@@ -167,7 +166,7 @@ impl OidcIssuer {
     }
 
     fn strongbox(&self) -> Strongbox<'_> {
-        Strongbox { vault: &self.vault, repository: &self.place, kind: KIND }
+        Strongbox { vault: &self.vault, repository: &self.place, kind: strongbox::TOKEN_KEYS }
     }
 
     /// The keys, at least one for every algorithm.

@@ -96,6 +96,11 @@ impl StreamMasker {
     pub fn new() -> Self {
         Self::default()
     }
+
+    /// Whether a masker could hide `value`.
+    pub(crate) fn judged(value: &SecretValue) -> Learned {
+        judge(&normalised(value.expose().trim_ascii()))
+    }
 }
 
 impl Masker for StreamMasker {

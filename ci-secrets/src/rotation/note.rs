@@ -20,6 +20,8 @@ use ci_core::{Error, ErrorKind, Result};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::vault::Treatment;
+
 /// From which key to which.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Note {
@@ -38,6 +40,16 @@ pub(super) enum Then {
     Delete,
     /// Its value is destroyed; its name stays, to be set anew.
     Withdraw,
+}
+
+impl Then {
+    pub(super) fn treatment(self) -> Treatment {
+        match self {
+            Self::Reseal => Treatment::Reseal,
+            Self::Delete => Treatment::Delete,
+            Self::Withdraw => Treatment::Withdraw,
+        }
+    }
 }
 
 /// A note as it stands in the records.

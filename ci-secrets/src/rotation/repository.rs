@@ -7,14 +7,14 @@ use ci_core::audit::Entry;
 use ci_core::clock::Timestamp;
 use ci_core::id::RepositoryId;
 use ci_core::operator::Act;
-use ci_core::records::{Batch, Condition, Key};
+use ci_core::records::{Batch, Condition};
 
 use super::note::{self, Former, Note, Noted, Then};
 use super::report::Work;
 use super::{PAGE, Progress, RotationReport, Step, overtaken};
 use crate::Vault;
 use crate::hierarchy::{Current, layout};
-use crate::vault_reseal::Treated;
+use crate::vault::{Item, Treated, row};
 
 impl Vault {
     /// Gives `repository` a new key for everything that is sealed from now on, and seals its secrets with it. A
@@ -97,7 +97,7 @@ impl Vault {
         let mut work = Work::new(&mut watch);
         let folder = layout::repository_folder(repository);
         let Some(pointer) = self.hierarchy.pointer(&folder).await? else { return Ok(work.report) };
-        let used = self.keys_of_secrets(repository).await?;
+        let used = self.keys_in_use(repository).await?;
         for record in self.records.list(&note::former_folder(repository), None, PAGE).await? {
             let since = note::read::<Former>(&record)?.since;
             let id = record.key.as_str().rsplit('/').next().and_then(|id| ci_core::id::KeyId::parse(id).ok());
@@ -189,18 +189,16 @@ impl Vault {
             return Err(overtaken());
         }
         let left = work.report.left;
-        let mut after: Option<Key> = None;
-        loop {
-            let (names, last) = self.secrets_after(repository, after.as_ref(), PAGE).await?;
-            let Some(last) = last else { break };
-            after = Some(last);
-            for name in names {
-                match name {
-                    Ok(name) => self.treat(repository, &name, noted.note.then, &current, work).await?,
-                    Err((place, error)) => work.leave(&place, error)?,
+        match self.items(repository).await {
+            Ok(items) => {
+                for page in items.chunks(PAGE) {
+                    for item in page {
+                        self.treat_item(repository, item, noted.note.then, &current, work).await?;
+                    }
+                    work.tell(Step::Secrets);
                 }
             }
-            work.tell(Step::Secrets);
+            Err(error) => work.leave(&row::manifest(repository), error)?,
         }
         // What was revoked must not be found in free pages, which the former key still opens.
         if noted.note.then != Then::Reseal {
@@ -212,26 +210,22 @@ impl Vault {
         Ok(())
     }
 
-    async fn treat(
+    async fn treat_item(
         &self,
         repository: &RepositoryId,
-        name: &ci_core::id::SecretName,
+        item: &Item,
         then: Then,
         to: &Current,
         work: &mut Work<'_>,
     ) -> Result<()> {
-        let place = crate::row::Place { repository, name };
-        let treated = match then {
-            Then::Reseal => self.reseal(place, to).await,
-            Then::Delete => self.remove_former(place, to).await,
-            Then::Withdraw => self.withdraw(place, to).await,
-        };
-        match treated {
+        let is_secret = matches!(item, Item::Secret(_));
+        match self.treat(repository, item, to, then.treatment()).await {
+            Ok(Treated::Done) if !is_secret => {}
             Ok(Treated::Done) if then == Then::Reseal => work.report.resealed += 1,
             Ok(Treated::Done) => work.report.revoked += 1,
             Ok(Treated::WasDone) => {}
             Ok(Treated::Overtaken) => return Err(overtaken()),
-            Err(error) => work.leave(&place.info(), error)?,
+            Err(error) => work.leave(&item.place(repository), error)?,
         }
         Ok(())
     }

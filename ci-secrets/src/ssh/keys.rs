@@ -13,10 +13,9 @@ use ci_core::secret::{SshPublicKey, SshSigner};
 use ci_core::{Error, ErrorKind, Result};
 
 use super::pair::{Pairs, SshKeyInfo, SshKeyStage, draw, public_half};
-use crate::strongbox::Strongbox;
+use crate::strongbox::{self, Strongbox};
 use crate::vault::Vault;
 
-const KIND: &str = "ssh-keys";
 
 /// One SSH key for every repository, made in this process and kept sealed beside the vault's secrets.
 ///
@@ -222,7 +221,7 @@ impl SshKeys {
     }
 
     fn boxed<'a>(&'a self, repository: &'a RepositoryId) -> Keys<'a> {
-        Keys(Strongbox { vault: &self.vault, repository, kind: KIND })
+        Keys(Strongbox { vault: &self.vault, repository, kind: strongbox::SSH_KEYS })
     }
 }
 

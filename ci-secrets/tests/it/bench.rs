@@ -1,6 +1,6 @@
 //! A vault to work on, and what breaks around it.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -42,6 +42,8 @@ pub(crate) fn key_folder(repository: &RepositoryId) -> Key {
 pub(crate) struct Switched {
     key: DataKey,
     pub(crate) is_down: AtomicBool,
+    /// How often it was asked to unwrap.
+    pub(crate) unwraps: AtomicUsize,
     name: String,
 }
 
@@ -49,7 +51,7 @@ impl Switched {
     pub(crate) fn new() -> Arc<Self> {
         let key = DataKey::random();
         let name = format!("memory:{}", key.id());
-        Arc::new(Self { key, is_down: AtomicBool::new(false), name })
+        Arc::new(Self { key, is_down: AtomicBool::new(false), unwraps: AtomicUsize::new(0), name })
     }
 
     fn check(&self) -> Result<()> {
@@ -69,6 +71,7 @@ impl RootKey for Switched {
 
     async fn unwrap(&self, context: &Context, wrapped: &[u8]) -> Result<SecretBox<[u8; 32]>> {
         self.check()?;
+        self.unwraps.fetch_add(1, Ordering::AcqRel);
         let plain = self.key.open(context, wrapped)?;
         let key: [u8; 32] = plain.as_slice().try_into().expect("the length of a key");
         Ok(SecretBox::new(Box::new(key)))

@@ -15,6 +15,19 @@ mod vault {
         ci_secrets::secret_store_kit!(async || super::store());
     }
 
+    mod rows {
+        use ci_secrets::conformance::hostile::HostileUnderTest;
+
+        use super::*;
+
+        ci_secrets::hostile_kit!(async || {
+            let bench = Bench::new();
+            let options = ci_secrets::VaultOptions::default().with_most_keys(0);
+            let store = std::sync::Arc::new(bench.other_vault(bench.root.clone()).with_options(options));
+            Setup::ready(HostileUnderTest { store, audit: bench.audit, records: bench.records })
+        });
+    }
+
     mod ring {
         use std::sync::Arc;
 

@@ -7,6 +7,8 @@ mod broken_roots;
 mod broken_rotation;
 mod erasure;
 mod faults;
+#[cfg(unix)]
+mod file_anchor;
 mod file_root;
 #[cfg(feature = "identity")]
 mod identity;
@@ -33,4 +35,5 @@ mod ssh_keys;
 mod ssh_server;
 #[cfg(all(feature = "kms", feature = "transit"))]
 mod transit_root;
+mod toy;
 mod vault;

@@ -10,7 +10,7 @@ use ci_core::memory::Rig;
 use ci_core::operator::Operator;
 use ci_core::queue::{Dispatcher, NewJob};
 use ci_core::records::Key;
-use ci_core::secret::{KeyRing as _, Purpose, SecretStore as _, SecretValue};
+use ci_core::secret::{KeyRing as _, NewSecret, Purpose, SecretStore as _, SecretValue};
 use ci_core::trust::Origin;
 use ci_secrets::{Vault, VaultOptions};
 
@@ -167,10 +167,11 @@ async fn a_long_list_is_whole() {
 #[tokio::test]
 async fn one_job_leases_a_bounded_amount() {
     let (bench, ours) = (Bench::new(), repository("1"));
-    let value = "x".repeat(Vault::MOST_BYTES);
+    let grant = bench.grant::<Write>(&ours).await;
     let names: Vec<String> = (0..=Vault::MOST_LEASED / Vault::MOST_BYTES).map(|i| format!("S{i}")).collect();
     for secret in &names {
-        bench.put(&ours, secret, &value).await;
+        let new = NewSecret::file(SecretValue::new(vec![b'x'; Vault::MOST_BYTES]));
+        bench.vault.set(&grant, &name(secret), new).await.expect("the secret is set");
     }
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     assert_eq!(kind(bench.lease(&ours, &names).await), ErrorKind::LimitExceeded);
@@ -266,8 +267,8 @@ async fn what_is_erased_cannot_be_read_by_anybody() {
     let act = operator.act(ours.tenant(), "repository.erased").await.expect("an act");
     assert_eq!(
         bench.vault.erase(&act, &ours).await.expect("it is erased").records,
-        4,
-        "two of a key, two of a secret"
+        6,
+        "two of a key, two of a secret, the decoy and the list"
     );
 
     for vault in [&warm, &*bench.vault] {

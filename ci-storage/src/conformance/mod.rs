@@ -171,6 +171,7 @@ ci_core::declare_kit! {
     /// Runs every case about [`Records`](ci_core::records::Records). The setup makes an `Arc<dyn Records>`.
     records_kit for ci_storage::conformance::records {
         a_record_is_read_as_it_was_written,
+        many_records_are_read_in_their_order,
         a_put_replaces_and_a_delete_removes,
         versions_only_grow_and_are_those_of_the_commit,
         a_batch_happens_whole_or_not_at_all,

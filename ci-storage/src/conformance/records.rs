@@ -38,6 +38,19 @@ pub async fn a_record_is_read_as_it_was_written(records: Backend) {
     }
 }
 
+/// In the order in which they are asked for, and `None` for those that are not there.
+pub async fn many_records_are_read_in_their_order(records: Backend) {
+    let keys = ["c", "a", "missing", "b", "a"].map(Key::new);
+    for key in ["a", "b", "c"] {
+        put(&records, &Key::new(key), key).await;
+    }
+    let found = records.get_all(&keys).await.expect("read");
+    let found: Vec<_> =
+        found.iter().map(|record| record.as_ref().map(|record| record.key.as_str())).collect();
+    assert_eq!(found, [Some("c"), Some("a"), None, Some("b"), Some("a")]);
+    assert!(records.get_all(&[]).await.expect("read").is_empty());
+}
+
 /// The last put counts, and a delete of nothing is no error.
 pub async fn a_put_replaces_and_a_delete_removes(records: Backend) {
     let key = Key::new("a");

@@ -166,6 +166,14 @@ impl Records for Sqlite {
         self.read("read a record", move |connection, _| records::get(connection, &key)).await
     }
 
+    async fn get_all(&self, keys: &[Key]) -> Result<Vec<Option<Record>>> {
+        let keys = keys.to_vec();
+        self.read("read records", move |connection, _| {
+            keys.iter().map(|key| records::get(connection, key)).collect()
+        })
+        .await
+    }
+
     async fn list(&self, prefix: &Key, after: Option<&Key>, limit: usize) -> Result<Vec<Record>> {
         let (prefix, after) = (prefix.clone(), after.cloned());
         self.read("list records", move |connection, _| {

@@ -1,0 +1,351 @@
+//! What a rotation does with one thing that the vault has sealed for a repository: it seals it anew, or takes it away.
+//!
+//! Each is one transaction, together with the list, on the condition that the list and the pointer to the new key are
+//! what they were, and each can be done twice.
+
+use std::collections::BTreeSet;
+
+use ci_core::id::{KeyId, RepositoryId, SecretName};
+use ci_core::records::{Batch, Key};
+use ci_core::seal::{DataKey, key_id};
+use ci_core::secret::SecretValue;
+use ci_core::{Error, ErrorKind, Result};
+
+use super::manifest::{Manifest, digest};
+use super::row::Place;
+use super::snapshot::{Snapshot, missing as no_list};
+use super::store::sealed;
+use super::value::Row;
+use super::{Vault, canary, row};
+use crate::hierarchy::Current;
+use crate::strongbox::{self, Strongbox};
+
+const ROTATE: &str = "rotate a key";
+
+/// A thing that is sealed under a repository's key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Item {
+    Secret(SecretName),
+    /// The private keys of one kind.
+    Strongbox(&'static str),
+    Canary,
+    Manifest,
+}
+
+impl Item {
+    /// Where it lies.
+    pub(crate) fn place(&self, repository: &RepositoryId) -> Key {
+        match self {
+            Self::Secret(name) => Place { repository, name }.info(),
+            Self::Strongbox(kind) => row::folder(repository).part(kind),
+            Self::Canary => row::canary(repository),
+            Self::Manifest => row::manifest(repository),
+        }
+    }
+}
+
+/// What becomes of a secret that another key has sealed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Treatment {
+    /// It is sealed with the new key.
+    Reseal,
+    /// Its value is destroyed, and what people may see of it is sealed with the new key.
+    Withdraw,
+    /// It is deleted, without opening it.
+    Delete,
+}
+
+/// What became of a thing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Treated {
+    /// It was changed.
+    Done,
+    /// There was nothing to do: the new key had sealed it, or it is gone.
+    WasDone,
+    /// The key is not current any more.
+    Overtaken,
+}
+
+impl Vault {
+    /// What is sealed for `repository` in the vault: the list itself at last, so that nothing is left behind when it has
+    /// been done.
+    pub(crate) async fn items(&self, repository: &RepositoryId) -> Result<Vec<Item>> {
+        let Some(snapshot) = self.snapshot(repository).await? else { return Ok(Vec::new()) };
+        let secrets = snapshot.manifest.secrets.into_keys().map(Item::Secret);
+        let boxes = strongbox::KINDS.map(Item::Strongbox);
+        Ok(secrets.chain(boxes).chain([Item::Canary, Item::Manifest]).collect())
+    }
+
+    /// Which keys the things of `repository` say that they were sealed with.
+    pub(crate) async fn keys_in_use(&self, repository: &RepositoryId) -> Result<BTreeSet<KeyId>> {
+        // Parts of large values have up to a quarter of a mebibyte each.
+        const PAGE: usize = 64;
+        let folder = row::folder(repository);
+        let (values, parts) = (folder.clone().part("value"), folder.clone().part("part"));
+        let (mut after, mut found) = (None, BTreeSet::new());
+        loop {
+            let page = self.records.list(&folder, after.as_ref(), PAGE).await?;
+            let Some(last) = page.last() else { return Ok(found) };
+            after = Some(last.key.clone());
+            found.extend(page.iter().filter(|record| !record.key.is_below(&parts)).filter_map(|record| {
+                let is_value = record.key.is_below(&values);
+                if is_value { Row::parse(&record.value)?.key_id() } else { key_id(&record.value).ok() }
+            }));
+        }
+    }
+
+    /// Opens `item` under the key that it names and seals it under `to`; a secret is treated as `how` says.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Tampered`] when it is not what was stored: it stays as it is; [`ErrorKind::NotFound`] when the key
+    /// that sealed it was destroyed; [`ErrorKind::Unavailable`] when the store or a key cannot be reached.
+    ///
+    /// # Cancel safety
+    ///
+    /// When the future is dropped, it has happened or not; calling again finishes it.
+    pub(crate) async fn treat(
+        &self,
+        repository: &RepositoryId,
+        item: &Item,
+        to: &Current,
+        how: Treatment,
+    ) -> Result<Treated> {
+        const MOST_ROUNDS: usize = 100;
+        if let Item::Strongbox(kind) = item {
+            let resealed = Strongbox { vault: self, repository, kind }.reseal().await?;
+            return Ok(if resealed { Treated::Done } else { Treated::WasDone });
+        }
+        for _ in 0..MOST_ROUNDS {
+            let snapshot = self.snapshot(repository).await?.ok_or_else(no_list)?;
+            let (rows, next) = match self.treated(repository, item, &snapshot, &to.key, how).await {
+                Ok(Some(treated)) => treated,
+                Ok(None) => return Ok(Treated::WasDone),
+                Err(error) if self.is_outdated(repository, &snapshot.record, &error).await? => continue,
+                Err(error) => return Err(error),
+            };
+            let (list, mark) = snapshot.replace(repository, &to.key, &next);
+            match self.records.commit(rows.and(list).require(to.still.clone())).await {
+                Ok(_) => return self.remember(repository, &mark).await.map(|()| Treated::Done),
+                Err(error) if error.kind() != ErrorKind::Conflict => return Err(error),
+                Err(_) if !self.hierarchy.holds(&to.still).await? => return Ok(Treated::Overtaken),
+                Err(_) => {}
+            }
+        }
+        Err(Error::new(ErrorKind::Unavailable, ROTATE).because("secrets are being set over and over"))
+    }
+
+    /// The rows that change, and the list that goes with them; `None` when there is nothing to do.
+    async fn treated(
+        &self,
+        repository: &RepositoryId,
+        item: &Item,
+        snapshot: &Snapshot,
+        to: &DataKey,
+        how: Treatment,
+    ) -> Result<Option<(Batch, Manifest)>> {
+        match item {
+            Item::Secret(name) => {
+                let place = Place { repository, name };
+                match how {
+                    Treatment::Delete => self.deleted_secret(place, snapshot, to).await,
+                    _ => self.resealed_secret(place, snapshot, to, how).await,
+                }
+            }
+            Item::Canary => self.resealed_canary(repository, snapshot, to).await,
+            Item::Manifest | Item::Strongbox(_) => {
+                let is_done = key_id(&snapshot.record.value)? == *to.id();
+                Ok((!is_done).then(|| (Batch::new(), snapshot.manifest.next())))
+            }
+        }
+    }
+
+    async fn resealed_canary(
+        &self,
+        repository: &RepositoryId,
+        snapshot: &Snapshot,
+        to: &DataKey,
+    ) -> Result<Option<(Batch, Manifest)>> {
+        let (record, keys) = (self.records.get(&row::canary(repository)).await?, self.keys(repository));
+        let is_done = matches!(&record, Some(record) if key_id(&record.value)? == *to.id());
+        let value = self.open_canary(&keys, &snapshot.manifest, record).await?;
+        if is_done {
+            return Ok(None);
+        }
+        let sealed = canary::seal(repository, to, &value);
+        let mut next = snapshot.manifest.next();
+        next.canary = digest(&sealed);
+        Ok(Some((Batch::new().put(row::canary(repository), sealed), next)))
+    }
+
+    async fn resealed_secret(
+        &self,
+        place: Place<'_>,
+        snapshot: &Snapshot,
+        to: &DataKey,
+        how: Treatment,
+    ) -> Result<Option<(Batch, Manifest)>> {
+        let Some(listed) = snapshot.manifest.secrets.get(place.name) else { return Ok(None) };
+        let mut records = self.records.get_all(&[place.info(), place.value()]).await?.into_iter();
+        let (shown, kept) = (records.next().flatten(), records.next().flatten());
+        let keys = self.keys(place.repository);
+        let info = self.open_info(&keys, place, listed, shown.as_ref()).await?;
+        let kept = kept.filter(|kept| digest(&kept.value) == listed.value).ok_or_else(|| place.tampered())?;
+        if shown.is_some_and(|shown| is_of(&shown.value, &kept.value, to)) {
+            return Ok(None);
+        }
+        let value = match how {
+            Treatment::Reseal => self.open_value(&keys, place, &info, &kept).await?,
+            _ => SecretValue::new(Vec::new()),
+        };
+        let (rows, listed) = sealed(place, to, &info, &value)?;
+        let mut next = snapshot.manifest.next();
+        next.secrets.insert(place.name.clone(), listed);
+        Ok(Some((rows, next)))
+    }
+
+    async fn deleted_secret(
+        &self,
+        place: Place<'_>,
+        snapshot: &Snapshot,
+        to: &DataKey,
+    ) -> Result<Option<(Batch, Manifest)>> {
+        let mut next = snapshot.manifest.next();
+        if next.secrets.remove(place.name).is_none() {
+            return Ok(None);
+        }
+        let records = self.records.get_all(&[place.info(), place.value()]).await?;
+        let is_new = match &records[..] {
+            [Some(shown), Some(kept)] => is_of(&shown.value, &kept.value, to),
+            _ => false,
+        };
+        Ok((!is_new).then(|| (place.clear(), next)))
+    }
+}
+
+/// Whether the two rows of a secret say that `key` has sealed them.
+fn is_of(shown: &[u8], kept: &[u8], key: &DataKey) -> bool {
+    key_id(shown).is_ok_and(|id| id == *key.id())
+        && Row::parse(kept).and_then(|row| row.key_id()).is_some_and(|id| id == *key.id())
+}
+
+#[cfg(test)]
+#[cfg(unix)]
+mod tests {
+    use std::sync::Arc;
+
+    use ci_core::access::Write;
+    use ci_core::memory::Rig;
+    use ci_core::secret::{NewSecret, SecretStore as _, SecretValue};
+    use ci_core::trust::Origin;
+
+    use super::*;
+    use crate::FileRoot;
+
+    struct World {
+        rig: Rig,
+        vault: Vault,
+        ours: RepositoryId,
+        _folder: tempfile::TempDir,
+    }
+
+    async fn world() -> World {
+        let folder = tempfile::tempdir().expect("a folder");
+        let root = Arc::new(FileRoot::create(folder.path().join("root")).expect("a root key"));
+        let rig = Rig::new().expect("a rig");
+        let vault = Vault::new(rig.records(), rig.audit.clone(), root, rig.clock.clone());
+        let world = World { rig, vault, ours: Rig::repository("1", "acme").expect("an id"), _folder: folder };
+        world.set("SMALL", 3).await;
+        world.set("LARGE", 50_000).await;
+        world
+    }
+
+    fn name(text: &str) -> SecretName {
+        SecretName::parse(text).expect("a name")
+    }
+
+    impl World {
+        async fn set(&self, secret: &str, length: usize) {
+            let grant = self.rig.grant::<Write>(&Rig::user("ada").expect("an id"), &self.ours).await;
+            let new = NewSecret::file(SecretValue::new(secret.repeat(length)));
+            self.vault.set(&grant.expect("a grant"), &name(secret), new).await.expect("it is set");
+        }
+
+        async fn check(&self) {
+            let claim = self.rig.claim(&self.ours, Origin::Repository, Rig::spec()).await.expect("a claim");
+            let names = [name("SMALL"), name("LARGE")];
+            let lease = self.vault.lease(claim.trusted().expect("trusted"), &names).await.expect("a lease");
+            assert_eq!(lease.value(&names[0]).expect("leased").expose(), "SMALL".repeat(3).as_bytes());
+            assert_eq!(lease.value(&names[1]).expect("leased").expose(), "LARGE".repeat(50_000).as_bytes());
+        }
+
+        async fn reseal(&self, item: &Item, to: &DataKey) -> bool {
+            self.vault.reseal(&self.ours, item, to).await.expect("it is sealed")
+        }
+
+        /// Another key of the repository, beside the current one.
+        async fn second_key(&self) -> Arc<DataKey> {
+            self.vault.hierarchy.second_for_tests(&self.ours).await
+        }
+
+        async fn set_with(&self, key: &DataKey) {
+            for item in self.vault.items(&self.ours).await.expect("items") {
+                self.reseal(&item, key).await;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn everything_is_sealed_under_the_other_key_and_reads_the_same() {
+        let world = world().await;
+        let to = world.second_key().await;
+        let items = world.vault.items(&world.ours).await.expect("items");
+        assert_eq!(items.len(), 4);
+        for item in &items {
+            let is_list = *item == Item::Manifest;
+            assert_eq!(world.reseal(item, &to).await, !is_list, "{item:?}: with each goes the list");
+            assert!(!world.reseal(item, &to).await, "{item:?}: once is enough");
+            world.check().await;
+        }
+        let folder = row::folder(&world.ours);
+        let rows = world.rig.database.list(&folder, None, 100).await.expect("rows");
+        let whole = rows.iter().filter(|row| !row.key.is_below(&folder.clone().part("part")));
+        for row in whole {
+            let sealed: &[u8] = if row.key.is_below(&folder.clone().part("value")) {
+                let parsed = Row::parse(&row.value).expect("a value");
+                assert_eq!(parsed.key_id().as_ref(), Some(to.id()), "{}", row.key);
+                continue;
+            } else {
+                &row.value
+            };
+            assert_eq!(key_id(sealed).expect("an id"), *to.id(), "{}", row.key);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_set_meanwhile_is_not_lost() {
+        let world = world().await;
+        let to = world.second_key().await;
+        let small = Item::Secret(name("SMALL"));
+        let (resealed, ()) =
+            futures_util::future::join(world.vault.reseal(&world.ours, &small, &to), world.set("SMALL", 3))
+                .await;
+        resealed.expect("it is sealed or newer");
+        world.set_with(&to).await;
+        world.check().await;
+        assert!(!world.reseal(&Item::Secret(name("GONE")), &to).await, "what is not there needs nothing");
+    }
+
+    #[tokio::test]
+    async fn what_was_tampered_with_stays_as_it_is() {
+        let world = world().await;
+        let to = world.second_key().await;
+        let place = row::folder(&world.ours).part("value").part("SMALL");
+        let forged = Batch::new().put(place.clone(), "rubbish");
+        world.rig.database.commit(forged).await.expect("it is written");
+        let error =
+            world.vault.reseal(&world.ours, &Item::Secret(name("SMALL")), &to).await.expect_err("forged");
+        assert_eq!(error.kind(), ErrorKind::Tampered);
+        assert_eq!(world.rig.database.get(&place).await.expect("a row").expect("there").value, "rubbish");
+    }
+}
