@@ -20,8 +20,8 @@ use ci_core::{Error, ErrorKind, Result};
 use zeroize::Zeroizing;
 
 use crate::hierarchy::Current;
-use crate::vault::row;
 use crate::vault::Vault;
+use crate::vault::row;
 
 const FORMAT: u8 = 1;
 

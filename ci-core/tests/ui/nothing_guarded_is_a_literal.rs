@@ -20,7 +20,7 @@ fn main() {
     let _ = Event { repository: any(), actor: any(), kind: any(), code: any(), mark: any() };
     let _ = Provenance { repository: any(), commit: any(), origin: any(), reference: any() };
     let _ = Approval { repository: any(), commit: any(), by: any() };
-    let _ = SecretLease { values: any(), unmasked: any(), masker: any(), leaks: any(), tenure: any() };
+    let _ = SecretLease { values: any(), unmasked: any(), masker: any(), leaks: any(), tenure: any(), end: any() };
     let _ = Masked { bytes: any(), job: any() };
     let _ = Teardown { id: any() };
     let _ = Operator { audit: any() };

@@ -324,13 +324,7 @@ impl Hierarchy {
 
     /// Stores a new key as the first one of `folder`, in one commit with `with`, which has the condition that the key above
     /// it is what it was; or returns `None` when somebody else was first.
-    async fn install(
-        &self,
-        folder: &Key,
-        key: DataKey,
-        row: Bytes,
-        with: Batch,
-    ) -> Result<Option<Current>> {
+    async fn install(&self, folder: &Key, key: DataKey, row: Bytes, with: Batch) -> Result<Option<Current>> {
         let (current, place) = (current_place(folder), wrapped_place(folder, key.id()));
         let batch = with
             .require(Condition::Absent(current.clone()))

@@ -16,7 +16,6 @@ use super::pair::{Pairs, SshKeyInfo, SshKeyStage, draw, public_half};
 use crate::strongbox::{self, Strongbox};
 use crate::vault::Vault;
 
-
 /// One SSH key for every repository, made in this process and kept sealed beside the vault's secrets.
 ///
 /// The private half is sealed as a kind of its own, which no lease opens and no [`KeyRing`](crate::KeyRing) has a purpose

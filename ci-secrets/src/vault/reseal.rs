@@ -241,6 +241,7 @@ mod tests {
 
     use super::*;
     use crate::FileRoot;
+    use crate::hierarchy::layout;
 
     struct World {
         rig: Rig,
@@ -279,18 +280,27 @@ mod tests {
             assert_eq!(lease.value(&names[1]).expect("leased").expose(), "LARGE".repeat(50_000).as_bytes());
         }
 
-        async fn reseal(&self, item: &Item, to: &DataKey) -> bool {
-            self.vault.reseal(&self.ours, item, to).await.expect("it is sealed")
+        async fn treat(&self, item: &Item, to: &Current) -> Result<Treated> {
+            self.vault.treat(&self.ours, item, to, Treatment::Reseal).await
         }
 
-        /// Another key of the repository, beside the current one.
-        async fn second_key(&self) -> Arc<DataKey> {
-            self.vault.hierarchy.second_for_tests(&self.ours).await
+        /// Makes another key of the repository the current one.
+        async fn second_key(&self) -> Current {
+            let Vault { hierarchy, records, .. } = &self.vault;
+            let (above, new) = (hierarchy.current_of_tenant(self.ours.tenant()).await, hierarchy.new_key());
+            let context = layout::repository_context(&self.ours, new.id());
+            let row = above.expect("the tenant's key").key.seal(&context, new.expose());
+            let folder = layout::repository_folder(&self.ours);
+            let batch = Batch::new()
+                .put(layout::wrapped_place(&folder, new.id()), row)
+                .put(layout::current_place(&folder), new.id().as_str().to_owned());
+            records.commit(batch).await.expect("it is written");
+            hierarchy.current_to_write(&self.ours).await.expect("the new key")
         }
 
-        async fn set_with(&self, key: &DataKey) {
+        async fn set_with(&self, key: &Current) {
             for item in self.vault.items(&self.ours).await.expect("items") {
-                self.reseal(&item, key).await;
+                self.treat(&item, key).await.expect("it is sealed");
             }
         }
     }
@@ -300,11 +310,12 @@ mod tests {
         let world = world().await;
         let to = world.second_key().await;
         let items = world.vault.items(&world.ours).await.expect("items");
-        assert_eq!(items.len(), 4);
+        assert_eq!(items.len(), 6);
         for item in &items {
-            let is_list = *item == Item::Manifest;
-            assert_eq!(world.reseal(item, &to).await, !is_list, "{item:?}: with each goes the list");
-            assert!(!world.reseal(item, &to).await, "{item:?}: once is enough");
+            let is_there = matches!(item, Item::Secret(_) | Item::Canary);
+            let expected = if is_there { Treated::Done } else { Treated::WasDone };
+            assert_eq!(world.treat(item, &to).await.expect("it is sealed"), expected, "{item:?}");
+            assert_eq!(world.treat(item, &to).await.expect("once is enough"), Treated::WasDone, "{item:?}");
             world.check().await;
         }
         let folder = row::folder(&world.ours);
@@ -313,12 +324,12 @@ mod tests {
         for row in whole {
             let sealed: &[u8] = if row.key.is_below(&folder.clone().part("value")) {
                 let parsed = Row::parse(&row.value).expect("a value");
-                assert_eq!(parsed.key_id().as_ref(), Some(to.id()), "{}", row.key);
+                assert_eq!(parsed.key_id().as_ref(), Some(to.key.id()), "{}", row.key);
                 continue;
             } else {
                 &row.value
             };
-            assert_eq!(key_id(sealed).expect("an id"), *to.id(), "{}", row.key);
+            assert_eq!(key_id(sealed).expect("an id"), *to.key.id(), "{}", row.key);
         }
     }
 
@@ -328,12 +339,22 @@ mod tests {
         let to = world.second_key().await;
         let small = Item::Secret(name("SMALL"));
         let (resealed, ()) =
-            futures_util::future::join(world.vault.reseal(&world.ours, &small, &to), world.set("SMALL", 3))
-                .await;
+            futures_util::future::join(world.treat(&small, &to), world.set("SMALL", 3)).await;
         resealed.expect("it is sealed or newer");
         world.set_with(&to).await;
         world.check().await;
-        assert!(!world.reseal(&Item::Secret(name("GONE")), &to).await, "what is not there needs nothing");
+        let gone = world.treat(&Item::Secret(name("GONE")), &to).await;
+        assert_eq!(gone.expect("what is not there needs nothing"), Treated::WasDone);
+    }
+
+    #[tokio::test]
+    async fn what_comes_after_another_rotation_changes_nothing() {
+        let world = world().await;
+        let (former, current) = (world.second_key().await, world.second_key().await);
+        let small = Item::Secret(name("SMALL"));
+        assert_eq!(world.treat(&small, &former).await.expect("an answer"), Treated::Overtaken);
+        assert_eq!(world.treat(&small, &current).await.expect("it is sealed"), Treated::Done);
+        world.check().await;
     }
 
     #[tokio::test]
@@ -343,8 +364,7 @@ mod tests {
         let place = row::folder(&world.ours).part("value").part("SMALL");
         let forged = Batch::new().put(place.clone(), "rubbish");
         world.rig.database.commit(forged).await.expect("it is written");
-        let error =
-            world.vault.reseal(&world.ours, &Item::Secret(name("SMALL")), &to).await.expect_err("forged");
+        let error = world.treat(&Item::Secret(name("SMALL")), &to).await.expect_err("forged");
         assert_eq!(error.kind(), ErrorKind::Tampered);
         assert_eq!(world.rig.database.get(&place).await.expect("a row").expect("there").value, "rubbish");
     }

@@ -98,13 +98,15 @@ impl<'a> Row<'a> {
 
     /// The value, if `parts` are exactly its rows of chunks.
     pub(super) fn open(&self, key: &DataKey, context: &Context, parts: &[Bytes]) -> Option<SecretValue> {
-        let mut plain = match self {
-            Self::Whole(sealed) if parts.is_empty() => key.open(context, sealed).ok()?,
-            Self::Whole(_) => return None,
-            Self::Chunked { length, header } => open_chunks(key, context, *length, header, parts)?,
-        };
         // Moved out, not copied: nothing is left behind that nobody wipes.
-        Some(SecretValue::new(std::mem::take(&mut *plain)))
+        let plain = match self {
+            Self::Whole(sealed) if parts.is_empty() => std::mem::take(&mut *key.open(context, sealed).ok()?),
+            Self::Whole(_) => return None,
+            Self::Chunked { length, header } => {
+                std::mem::take(&mut *open_chunks(key, context, *length, header, parts)?)
+            }
+        };
+        Some(SecretValue::new(plain))
     }
 }
 

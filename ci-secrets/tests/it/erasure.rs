@@ -60,7 +60,7 @@ async fn a_receipt_says_what_was_destroyed_and_what_is_out_of_reach() {
     let operator = Operator::new(&bench.audit).expect("the operator");
     let act = operator.act(ours.tenant(), "erase").await.expect("an act");
     let receipt = bench.vault.erase(&act, &ours).await.expect("it is erased");
-    assert_eq!((receipt.keys.len(), receipt.records, receipt.resumed), (1, 4, false));
+    assert_eq!((receipt.keys.len(), receipt.records, receipt.resumed), (1, 6, false));
     assert!(receipt.is_verified());
     assert_eq!(receipt.repository, ours);
     let five_minutes = OutOfReach::Memory(std::time::Duration::from_mins(5));

@@ -33,7 +33,7 @@ mod ssh_agent;
 mod ssh_keys;
 #[cfg(all(unix, feature = "ssh-agent"))]
 mod ssh_server;
+mod toy;
 #[cfg(all(feature = "kms", feature = "transit"))]
 mod transit_root;
-mod toy;
 mod vault;

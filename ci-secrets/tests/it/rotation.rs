@@ -130,7 +130,12 @@ impl Service {
     /// Which keys the rows of this repository's secrets name.
     async fn keys_of_secrets(&self, native: &str) -> BTreeSet<KeyId> {
         let rows = self.below(&Key::new("secret").repository(&repository(native))).await;
-        rows.iter().map(|record| key_id(&record.value).expect("a sealed row")).collect()
+        let sealed = rows.iter().map(|record| {
+            // A value that is not large has one byte in front.
+            let is_value = record.key.as_str().contains("/value/");
+            if is_value { &record.value[1..] } else { &record.value[..] }
+        });
+        sealed.map(|row| key_id(row).expect("a sealed row")).collect()
     }
 
     async fn notes(&self) -> Vec<Key> {

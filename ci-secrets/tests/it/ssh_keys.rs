@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use ci_core::access::{Admin, Grant, Read};
+use ci_core::clock::Clock as _;
 use ci_core::conformance::{Setup, run};
 use ci_core::id::RepositoryId;
 use ci_core::memory::{Rig, Signer};
@@ -186,7 +187,7 @@ async fn the_audit_log_tells_of_every_change_and_every_signature() -> Result<()>
     let operator = Operator::new(&bench.audit)?;
     let act = operator.act(ours.tenant(), "audit.read").await?;
     let entries = bench.audit.entries(&act, ours.tenant(), 0).await?;
-    let ada = bench.audit.pseudonym(&act, ours.tenant(), &Rig::user("ada")?).await?.unwrap();
+    let ada = bench.audit.pseudonym(&act, ours.tenant(), &Rig::user("ada")?).await?.expect("a pseudonym");
     let about = |entry: &ci_core::audit::Entry| {
         entry.about.iter().find(|(name, _)| name == "key").map(|(_, key)| key.clone()).unwrap_or_default()
     };
@@ -206,6 +207,20 @@ async fn the_audit_log_tells_of_every_change_and_every_signature() -> Result<()>
     ];
     assert_eq!(told, expected, "and nothing for what had happened already");
     Ok(())
+}
+
+#[tokio::test]
+async fn keys_outlive_the_key_that_sealed_them() -> Result<()> {
+    let (bench, ours) = (Bench::new(), repository("1"));
+    let keys = keys(&bench);
+    let key = keys.rotate(&admin(&bench, &ours).await).await?;
+    let operator = Operator::new(&bench.audit)?;
+    let act = operator.act(ours.tenant(), "repository_key.rotated").await?;
+    assert!(bench.vault.rotate_repository(&act, &ours, &mut |_| {}).await?.is_complete());
+    bench.rig.clock.advance(Duration::from_secs(1));
+    assert_eq!(bench.vault.retire_keys(&act, &ours, bench.rig.clock.now()).await?.destroyed, 1);
+    bench.vault.forget_keys();
+    keys.sign(&bench.claim(&ours).await, &key, b"x").await.map(drop)
 }
 
 #[tokio::test]

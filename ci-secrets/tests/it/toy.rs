@@ -13,7 +13,7 @@ use ci_core::id::{Digest, RepositoryId, SecretName};
 use ci_core::memory::{Database, Masking, Rig};
 use ci_core::queue::TrustedClaim;
 use ci_core::records::{Batch, Key, Records};
-use ci_core::seal::{Context, DataKey};
+use ci_core::seal::{Context, DataKey, Opened};
 use ci_core::secret::{
     Learned, Masker, NewSecret, SecretInfo, SecretLease, SecretStore, SecretValue, Sensitive, Stored,
 };
@@ -97,7 +97,7 @@ impl Toy {
         if self.flaw == Flaw::HalfARow { [&b"!"[..], &sealed].concat().into() } else { sealed }
     }
 
-    fn open(&self, repository: &RepositoryId, place: &Key, row: &[u8]) -> Result<Zeroizing<Vec<u8>>> {
+    fn open(&self, repository: &RepositoryId, place: &Key, row: &[u8]) -> Result<Opened> {
         let row = if self.flaw == Flaw::HalfARow { row.get(1..).unwrap_or_default() } else { row };
         let own = if self.flaw == Flaw::NoPlace { "1" } else { repository.native().as_str() };
         let opened = self.keys[own].open(&self.context(place), row);
