@@ -108,7 +108,7 @@
 //! With the first two the key itself lies in this process's memory: whoever reads it once, has it for ever, and a
 //! replaced key is the only remedy. With the last two only keys of tenants do, for the time that
 //! [`VaultOptions::keys_for`] says; who may unwrap is decided, written down and ended at the provider, and an outage of
-//! the provider that is longer than that time stops jobs that need secrets. None of them protects from somebody who
+//! the provider that is longer than half of that time can stop jobs that need secrets. None of them protects from somebody who
 //! reads this process's memory while it works. The provider sees keys of tenants, and no secret.
 //!
 //! Losing a root key, or the file with a passphrase's salt, loses everything. A backup of the root key belongs somewhere

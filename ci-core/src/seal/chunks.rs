@@ -40,7 +40,7 @@ impl ChunkSealer {
         (Self { derived, next: 0 }, header)
     }
 
-    /// Seals `chunk` in place and adds its tag. Every chunk but the last must hold [`CHUNK`] bytes.
+    /// Seals `chunk` in place and adds its tag. Every chunk but the last must hold [`CHUNK`](super::CHUNK) bytes.
     pub fn seal(&mut self, chunk: &mut Vec<u8>, place: Place) {
         let tag = self.derived.encrypt(nonce(self.next, place), chunk);
         chunk.extend_from_slice(&tag);

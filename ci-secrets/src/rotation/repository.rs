@@ -17,8 +17,8 @@ use crate::hierarchy::{Current, layout};
 use crate::vault::{Item, Treated, row};
 
 impl Vault {
-    /// Gives `repository` a new key for everything that is sealed from now on, and seals its secrets with it. A
-    /// repository without a key gets none.
+    /// Gives `repository` a new key for everything that is sealed from now on, and seals its secrets with it, and the
+    /// private keys that [`ssh`](crate::ssh) and `identity` keep for it. A repository without a key gets none.
     ///
     /// Logs, artifacts, caches and tickets keep opening under the former key, which they name; when they are gone,
     /// [`retire_keys`](Self::retire_keys) destroys it. Jobs can lease secrets all the while. What the audit log calls a

@@ -36,7 +36,8 @@ impl Vault {
     /// Revokes all secrets of `repository`: gives it a new key, destroys every value that the former one sealed, and ends
     /// the leases that this vault has given. Values that somebody sets meanwhile are sealed with the new key, and stay.
     ///
-    /// It makes nothing secret again that somebody has read: replace the values where they come from. `watch` is told
+    /// It makes nothing secret again that somebody has read: replace the values where they come from, and the repository's
+    /// SSH keys with [`SshKeys::replace`](crate::ssh::SshKeys::replace), which stay what they are. `watch` is told
     /// after every 200 secrets. When one was begun earlier and did not end, this ends it.
     ///
     /// # Errors
