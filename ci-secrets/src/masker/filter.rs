@@ -76,8 +76,18 @@ impl Filter {
     }
 
     /// Whether a pattern may begin with `text`.
+    #[inline]
     pub(super) fn may_begin(&self, text: &[u8]) -> bool {
-        text.len() < PIECE || self.places(number(text)) & 1 != 0
+        let piece = number(text);
+        text.len() < PIECE || self.has(piece) && self.places(piece) & 1 != 0
+    }
+
+    /// Whether a pattern may begin with one of the first four bytes of `text`.
+    #[inline]
+    pub(super) fn may_begin_near(&self, text: [u8; 2 * PIECE]) -> bool {
+        let piece = |at: usize| self.has(number(&text[at..]));
+        // Almost never; so without a branch in between.
+        (piece(0) | piece(1) | piece(2) | piece(3)) && text.windows(PIECE).any(|it| self.may_begin(it))
     }
 
     #[inline]

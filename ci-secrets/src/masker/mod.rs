@@ -7,6 +7,7 @@
 
 mod filter;
 mod forms;
+mod inside;
 mod judge;
 mod known;
 mod normal;

@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 
 const ESCAPE: u8 = 0x1b;
 /// The longest escape sequence that is known as one.
-const LONGEST_SEQUENCE: usize = 32;
+pub(super) const LONGEST_SEQUENCE: usize = 32;
 /// How many bytes may lie between two neighbouring bytes of a secret.
 pub(super) const MOST_GAP: usize = 128;
 
@@ -17,6 +17,8 @@ pub(super) const MOST_GAP: usize = 128;
 pub(super) struct Normal {
     text: Zeroizing<Vec<u8>>,
     gaps: Vec<Gap>,
+    /// The escape sequences in them, in order.
+    sequences: Vec<Gap>,
     /// The places of gaps that no secret reaches across, in order.
     barriers: Vec<usize>,
     /// How much of the raw text was read; what follows may be the beginning of an escape sequence.
@@ -24,13 +26,14 @@ pub(super) struct Normal {
 }
 
 /// Raw bytes that were left out.
-struct Gap {
+#[derive(Clone, Copy)]
+pub(super) struct Gap {
     /// Before which byte of the text.
-    at: usize,
+    pub(super) at: usize,
     /// From where in the raw text,
-    from: usize,
+    pub(super) from: usize,
     /// and until where.
-    until: usize,
+    pub(super) until: usize,
 }
 
 impl Normal {
@@ -67,6 +70,9 @@ impl Normal {
             self.text.extend_from_slice(&raw[from..at]);
             from = at + length;
             self.leave_out(at, from);
+            if length > 1 {
+                self.sequences.push(Gap { at: self.text.len(), from: at, until: from });
+            }
         }
         self.text.extend_from_slice(&raw[from..]);
         self.read = raw.len();
@@ -74,6 +80,11 @@ impl Normal {
 
     pub(super) fn text(&self) -> &[u8] {
         &self.text
+    }
+
+    /// The escape sequences that were left out, in order.
+    pub(super) fn sequences(&self) -> &[Gap] {
+        &self.sequences
     }
 
     /// Where in the raw text the byte `at` of the text lies; for the end of the text, where reading ended.
@@ -105,6 +116,7 @@ impl Normal {
             self.text = Zeroizing::new(Vec::with_capacity(room));
         }
         self.gaps.clear();
+        self.sequences.clear();
         self.barriers.clear();
     }
 
