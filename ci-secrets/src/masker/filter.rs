@@ -165,6 +165,13 @@ mod tests {
     }
 
     #[test]
+    fn a_beginning_nearby_is_seen() {
+        let near = |text: &[u8; 8]| Filter::new([&b"0123456789abcdef"[..]].into_iter()).may_begin_near(*text);
+        assert!([b"0123....", b".0123...", b"..0123..", b"...0123."].into_iter().all(near));
+        assert!(!near(b"....0123") && !near(b"12345678"), "too far away, and not a beginning");
+    }
+
+    #[test]
     fn a_short_pattern_has_more_pieces_looked_up() {
         let stride = |length: usize| Filter::new([&b"0123456789abcdef"[..length]].into_iter()).stride;
         assert_eq!([4, 5, 8, 11, 16].map(stride), [1, 2, 5, 8, 8]);

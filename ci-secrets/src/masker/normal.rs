@@ -141,6 +141,14 @@ pub(super) fn normalised(bytes: &[u8]) -> Zeroizing<Vec<u8>> {
     normal.text
 }
 
+/// The same without an escape sequence at the end that is not whole: what follows may make it whole, and then it is left
+/// out of the text.
+pub(super) fn settled(bytes: &[u8]) -> Zeroizing<Vec<u8>> {
+    let mut normal = Normal::default();
+    normal.read(bytes, false);
+    normal.text
+}
+
 #[derive(Debug, PartialEq)]
 enum Sequence {
     Whole(usize),
@@ -152,7 +160,8 @@ enum Sequence {
 /// The escape sequence that `text` begins with: ECMA-48 section 5.4 (control sequences, of which colours are some) and
 /// ECMA-35 section 13.2 (with intermediate bytes, as `tput sgr0` writes).
 fn sequence(text: &[u8]) -> Sequence {
-    let mut at = 1;
+    let is_control = text.get(1) == Some(&b'[');
+    let mut at = 1 + usize::from(is_control);
     let mut skip = |bytes: std::ops::RangeInclusive<u8>| {
         let from = at;
         while at < LONGEST_SEQUENCE && text.get(at).is_some_and(|byte| bytes.contains(byte)) {
@@ -160,7 +169,7 @@ fn sequence(text: &[u8]) -> Sequence {
         }
         at - from
     };
-    let finals = if skip(b'['..=b'[') == 1 {
+    let finals = if is_control {
         skip(0x30..=0x3f);
         skip(0x20..=0x2f);
         0x40..=0x7e
@@ -219,6 +228,20 @@ mod tests {
         assert_eq!(sequence(b"\x1b("), Sequence::Begun);
         assert_eq!(sequence(b"\x1b[0m"), Sequence::Whole(4));
         assert_eq!(sequence("\x1b[é".as_bytes()), Sequence::No);
+        assert_eq!(sequence(b"\x1b[[-x"), Sequence::Whole(3), "the second bracket ends it, whatever follows");
+    }
+
+    #[test]
+    fn what_may_become_a_sequence_is_not_settled() {
+        let check = |raw: &str, whole: &str, sure: &str| {
+            assert_eq!(
+                (&**normalised(raw.as_bytes()), &**settled(raw.as_bytes())),
+                (whole.as_bytes(), sure.as_bytes())
+            );
+        };
+        check("ab\x1b[3", "ab\x1b[3", "ab");
+        check("ab\x1bcd\x1b", "ab\x1bcd\x1b", "ab\x1bcd");
+        check("ab\x1b[3mcd", "abcd", "abcd");
     }
 
     #[test]

@@ -112,13 +112,17 @@ impl Seen {
 
 /// What is looked for in text of a few letters, line breaks and blanks, in which no other form can lie.
 fn patterns(value: &[u8]) -> Vec<Vec<u8>> {
-    let plain = |bytes: &[u8]| see(bytes, true).bytes.iter().map(|byte| byte.1).collect::<Vec<u8>>();
+    let read =
+        |bytes: &[u8], is_last| see(bytes, is_last).bytes.iter().map(|byte| byte.1).collect::<Vec<u8>>();
+    // What follows may make an escape sequence of its end.
+    let plain = |bytes: &[u8]| [read(bytes, true), read(bytes, false)];
     let value = value.trim_ascii();
     let words: Vec<&[u8]> = value.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty()).collect();
     let lines = value.split(|byte| matches!(byte, b'\n' | b'\r')).map(<[u8]>::trim_ascii);
     let letters = |line: &[u8]| (0..=255).filter(|byte| line.contains(byte)).count();
-    let lines = lines.filter(|line| line.len() >= 8 && letters(line) > 2).map(<[u8]>::to_vec);
-    [plain(value), plain(&words.join(&b' '))].into_iter().chain(lines).filter(|it| it.len() >= 4).collect()
+    let lines = lines.filter(|line| line.len() >= 8 && letters(line) > 2).flat_map(plain);
+    let all = plain(value).into_iter().chain(plain(&words.join(&b' '))).chain(lines);
+    all.filter(|it| it.len() >= 4).collect()
 }
 
 fn render(text: &[u8], covered: &[bool]) -> Vec<u8> {
@@ -158,6 +162,12 @@ fn letters(lengths: std::ops::Range<usize>) -> BoxedStrategy<Vec<u8>> {
 /// The same with what can lie between lines and words.
 fn lines(lengths: std::ops::Range<usize>) -> BoxedStrategy<Vec<u8>> {
     let letter = prop_oneof![12 => b'a'..=b'c', 1 => Just(b'\n'), 1 => Just(b' '), 1 => Just(b'\r')];
+    proptest::collection::vec(letter, lengths).boxed()
+}
+
+/// Letters and what escape sequences are made of.
+fn escapes(lengths: std::ops::Range<usize>) -> BoxedStrategy<Vec<u8>> {
+    let letter = prop_oneof![6 => b'a'..=b'c', 2 => Just(0x1b), 2 => Just(b'['), 1 => Just(b'('), 1 => Just(b'1'), 1 => Just(b'\n')];
     proptest::collection::vec(letter, lengths).boxed()
 }
 
@@ -261,6 +271,25 @@ proptest! {
         prop_assert_eq!(String::from_utf8_lossy(&out), String::from_utf8_lossy(&expected));
     }
 
+    /// Values with escape sequences in them, whole and not, in text that makes others of their beginnings and ends.
+    #[test]
+    fn escape_sequences_save_no_secret((values, text) in cases_of(escapes(4..16)), sizes in sizes()) {
+        let (masker, patterns) = known(&values);
+        let (mut redactor, mut out) = (masker.redactor(), Vec::new());
+        for piece in pieces(&text, &sizes) {
+            redactor.push(piece, &mut out);
+        }
+        redactor.finish(&mut out);
+        let mut covered = vec![false; text.len()];
+        cover(&text, true, &mut covered, &patterns);
+        let expected = render(&text, &covered);
+        prop_assert_eq!(String::from_utf8_lossy(&out), String::from_utf8_lossy(&expected));
+        for value in values.iter().filter(|value| learn(&masker, value) == Learned::Hidden) {
+            let value = value.trim_ascii();
+            prop_assert!(!out.windows(value.len()).any(|shown| shown == value), "{:?} is in {:?}", value, out);
+        }
+    }
+
     /// What is learned in mid-stream counts for what was still held, and for what follows.
     #[test]
     fn what_is_learned_counts_from_what_was_held_on(
@@ -317,7 +346,7 @@ proptest! {
 
     /// How often something is reported does not depend on the cuts.
     #[test]
-    fn reports_do_not_depend_on_the_cuts(text in "(correct horse|Y29ycmVjdCBob3JzZQ|[ab\n]){0,12}", sizes in sizes()) {
+    fn reports_do_not_depend_on_the_cuts(text in "(correct horse|Y29ycmVjdCBob3JzZQ|\x1b\\[1?|[ab\n]){0,12}", sizes in sizes()) {
         let report = |sizes: &[usize]| {
             let masker = StreamMasker::new();
             learn(&masker, b"correct horse");
@@ -405,6 +434,33 @@ fn colours_and_wrapped_lines_do_not_save_a_secret() {
             );
         }
     }
+}
+
+#[test]
+fn an_escape_before_a_secret_does_not_save_it() {
+    assert_eq!(masked(&["&\\6["], "\x1b,&\\6["), "\x1b,***");
+    for before in ["\x1b", "\x1b[", "\x1b[1;3", "\x1b(", "\x1b $", "\x1b[0m\x1b["] {
+        for secret in ["hunter2", "hun\nter2", "h\x1b[0munter2", "8[h\runter2", "8[h\x1b[1m\x1b[munter2"] {
+            let value = if secret.starts_with('8') { "8[hunter2" } else { "hunter2" };
+            assert_eq!(
+                masked(&[value], &format!("{before}{secret}.")),
+                format!("{before}***."),
+                "{secret:?}"
+            );
+        }
+    }
+    let near = format!("\x1b[h{}unter2", "\n".repeat(128));
+    assert_eq!(masked(&["hunter2"], &near), "\x1b[***");
+    let far = format!("\x1b[h{}unter2", "\n".repeat(129));
+    assert_eq!(masked(&["hunter2"], &far), far);
+}
+
+#[test]
+fn a_secret_with_an_escape_in_it_is_hidden() {
+    assert_eq!(masked(&["hun\x1bter2"], "\x1b[hun\x1bter2."), "\x1b[***.");
+    assert_eq!(masked(&["hun\x1b[1mter2"], "\x1b[hun\x1b[1mter2, hunter2."), "\x1b[***, ***.");
+    assert_eq!(masked(&["hunter2\x1b[3"], "hunter2\x1b[3\nhunter2\x1b[31m."), "***\n***\x1b[31m.");
+    assert_eq!(learn(&StreamMasker::new(), b"hun\x1b[31"), Learned::TooShort);
 }
 
 #[test]
