@@ -50,8 +50,8 @@ impl Hit<'_> {
 pub(super) fn find<'a>(patterns: &'a Patterns, normal: &Normal, raw: &[u8]) -> Vec<Hit<'a>> {
     let mut hits = Vec::new();
     for sequence in normal.sequences() {
-        let after = &normal.text()[sequence.at..];
-        if patterns.may_begin_inside(&raw[sequence.from..sequence.until], after) {
+        let (rest, after) = (sequence.until - sequence.from - 1, &normal.text()[sequence.at..]);
+        if patterns.may_begin_across(&raw[..sequence.until], rest, after) {
             Reading::new(normal, raw, sequence).find(patterns, &mut hits);
         }
     }

@@ -43,12 +43,13 @@ use redactor::StreamRedactor;
 ///
 /// Line breaks, carriage returns and escape sequences (colours) between the bytes of a secret, up to 128 bytes in one
 /// place, do not save it, so that wrapped text is hidden too: they are hidden with it. Nor does what stands before a
-/// secret: where an ESC makes an escape sequence out of its first bytes, they are hidden as well. A form that is longer than 128 bytes is
-/// hidden in pieces of 64 to 128 bytes, so that a file that is printed in part is hidden up to the last whole piece.
-/// Every run of hidden bytes, where secrets overlap or touch as well, becomes one `***`.
+/// secret: where an ESC makes an escape sequence out of its first bytes, they are hidden as well. A form that is longer
+/// than 128 bytes is hidden in pieces of 64 to 128 bytes, so that a file that is printed in part is hidden up to the last
+/// whole piece. Every run of hidden bytes, where secrets overlap or touch as well, becomes one `***`.
 ///
-/// What is shorter than [`SHORTEST`](Self::SHORTEST) bytes, without an escape sequence at its end that is not whole, is not hidden, nor a number of up to ten digits, a word that
-/// builds print all the time, or one or two characters again and again: [`Learned`] says so.
+/// What is shorter than [`SHORTEST`](Self::SHORTEST) bytes is not hidden, nor a number of up to ten digits, a word that
+/// builds print all the time, or one or two characters again and again: [`Learned`] says so. Line breaks, escape sequences
+/// and the beginning of one at the end do not count.
 ///
 /// A stream is held back only where a secret may have begun: its longest end that is the beginning of a pattern, at most
 /// 127 bytes and what was left out between them; [`flush`](Redactor::flush) lets go of short ones, but for an escape

@@ -81,17 +81,17 @@ impl Patterns {
         }
     }
 
-    /// Whether a pattern may begin inside of `sequence` (not with its ESC) and go on with `after`.
+    /// Whether a pattern may begin in the last `starts` bytes of `text`, and go on with `after`.
     #[inline]
-    pub(super) fn may_begin_inside(&self, sequence: &[u8], after: &[u8]) -> bool {
-        let (Some(last), Some(next)) = (sequence.last_chunk::<4>(), after.first_chunk::<4>()) else {
+    pub(super) fn may_begin_across(&self, text: &[u8], starts: usize, after: &[u8]) -> bool {
+        let (Some(last), Some(next)) = (text.last_chunk::<4>(), after.first_chunk::<4>()) else {
             return true;
         };
         let mut around = [0; 8];
         around[..4].copy_from_slice(last);
         around[4..].copy_from_slice(next);
-        self.filter.may_begin_near(around)
-            || sequence[1..].windows(4).any(|piece| self.filter.may_begin(piece))
+        let mut earlier = text[text.len() - starts..].windows(4);
+        self.filter.may_begin_near(around) || earlier.any(|piece| self.filter.may_begin(piece))
     }
 
     /// The first of the first `starts` bytes of `text` where a pattern may begin that goes on after it. `waits` is asked
