@@ -90,7 +90,8 @@ impl Patterns {
         let mut around = [0; 8];
         around[..4].copy_from_slice(last);
         around[4..].copy_from_slice(next);
-        let mut earlier = text[text.len() - starts..].windows(4);
+        // The last four are looked at with what is after them.
+        let mut earlier = text[text.len() - starts..text.len() - 1].windows(4);
         self.filter.may_begin_near(around) || earlier.any(|piece| self.filter.may_begin(piece))
     }
 
