@@ -50,8 +50,8 @@ fuzz_target!(|input: (Vec<Vec<u8>>, Vec<u8>, Vec<u8>)| {
     pieces.push(&text[cut..]);
     assert_eq!(masked(&masker, pieces.iter().copied()), whole, "cut otherwise");
 
-    let is_plain = |secret: &[u8]| secret.len() <= 128 && secret.iter().all(u8::is_ascii_graphic) && !secret.contains(&b'*');
-    for secret in hidden.iter().filter(|secret| is_plain(secret)) {
+    // What is longer is hidden in pieces, and stars are what stands in place of secrets.
+    for secret in hidden.iter().filter(|secret| secret.len() <= 128 && !secret.contains(&b'*')) {
         assert!(!holds(&whole, secret), "{:?} is in {:?}", secret, whole);
     }
     if hidden.is_empty() {

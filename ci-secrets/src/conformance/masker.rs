@@ -27,6 +27,7 @@ ci_core::declare_kit! {
         nothing_is_held_without_need,
         the_end_lets_everything_out,
         any_bytes_are_masked,
+        what_stands_before_a_value_does_not_save_it,
         each_long_line_of_a_value_is_hidden,
         base64_is_hidden_wherever_a_value_begins,
         hexadecimal_digits_are_hidden,
@@ -227,6 +228,16 @@ pub async fn any_bytes_are_masked(masker: Subject) {
     let text = [b"1 ", value.as_slice(), b" 2"].concat();
     for sizes in [&[usize::MAX][..], &[1], &[100]] {
         assert_eq!(shown(&masked(&masker, &text, sizes)), "1  2");
+    }
+}
+
+/// Who leaves escape sequences out of what is searched must not leave out the beginning of a secret with them.
+pub async fn what_stands_before_a_value_does_not_save_it(masker: Subject) {
+    learn(&masker, &[b"hunter2hunter2", b"72correct horse"]);
+    for before in ["\x1b", "\x1b[", "\x1b[3;", "\x1b(", "\x1b %", "\\", "%", "\x1b[0m\x1b["] {
+        let left = shown(before.as_bytes());
+        check(&masker, &format!("{before}hunter2hunter2 b"), &format!("{left} b"));
+        check(&masker, &format!("a {before}72correct horse"), &format!("a {left}"));
     }
 }
 

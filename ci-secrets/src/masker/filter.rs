@@ -76,8 +76,18 @@ impl Filter {
     }
 
     /// Whether a pattern may begin with `text`.
+    #[inline]
     pub(super) fn may_begin(&self, text: &[u8]) -> bool {
-        text.len() < PIECE || self.places(number(text)) & 1 != 0
+        let piece = number(text);
+        text.len() < PIECE || self.has(piece) && self.places(piece) & 1 != 0
+    }
+
+    /// Whether a pattern may begin with one of the first four bytes of `text`.
+    #[inline]
+    pub(super) fn may_begin_near(&self, text: [u8; 2 * PIECE]) -> bool {
+        let piece = |at: usize| self.has(number(&text[at..]));
+        // Almost never; so without a branch in between.
+        (piece(0) | piece(1) | piece(2) | piece(3)) && text.windows(PIECE).any(|it| self.may_begin(it))
     }
 
     #[inline]
@@ -152,6 +162,13 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_beginning_nearby_is_seen() {
+        let near = |text: &[u8; 8]| Filter::new([&b"0123456789abcdef"[..]].into_iter()).may_begin_near(*text);
+        assert!([b"0123....", b".0123...", b"..0123..", b"...0123."].into_iter().all(near));
+        assert!(!near(b"....0123") && !near(b"12345678"), "too far away, and not a beginning");
     }
 
     #[test]

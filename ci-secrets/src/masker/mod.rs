@@ -2,11 +2,12 @@
 //!
 //! From a value to the bytes that are looked for: `judge.rs` says whether it can be hidden, `forms/` how programs write
 //! it, `pattern.rs` cuts what is long, `patterns.rs` puts all in order. From output to what may be shown: `normal.rs`
-//! leaves out line breaks and colours, `filter.rs` finds where something may begin, `patterns.rs` what does, and
-//! `redactor.rs` holds back no more than it must; `tally.rs` counts.
+//! leaves out line breaks and colours, `filter.rs` finds where something may begin, `patterns.rs` what does, `inside.rs`
+//! what does in that which was left out, and `redactor.rs` holds back no more than it must; `tally.rs` counts.
 
 mod filter;
 mod forms;
+mod inside;
 mod judge;
 mod known;
 mod normal;
@@ -23,7 +24,7 @@ use ci_core::secret::{Learned, Masker, Redactor, SecretValue, Sensitive};
 use forms::forms;
 use judge::judge;
 use known::Known;
-use normal::normalised;
+use normal::settled;
 use redactor::StreamRedactor;
 
 /// Hides values in every form in which programs usually print them.
@@ -41,12 +42,14 @@ use redactor::StreamRedactor;
 /// | UTF-16 | the lower byte first, as PowerShell writes |
 ///
 /// Line breaks, carriage returns and escape sequences (colours) between the bytes of a secret, up to 128 bytes in one
-/// place, do not save it, so that wrapped text is hidden too: they are hidden with it. A form that is longer than 128 bytes is
-/// hidden in pieces of 64 to 128 bytes, so that a file that is printed in part is hidden up to the last whole piece.
-/// Every run of hidden bytes, where secrets overlap or touch as well, becomes one `***`.
+/// place, do not save it, so that wrapped text is hidden too: they are hidden with it. Nor does what stands before a
+/// secret: where an ESC makes an escape sequence out of its first bytes, they are hidden as well. A form that is longer
+/// than 128 bytes is hidden in pieces of 64 to 128 bytes, so that a file that is printed in part is hidden up to the last
+/// whole piece. Every run of hidden bytes, where secrets overlap or touch as well, becomes one `***`.
 ///
 /// What is shorter than [`SHORTEST`](Self::SHORTEST) bytes is not hidden, nor a number of up to ten digits, a word that
-/// builds print all the time, or one or two characters again and again: [`Learned`] says so.
+/// builds print all the time, or one or two characters again and again: [`Learned`] says so. Line breaks, escape sequences
+/// and the beginning of one at the end do not count.
 ///
 /// A stream is held back only where a secret may have begun: its longest end that is the beginning of a pattern, at most
 /// 127 bytes and what was left out between them; [`flush`](Redactor::flush) lets go of short ones, but for an escape
@@ -58,7 +61,8 @@ use redactor::StreamRedactor;
 /// A masker stops accidents, not attacks. It does not recognise a secret that is encoded twice, compressed, reversed,
 /// with blanks between its letters (`xxd`), or one letter to a line with other text: a job that wants to tell its
 /// secrets can. Who is hostile is not given any. Of Base64, up to two characters at either end of a secret stay, which
-/// share bits with what is beside it: they tell less than a byte.
+/// share bits with what is beside it: they tell less than a byte. Of a value that ends with half of an escape sequence,
+/// that half stays where the text goes on with the other one.
 ///
 /// Everything that is learned, built from that, or held back is wiped from memory.
 ///
@@ -99,16 +103,15 @@ impl StreamMasker {
 
     /// Whether a masker could hide `value`.
     pub(crate) fn judged(value: &SecretValue) -> Learned {
-        judge(&normalised(value.expose().trim_ascii()))
+        judge(&settled(value.expose().trim_ascii()))
     }
 }
 
 impl Masker for StreamMasker {
     fn learn(&self, what: &Sensitive, value: &SecretValue) -> Learned {
-        let value = value.expose().trim_ascii();
-        let judged = judge(&normalised(value));
+        let judged = Self::judged(value);
         if judged == Learned::Hidden {
-            self.known.add(what, &forms(value));
+            self.known.add(what, &forms(value.expose().trim_ascii()));
         }
         judged
     }

@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 
 const ESCAPE: u8 = 0x1b;
 /// The longest escape sequence that is known as one.
-const LONGEST_SEQUENCE: usize = 32;
+pub(super) const LONGEST_SEQUENCE: usize = 32;
 /// How many bytes may lie between two neighbouring bytes of a secret.
 pub(super) const MOST_GAP: usize = 128;
 
@@ -17,6 +17,8 @@ pub(super) const MOST_GAP: usize = 128;
 pub(super) struct Normal {
     text: Zeroizing<Vec<u8>>,
     gaps: Vec<Gap>,
+    /// The escape sequences in them, in order.
+    sequences: Vec<Gap>,
     /// The places of gaps that no secret reaches across, in order.
     barriers: Vec<usize>,
     /// How much of the raw text was read; what follows may be the beginning of an escape sequence.
@@ -24,13 +26,14 @@ pub(super) struct Normal {
 }
 
 /// Raw bytes that were left out.
-struct Gap {
+#[derive(Clone, Copy)]
+pub(super) struct Gap {
     /// Before which byte of the text.
-    at: usize,
+    pub(super) at: usize,
     /// From where in the raw text,
-    from: usize,
+    pub(super) from: usize,
     /// and until where.
-    until: usize,
+    pub(super) until: usize,
 }
 
 impl Normal {
@@ -67,6 +70,9 @@ impl Normal {
             self.text.extend_from_slice(&raw[from..at]);
             from = at + length;
             self.leave_out(at, from);
+            if length > 1 {
+                self.sequences.push(Gap { at: self.text.len(), from: at, until: from });
+            }
         }
         self.text.extend_from_slice(&raw[from..]);
         self.read = raw.len();
@@ -74,6 +80,11 @@ impl Normal {
 
     pub(super) fn text(&self) -> &[u8] {
         &self.text
+    }
+
+    /// The escape sequences that were left out, in order.
+    pub(super) fn sequences(&self) -> &[Gap] {
+        &self.sequences
     }
 
     /// Where in the raw text the byte `at` of the text lies; for the end of the text, where reading ended.
@@ -105,6 +116,7 @@ impl Normal {
             self.text = Zeroizing::new(Vec::with_capacity(room));
         }
         self.gaps.clear();
+        self.sequences.clear();
         self.barriers.clear();
     }
 
@@ -129,6 +141,14 @@ pub(super) fn normalised(bytes: &[u8]) -> Zeroizing<Vec<u8>> {
     normal.text
 }
 
+/// The same without an escape sequence at the end that is not whole: what follows may make it whole, and then it is left
+/// out of the text.
+pub(super) fn settled(bytes: &[u8]) -> Zeroizing<Vec<u8>> {
+    let mut normal = Normal::default();
+    normal.read(bytes, false);
+    normal.text
+}
+
 #[derive(Debug, PartialEq)]
 enum Sequence {
     Whole(usize),
@@ -140,7 +160,8 @@ enum Sequence {
 /// The escape sequence that `text` begins with: ECMA-48 section 5.4 (control sequences, of which colours are some) and
 /// ECMA-35 section 13.2 (with intermediate bytes, as `tput sgr0` writes).
 fn sequence(text: &[u8]) -> Sequence {
-    let mut at = 1;
+    let is_control = text.get(1) == Some(&b'[');
+    let mut at = 1 + usize::from(is_control);
     let mut skip = |bytes: std::ops::RangeInclusive<u8>| {
         let from = at;
         while at < LONGEST_SEQUENCE && text.get(at).is_some_and(|byte| bytes.contains(byte)) {
@@ -148,7 +169,7 @@ fn sequence(text: &[u8]) -> Sequence {
         }
         at - from
     };
-    let finals = if skip(b'['..=b'[') == 1 {
+    let finals = if is_control {
         skip(0x30..=0x3f);
         skip(0x20..=0x2f);
         0x40..=0x7e
@@ -207,6 +228,20 @@ mod tests {
         assert_eq!(sequence(b"\x1b("), Sequence::Begun);
         assert_eq!(sequence(b"\x1b[0m"), Sequence::Whole(4));
         assert_eq!(sequence("\x1b[é".as_bytes()), Sequence::No);
+        assert_eq!(sequence(b"\x1b[[-x"), Sequence::Whole(3), "the second bracket ends it, whatever follows");
+    }
+
+    #[test]
+    fn what_may_become_a_sequence_is_not_settled() {
+        let check = |raw: &str, whole: &str, sure: &str| {
+            assert_eq!(
+                (&**normalised(raw.as_bytes()), &**settled(raw.as_bytes())),
+                (whole.as_bytes(), sure.as_bytes())
+            );
+        };
+        check("ab\x1b[3", "ab\x1b[3", "ab");
+        check("ab\x1bcd\x1b", "ab\x1bcd\x1b", "ab\x1bcd");
+        check("ab\x1b[3mcd", "abcd", "abcd");
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! What of a value is looked for.
 
-use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use super::StreamMasker;
-use super::normal::normalised;
+use super::normal::{normalised, settled};
 
 /// The longest pattern. What is longer is cut into pieces, each of which is hidden by itself: a file that is printed in
 /// part is hidden as far as whole pieces of it are there, and little has to be held back.
@@ -24,14 +24,18 @@ impl Pattern {
 
 /// The patterns for one form of a value.
 pub(super) fn patterns_of(form: &[u8], subject: u32) -> impl Iterator<Item = Pattern> {
-    let bytes: Zeroizing<Vec<u8>> = normalised(form);
+    let (whole, sure) = (normalised(form), settled(form));
+    let sure = (sure.len() < whole.len()).then_some(sure);
+    [Some(whole), sure].into_iter().flatten().flat_map(move |bytes| pieces_of(&bytes, subject))
+}
+
+fn pieces_of(bytes: &[u8], subject: u32) -> Vec<Pattern> {
     let count = bytes.len().div_ceil(LONGEST).max(1);
     let size = bytes.len().div_ceil(count).max(1);
     let pieces = bytes
         .chunks(size)
         .filter(|piece| piece.len() >= StreamMasker::SHORTEST && (count == 1 || !is_regular(piece)));
-    let pieces: Vec<Pattern> = pieces.map(|piece| Pattern::new(piece, subject)).collect();
-    pieces.into_iter()
+    pieces.map(|piece| Pattern::new(piece, subject)).collect()
 }
 
 /// Whether there are no more than two different bytes in it, as in a ruled line.
@@ -59,6 +63,11 @@ mod tests {
         );
         assert_eq!(patterns_of(&long[..LONGEST], 0).count(), 1);
         assert_eq!(patterns_of(b"a\nb", 0).count(), 0);
+        assert_eq!(
+            patterns_of(b"abcd\x1b[1", 0).count(),
+            2,
+            "what follows may make a whole sequence of its end"
+        );
         assert_eq!(patterns_of(b"", 0).count(), 0);
     }
 

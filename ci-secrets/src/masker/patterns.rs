@@ -69,10 +69,41 @@ impl Patterns {
         });
     }
 
-    /// The first place of `text` where a pattern may begin that goes on after it. `waits` is asked with the length of
-    /// that beginning and of the pattern.
-    pub(super) fn first_open(&self, text: &[u8], waits: impl Fn(usize, usize) -> bool) -> Option<usize> {
-        (0..text.len()).find(|start| {
+    /// The same for the patterns that begin with one of the first `starts` bytes of `text`.
+    pub(super) fn find_near<'a>(
+        &'a self,
+        text: &[u8],
+        starts: usize,
+        mut found: impl FnMut(usize, usize, &'a [u32]),
+    ) {
+        for start in (0..starts).filter(|start| self.filter.may_begin(&text[*start..])) {
+            self.find_at(&text[start..], |length, subjects| found(start, start + length, subjects));
+        }
+    }
+
+    /// Whether a pattern may begin in the last `starts` bytes of `text`, and go on with `after`.
+    #[inline]
+    pub(super) fn may_begin_across(&self, text: &[u8], starts: usize, after: &[u8]) -> bool {
+        let (Some(last), Some(next)) = (text.last_chunk::<4>(), after.first_chunk::<4>()) else {
+            return true;
+        };
+        let mut around = [0; 8];
+        around[..4].copy_from_slice(last);
+        around[4..].copy_from_slice(next);
+        // The last four are looked at with what is after them.
+        let mut earlier = text[text.len() - starts..text.len() - 1].windows(4);
+        self.filter.may_begin_near(around) || earlier.any(|piece| self.filter.may_begin(piece))
+    }
+
+    /// The first of the first `starts` bytes of `text` where a pattern may begin that goes on after it. `waits` is asked
+    /// with the length of that beginning and of the pattern.
+    pub(super) fn first_open(
+        &self,
+        text: &[u8],
+        starts: usize,
+        waits: impl Fn(usize, usize) -> bool,
+    ) -> Option<usize> {
+        (0..starts).find(|start| {
             let rest = &text[*start..];
             self.filter.may_begin(rest) && self.beginning_with(rest).any(|length| waits(rest.len(), length))
         })
@@ -87,7 +118,7 @@ impl Patterns {
 
     /// Of the patterns that come before `text` in the order of bytes, the last one is the longest that `text` begins
     /// with, or begins with all of these itself.
-    fn find_at(&self, text: &[u8], mut found: impl FnMut(usize, &[u32])) {
+    fn find_at<'a>(&'a self, text: &[u8], mut found: impl FnMut(usize, &'a [u32])) {
         let Some(range) = self.heads.get(text) else { return };
         let group = &self.entries[range.clone()];
         let before = group.partition_point(|entry| self.text(entry) <= text);
@@ -205,15 +236,17 @@ mod tests {
 
     #[test]
     fn only_what_may_be_a_beginning_is_open() {
-        let open = |texts: &[&str], text: &str| patterns(texts).first_open(text.as_bytes(), |_, _| true);
+        let open =
+            |texts: &[&str], text: &str| patterns(texts).first_open(text.as_bytes(), text.len(), |_, _| true);
         assert_eq!(open(&["abcd"], "xab"), Some(1));
         assert_eq!(open(&["abcd"], "xabcd"), None, "it has ended");
         assert_eq!(open(&["abcd", "abcdef"], "xabcd"), Some(1), "the longer one may follow");
         assert_eq!(open(&["abcd", "cdxy"], "abcd"), Some(2), "its end may begin another one");
         assert_eq!(open(&["abcdefgh"], "abcde"), Some(0));
         assert_eq!(open(&["abcdefgh"], "abcdx"), None);
-        let quarter =
-            |text: &str| patterns(&["abcdefgh", "bxyz"]).first_open(text.as_bytes(), |has, of| has * 4 > of);
+        let quarter = |text: &str| {
+            patterns(&["abcdefgh", "bxyz"]).first_open(text.as_bytes(), text.len(), |has, of| has * 4 > of)
+        };
         assert_eq!((quarter("a"), quarter("ab"), quarter("abc")), (None, None, Some(0)));
     }
 }

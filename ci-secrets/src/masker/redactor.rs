@@ -2,13 +2,15 @@
 
 use std::fmt;
 use std::mem;
+use std::ops::Range;
 use std::sync::Arc;
 
 use ci_core::secret::{Leak, Redactor};
 use zeroize::Zeroizing;
 
+use super::inside;
 use super::known::{Known, Matcher};
-use super::normal::{MOST_GAP, Normal};
+use super::normal::{LONGEST_SEQUENCE, MOST_GAP, Normal};
 use super::pattern::LONGEST;
 use super::patterns::Patterns;
 use super::tally::Tally;
@@ -38,7 +40,8 @@ pub(super) struct StreamRedactor {
     out: usize,
     /// Whether the last byte that went out was replaced.
     in_run: bool,
-    /// How many bytes without gaps there were before `held`.
+    /// How many bytes without gaps there were before `held`, and as many more as a sequence has: where what begins in one
+    /// is counted from its end.
     position: u64,
     normal: Normal,
     covered: Vec<(usize, usize)>,
@@ -55,7 +58,7 @@ impl StreamRedactor {
             held: Zeroizing::default(),
             out: 0,
             in_run: false,
-            position: 0,
+            position: LONGEST_SEQUENCE as u64,
             normal: Normal::default(),
             covered: Vec::new(),
             tally: Tally::default(),
@@ -101,10 +104,9 @@ impl StreamRedactor {
     /// that is.
     fn pass(&mut self, patterns: &Patterns, text: &[u8], out: &mut Vec<u8>) -> usize {
         self.look(patterns, text, false);
-        let open = self.first_open(patterns, |_, _| true);
-        let decided = self.normal.raw(open);
+        let (decided, before) = self.first_open(patterns, text, |_, _| true);
         self.let_out(text, decided, out);
-        self.position += open as u64;
+        self.position = before;
         self.out -= decided;
         decided
     }
@@ -114,26 +116,47 @@ impl StreamRedactor {
         let Self { normal, covered, tally, position, .. } = self;
         normal.read(text, is_last);
         covered.clear();
-        patterns.find(normal.text(), |start, end, subjects| {
-            if !normal.is_whole(start, end) {
-                return;
-            }
+        let mut note = |start: u64, length: usize, raw: Range<usize>, subjects: &[u32]| {
             for subject in subjects {
-                tally.see(*subject, *position + start as u64, *position + end as u64);
+                tally.see(*subject, start, start + length as u64);
             }
-            let (start, end) = (normal.raw(start), normal.raw(end - 1) + 1);
             match covered.last_mut() {
-                Some((_, until)) if *until >= start => *until = end.max(*until),
-                _ => covered.push((start, end)),
+                Some((_, until)) if *until >= raw.start => *until = raw.end.max(*until),
+                _ => covered.push((raw.start, raw.end)),
+            }
+        };
+        // Both in the order of their starts.
+        let mut inside = inside::find(patterns, normal, text).into_iter().peekable();
+        patterns.find(normal.text(), |start, end, subjects| {
+            while let Some(hit) = inside.next_if(|hit| hit.start.at <= start) {
+                note(hit.start.position(*position), hit.length, hit.raw(), hit.subjects);
+            }
+            if normal.is_whole(start, end) {
+                let raw = normal.raw(start)..normal.raw(end - 1) + 1;
+                note(*position + start as u64, end - start, raw, subjects);
             }
         });
+        for hit in inside {
+            note(hit.start.position(*position), hit.length, hit.raw(), hit.subjects);
+        }
     }
 
-    /// Where in the text without gaps a pattern may begin that goes on after it, or its end.
-    fn first_open(&self, patterns: &Patterns, waits: impl Fn(usize, usize) -> bool) -> usize {
-        let text = self.normal.text();
-        let from = text.len().saturating_sub(LONGEST - 1).max(self.normal.last_whole());
-        patterns.first_open(&text[from..], waits).map_or(text.len(), |open| from + open)
+    /// Where in `text`, which was read, a pattern may begin that goes on after it, or its end; and the position there.
+    fn first_open(
+        &self,
+        patterns: &Patterns,
+        text: &[u8],
+        waits: impl Fn(usize, usize) -> bool,
+    ) -> (usize, u64) {
+        let normal = &self.normal;
+        let from = normal.text().len().saturating_sub(LONGEST - 1).max(normal.last_whole());
+        let ends = &normal.text()[from..];
+        let open = from + patterns.first_open(ends, ends.len(), &waits).unwrap_or(ends.len());
+        let decided = normal.raw(open);
+        match inside::first_open(patterns, normal, text, &waits) {
+            Some(place) if place.raw < decided => (place.raw, place.position(self.position)),
+            _ => (decided, self.position + open as u64),
+        }
     }
 
     /// Lets out all of `text` up to `decided` that is not out, and covered bytes that follow on that.
@@ -192,8 +215,8 @@ impl Redactor for StreamRedactor {
         if let Matcher::Patterns(patterns) = &*self.refresh() {
             let held = mem::take(&mut self.held);
             self.look(patterns, &held, false);
-            let open = self.first_open(patterns, |length, of| length * 4 > of);
-            self.let_out(&held, self.normal.raw(open), out);
+            let (open, _) = self.first_open(patterns, &held, |length, of| length * 4 > of);
+            self.let_out(&held, open, out);
             self.held = held;
         }
     }

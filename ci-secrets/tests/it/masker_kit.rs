@@ -82,6 +82,26 @@ fn leftmost_longest(values: &[Vec<u8>], text: &[u8]) -> Vec<u8> {
     search.replace_all_bytes(text, &vec!["***"; values.len()])
 }
 
+/// Leaves escape sequences out of what it searches, and with them what they swallow.
+fn between_colours(values: &[Vec<u8>], text: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for (index, part) in text.split(|byte| *byte == 0x1b).enumerate() {
+        let is_sequence = index > 0 && part.starts_with(b"[");
+        let length = part.iter().position(|byte| is_sequence && byte.is_ascii_alphabetic());
+        let (sequence, text) = part.split_at(length.map_or(0, |last| last + 1));
+        out.extend_from_slice(&[&b"\x1b"[..usize::from(index > 0)], sequence].concat());
+        out.extend(leftmost_longest(values, text));
+    }
+    out
+}
+
+#[test]
+#[should_panic(expected = "unter2hunter2")]
+fn masking_that_leaves_out_the_beginning_of_a_value_is_caught() {
+    let setup = async || Naive::setup(between_colours, true);
+    run("between colours", setup, masker::what_stands_before_a_value_does_not_save_it);
+}
+
 #[test]
 #[should_panic(expected = "abcdefghijkl 2")]
 fn leftmost_longest_masking_is_caught() {

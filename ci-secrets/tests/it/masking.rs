@@ -6,7 +6,7 @@ use ci_secrets::StreamMasker;
 use data_encoding::{BASE64, HEXLOWER};
 use proptest::prelude::*;
 
-/// A text as an oracle sees it: the bytes that count, and where each of them was.
+/// A text as an oracle sees it from one of its bytes on: the bytes that count, and where each of them was.
 struct Seen {
     bytes: Vec<(usize, u8)>,
     /// Up to where the text could be read.
@@ -15,12 +15,17 @@ struct Seen {
 
 /// Leaves out line breaks and escape sequences, one byte after the other.
 fn see(text: &[u8], is_last: bool) -> Seen {
-    let (mut bytes, mut at) = (Vec::new(), 0);
-    while at < text.len() {
+    see_from(0, text, is_last, usize::MAX)
+}
+
+/// The same for up to `most` bytes that count of a text that begins at `from`, as if nothing were before it.
+fn see_from(from: usize, text: &[u8], is_last: bool, most: usize) -> Seen {
+    let (mut bytes, mut at) = (Vec::new(), from);
+    while at < text.len() && bytes.len() < most {
         match (text[at], escape(&text[at..])) {
             (b'\n' | b'\r', _) => at += 1,
             (_, Some(Ok(length))) => at += length,
-            (_, Some(Err(()))) if !is_last => return Seen { bytes, read: at },
+            (_, Some(Err(()))) if !is_last => break,
             _ => {
                 bytes.push((at, text[at]));
                 at += 1;
@@ -28,6 +33,51 @@ fn see(text: &[u8], is_last: bool) -> Seen {
         }
     }
     Seen { bytes, read: at }
+}
+
+/// Marks the bytes of `text` that patterns cover: from wherever it is read, a pattern that is the first to be seen is one.
+fn cover(text: &[u8], is_last: bool, covered: &mut [bool], patterns: &[Vec<u8>]) {
+    for_each_start(text, is_last, patterns, |start, seen| {
+        for pattern in patterns {
+            let it = seen.bytes.iter().map(|byte| byte.1).take(pattern.len());
+            if it.eq(pattern.iter().copied()) && seen.is_whole(pattern.len()) {
+                covered[start..=seen.bytes[pattern.len() - 1].0].fill(true);
+            }
+        }
+        false
+    });
+}
+
+/// From where on the text must wait for what follows: where a pattern may begin of which more than a `part`-th is there, or
+/// what cannot be read yet.
+fn held_from(text: &[u8], patterns: &[Vec<u8>], part: usize) -> usize {
+    if patterns.is_empty() {
+        return text.len();
+    }
+    let open = for_each_start(text, false, patterns, |_, seen| {
+        let rest: Vec<u8> = seen.bytes.iter().map(|byte| byte.1).collect();
+        let is_open =
+            |it: &Vec<u8>| rest.len() < it.len() && it.starts_with(&rest) && rest.len() * part > it.len();
+        seen.is_whole(rest.len())
+            && seen.read - seen.bytes[rest.len() - 1].0 <= 129
+            && patterns.iter().any(is_open)
+    });
+    open.unwrap_or_else(|| see(text, false).read)
+}
+
+/// Gives `visit` what is seen from every byte of the text that counts if the text is read from it on, as far as patterns
+/// are long; until `visit` has found what it looks for.
+fn for_each_start(
+    text: &[u8],
+    is_last: bool,
+    patterns: &[Vec<u8>],
+    mut visit: impl FnMut(usize, &Seen) -> bool,
+) -> Option<usize> {
+    let longest = patterns.iter().map(Vec::len).max()?;
+    (0..text.len()).find(|start| {
+        let seen = see_from(*start, text, is_last, longest);
+        seen.bytes.first().is_some_and(|first| first.0 == *start) && visit(*start, &seen)
+    })
 }
 
 /// How long the escape sequence is that `text` begins with; an error when it has no end yet.
@@ -54,54 +104,25 @@ fn escape(text: &[u8]) -> Option<Result<usize, ()>> {
 }
 
 impl Seen {
-    fn is_whole(&self, from: usize, until: usize) -> bool {
-        self.bytes[from..until].windows(2).all(|pair| pair[1].0 - pair[0].0 <= 129)
-    }
-
-    /// Marks the bytes of the text that patterns cover.
-    fn cover(&self, covered: &mut [bool], patterns: &[Vec<u8>]) {
-        for start in 0..self.bytes.len() {
-            for pattern in patterns {
-                let end = start + pattern.len();
-                let is_it = self
-                    .bytes
-                    .get(start..end)
-                    .is_some_and(|it| it.iter().map(|byte| byte.1).eq(pattern.iter().copied()));
-                if is_it && self.is_whole(start, end) {
-                    covered[self.bytes[start].0..=self.bytes[end - 1].0].fill(true);
-                }
-            }
-        }
-    }
-
-    /// From where on the text must wait for what follows: where a pattern may begin of which more than a `part`-th is
-    /// there, or what cannot be read yet.
-    fn held_from(&self, patterns: &[Vec<u8>], part: usize, length: usize) -> usize {
-        if patterns.is_empty() {
-            return length;
-        }
-        let is_open = |start: &usize| {
-            let rest: Vec<u8> = self.bytes[*start..].iter().map(|byte| byte.1).collect();
-            let last = self.bytes[self.bytes.len() - 1].0;
-            self.is_whole(*start, self.bytes.len())
-                && self.read - last <= 129
-                && patterns
-                    .iter()
-                    .any(|it| rest.len() < it.len() && it.starts_with(&rest) && rest.len() * part > it.len())
-        };
-        (0..self.bytes.len()).find(is_open).map_or(self.read, |start| self.bytes[start].0)
+    /// Whether its first bytes are close enough together to be one secret.
+    fn is_whole(&self, length: usize) -> bool {
+        self.bytes[..length].windows(2).all(|pair| pair[1].0 - pair[0].0 <= 129)
     }
 }
 
 /// What is looked for in text of a few letters, line breaks and blanks, in which no other form can lie.
 fn patterns(value: &[u8]) -> Vec<Vec<u8>> {
-    let plain = |bytes: &[u8]| see(bytes, true).bytes.iter().map(|byte| byte.1).collect::<Vec<u8>>();
+    let read =
+        |bytes: &[u8], is_last| see(bytes, is_last).bytes.iter().map(|byte| byte.1).collect::<Vec<u8>>();
+    // What follows may make an escape sequence of its end.
+    let plain = |bytes: &[u8]| [read(bytes, true), read(bytes, false)];
     let value = value.trim_ascii();
     let words: Vec<&[u8]> = value.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty()).collect();
     let lines = value.split(|byte| matches!(byte, b'\n' | b'\r')).map(<[u8]>::trim_ascii);
     let letters = |line: &[u8]| (0..=255).filter(|byte| line.contains(byte)).count();
-    let lines = lines.filter(|line| line.len() >= 8 && letters(line) > 2).map(<[u8]>::to_vec);
-    [plain(value), plain(&words.join(&b' '))].into_iter().chain(lines).filter(|it| it.len() >= 4).collect()
+    let lines = lines.filter(|line| line.len() >= 8 && letters(line) > 2).flat_map(plain);
+    let all = plain(value).into_iter().chain(plain(&words.join(&b' '))).chain(lines);
+    all.filter(|it| it.len() >= 4).collect()
 }
 
 fn render(text: &[u8], covered: &[bool]) -> Vec<u8> {
@@ -144,13 +165,21 @@ fn lines(lengths: std::ops::Range<usize>) -> BoxedStrategy<Vec<u8>> {
     proptest::collection::vec(letter, lengths).boxed()
 }
 
+/// Letters and what escape sequences are made of.
+fn escapes(lengths: std::ops::Range<usize>) -> BoxedStrategy<Vec<u8>> {
+    let letter = prop_oneof![6 => b'a'..=b'c', 2 => Just(0x1b), 2 => Just(b'['), 1 => Just(b'('), 1 => Just(b'1'), 1 => Just(b'\n')];
+    proptest::collection::vec(letter, lengths).boxed()
+}
+
 fn noise() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
         8 => lines(0..4),
         2 => Just(b"\n".to_vec()),
         2 => Just(b"\x1b[1;31m".to_vec()),
         1 => Just(b"\x1b(B\r\n".to_vec()),
-        1 => Just(b"\x1b[1".to_vec()),
+        2 => Just(b"\x1b[1".to_vec()),
+        2 => Just(b"\x1b[".to_vec()),
+        1 => Just(b"\x1b(".to_vec()),
         1 => Just(b"\x1b".to_vec()),
         1 => (126..132_usize).prop_map(|count| vec![b'\n'; count]),
         1 => (26..36_usize).prop_map(|count| [&b"\x1b["[..], &vec![b'0'; count], b"m"].concat()),
@@ -213,17 +242,16 @@ proptest! {
         for piece in pieces(&text, &sizes) {
             redactor.push(piece, &mut out);
             seen += piece.len();
-            let so_far = see(&text[..seen], false);
-            let decided = so_far.held_from(&patterns, usize::MAX / 1_000, seen);
+            let decided = held_from(&text[..seen], &patterns, usize::MAX / 1_000);
             let mut covered = vec![false; seen];
-            so_far.cover(&mut covered, &patterns);
+            cover(&text[..seen], false, &mut covered, &patterns);
             let runs_on = covered[decided..].iter().take_while(|covered| **covered).count();
             let expected = render(&text[..decided + runs_on], &covered[..decided + runs_on]);
             prop_assert_eq!(String::from_utf8_lossy(&out), String::from_utf8_lossy(&expected), "after {}", seen);
         }
         redactor.finish(&mut out);
         let mut covered = vec![false; text.len()];
-        see(&text, true).cover(&mut covered, &patterns);
+        cover(&text, true, &mut covered, &patterns);
         let expected = render(&text, &covered);
         prop_assert_eq!(String::from_utf8_lossy(&out), String::from_utf8_lossy(&expected));
     }
@@ -238,9 +266,28 @@ proptest! {
         }
         redactor.finish(&mut out);
         let mut covered = vec![false; text.len()];
-        see(&text, true).cover(&mut covered, &patterns);
+        cover(&text, true, &mut covered, &patterns);
         let expected = render(&text, &covered);
         prop_assert_eq!(String::from_utf8_lossy(&out), String::from_utf8_lossy(&expected));
+    }
+
+    /// Values with escape sequences in them, whole and not, in text that makes others of their beginnings and ends.
+    #[test]
+    fn escape_sequences_save_no_secret((values, text) in cases_of(escapes(4..16)), sizes in sizes()) {
+        let (masker, patterns) = known(&values);
+        let (mut redactor, mut out) = (masker.redactor(), Vec::new());
+        for piece in pieces(&text, &sizes) {
+            redactor.push(piece, &mut out);
+        }
+        redactor.finish(&mut out);
+        let mut covered = vec![false; text.len()];
+        cover(&text, true, &mut covered, &patterns);
+        let expected = render(&text, &covered);
+        prop_assert_eq!(String::from_utf8_lossy(&out), String::from_utf8_lossy(&expected));
+        for value in values.iter().filter(|value| learn(&masker, value) == Learned::Hidden) {
+            let value = value.trim_ascii();
+            prop_assert!(!out.windows(value.len()).any(|shown| shown == value), "{:?} is in {:?}", value, out);
+        }
     }
 
     /// What is learned in mid-stream counts for what was still held, and for what follows.
@@ -258,7 +305,7 @@ proptest! {
         for piece in pieces(before, &sizes) {
             redactor.push(piece, &mut out);
         }
-        let held_from = see(before, false).held_from(&few, usize::MAX / 1_000, split);
+        let held_from = held_from(before, &few, usize::MAX / 1_000);
         for value in &values[first..] {
             learn(&masker, value);
         }
@@ -267,9 +314,9 @@ proptest! {
         }
         redactor.finish(&mut out);
         let mut covered = vec![false; text.len()];
-        see(before, false).cover(&mut covered[..split], &few);
+        cover(before, false, &mut covered[..split], &few);
         // Where nothing was known, nothing was held: not even half of an escape sequence.
-        see(&text[held_from..], true).cover(&mut covered[held_from..], &known(&values).1);
+        cover(&text[held_from..], true, &mut covered[held_from..], &known(&values).1);
         let expected = render(&text, &covered);
         prop_assert_eq!(String::from_utf8_lossy(&out), String::from_utf8_lossy(&expected));
     }
@@ -282,17 +329,16 @@ proptest! {
         let (mut redactor, mut out) = (masker.redactor(), Vec::new());
         redactor.push(&text[..split], &mut out);
         redactor.flush(&mut out);
-        let so_far = see(&text[..split], false);
-        let out_until = so_far.held_from(&patterns, 4, split);
+        let out_until = held_from(&text[..split], &patterns, 4);
         let mut covered = vec![false; text.len()];
-        so_far.cover(&mut covered[..split], &patterns);
+        cover(&text[..split], false, &mut covered[..split], &patterns);
         let runs_on = covered[out_until..split].iter().take_while(|covered| **covered).count();
         let let_out = render(&text[..out_until + runs_on], &covered);
         prop_assert_eq!(String::from_utf8_lossy(&out), String::from_utf8_lossy(&let_out));
         redactor.push(&text[split..], &mut out);
         redactor.finish(&mut out);
         let mut later = vec![false; text.len()];
-        see(&text, true).cover(&mut later, &patterns);
+        cover(&text, true, &mut later, &patterns);
         later[..out_until + runs_on].copy_from_slice(&covered[..out_until + runs_on]);
         let expected = render(&text, &later);
         prop_assert_eq!(String::from_utf8_lossy(&out), String::from_utf8_lossy(&expected));
@@ -300,7 +346,7 @@ proptest! {
 
     /// How often something is reported does not depend on the cuts.
     #[test]
-    fn reports_do_not_depend_on_the_cuts(text in "(correct horse|Y29ycmVjdCBob3JzZQ|[ab\n]){0,12}", sizes in sizes()) {
+    fn reports_do_not_depend_on_the_cuts(text in "(correct horse|Y29ycmVjdCBob3JzZQ|\x1b\\[1?|[ab\n]){0,12}", sizes in sizes()) {
         let report = |sizes: &[usize]| {
             let masker = StreamMasker::new();
             learn(&masker, b"correct horse");
@@ -388,6 +434,33 @@ fn colours_and_wrapped_lines_do_not_save_a_secret() {
             );
         }
     }
+}
+
+#[test]
+fn an_escape_before_a_secret_does_not_save_it() {
+    assert_eq!(masked(&["&\\6["], "\x1b,&\\6["), "\x1b,***");
+    for before in ["\x1b", "\x1b[", "\x1b[1;3", "\x1b(", "\x1b $", "\x1b[0m\x1b["] {
+        for secret in ["hunter2", "hun\nter2", "h\x1b[0munter2", "8[h\runter2", "8[h\x1b[1m\x1b[munter2"] {
+            let value = if secret.starts_with('8') { "8[hunter2" } else { "hunter2" };
+            assert_eq!(
+                masked(&[value], &format!("{before}{secret}.")),
+                format!("{before}***."),
+                "{secret:?}"
+            );
+        }
+    }
+    let near = format!("\x1b[h{}unter2", "\n".repeat(128));
+    assert_eq!(masked(&["hunter2"], &near), "\x1b[***");
+    let far = format!("\x1b[h{}unter2", "\n".repeat(129));
+    assert_eq!(masked(&["hunter2"], &far), far);
+}
+
+#[test]
+fn a_secret_with_an_escape_in_it_is_hidden() {
+    assert_eq!(masked(&["hun\x1bter2"], "\x1b[hun\x1bter2."), "\x1b[***.");
+    assert_eq!(masked(&["hun\x1b[1mter2"], "\x1b[hun\x1b[1mter2, hunter2."), "\x1b[***, ***.");
+    assert_eq!(masked(&["hunter2\x1b[3"], "hunter2\x1b[3\nhunter2\x1b[31m."), "***\n***\x1b[31m.");
+    assert_eq!(learn(&StreamMasker::new(), b"hun\x1b[31"), Learned::TooShort);
 }
 
 #[test]
