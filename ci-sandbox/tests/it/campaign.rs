@@ -63,11 +63,9 @@ impl Footprint {
 
     /// Whether there is no more of anything. There may be less: of what others have left, for instance.
     fn is_within(&self, before: &Self) -> bool {
-        // The kernel counts a slab that a processor holds as if all of it were in use.
-        const SLABS: usize = 64;
         let all = |of: &Self| [of.descriptors, of.threads, of.groups, of.mounts, of.children];
         let is_within = all(self).iter().zip(all(before)).all(|(now, before)| *now <= before);
-        is_within && self.networks <= before.networks + SLABS
+        is_within && self.networks <= before.networks + unsure_networks()
     }
 }
 
@@ -89,9 +87,19 @@ fn children() -> Vec<i32> {
 
 /// As many network namespaces as the kernel keeps memory for (slabinfo(5)).
 fn networks() -> usize {
+    slab(1)
+}
+
+/// By how many that count may be too high: the kernel takes a slab that a processor holds for one that is all in use.
+fn unsure_networks() -> usize {
+    slab(4) * std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// A number of what the kernel says of its network namespaces (slabinfo(5)).
+fn slab(column: usize) -> usize {
     let slabs = fs::read_to_string("/proc/slabinfo").unwrap_or_default();
     let line = slabs.lines().find(|line| line.starts_with("net_namespace "));
-    line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok()).unwrap_or(0)
+    line.and_then(|line| line.split_whitespace().nth(column)?.parse().ok()).unwrap_or(0)
 }
 
 async fn life(native: &Native, spec: &Spec, script: &str) {

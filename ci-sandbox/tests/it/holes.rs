@@ -115,7 +115,7 @@ exactly! {
     an_inherited_descriptor: "inherited descriptor", [],
         ["f_01_inherited_descriptors"], ["use the open descriptor"];
     a_shared_folder: "shared folder", [],
-        ["f_20_residue", "k_03_shared_folders"], ["share /tmp with another sandbox"];
+        ["f_20_residue", "k_03_shared_folders"], ["f_20_residue: it could: leave ", "share /tmp with another sandbox"];
     a_writable_image: "writable image", [],
         ["k_02_image"], ["change /etc/ssl/certs of other sandboxes"];
     variables_of_the_supervisor: "environment", [],
