@@ -326,13 +326,26 @@ async fn who_held_on_to_a_former_key_cannot_write_with_it() {
 struct Meanwhile {
     inner: Arc<dyn Records>,
     at: Key,
-    /// Told when the write is about to happen, and waited for.
+    /// Told when the write, or the read of the record itself, is about to happen, and waited for.
     gate: std::sync::Mutex<Option<(oneshot::Sender<()>, oneshot::Receiver<()>)>>,
+}
+
+impl Meanwhile {
+    async fn wait(&self) {
+        let gate = self.gate.lock().expect("unpoisoned").take();
+        if let Some((told, done)) = gate {
+            told.send(()).expect("somebody waits");
+            done.await.expect("it is done");
+        }
+    }
 }
 
 #[async_trait]
 impl Records for Meanwhile {
     async fn get(&self, key: &Key) -> Result<Option<ci_core::records::Record>> {
+        if *key == self.at {
+            self.wait().await;
+        }
         self.inner.get(key).await
     }
 
@@ -346,14 +359,8 @@ impl Records for Meanwhile {
     }
 
     async fn commit(&self, batch: Batch) -> Result<ci_core::records::Version> {
-        let gate = if batch.puts.iter().any(|(key, _)| key.is_below(&self.at)) {
-            self.gate.lock().expect("unpoisoned").take()
-        } else {
-            None
-        };
-        if let Some((told, done)) = gate {
-            told.send(()).expect("somebody waits");
-            done.await.expect("it is done");
+        if batch.puts.iter().any(|(key, _)| key.is_below(&self.at)) {
+            self.wait().await;
         }
         self.inner.commit(batch).await
     }
@@ -368,7 +375,7 @@ impl Records for Meanwhile {
 }
 
 impl Service {
-    /// Another process, in whose next write below `at` `rotation` comes in between.
+    /// Another process, in whose next write below `at`, or read of it, `rotation` comes in between.
     async fn put_while(&self, at: Key, native: &str, secret: &str, rotation: impl AsyncFnOnce()) {
         let ((told, is_there), (done, is_done)) = (oneshot::channel(), oneshot::channel());
         let gate = std::sync::Mutex::new(Some((told, is_done)));
@@ -390,6 +397,18 @@ async fn a_write_that_a_rotation_overtakes_is_done_with_the_new_key() {
     let secrets = Key::new("secret");
     let rotation = async || drop(service.repository(&service.vault).await.expect("rotated"));
     service.put_while(secrets, "1", "TOKEN", rotation).await;
+    assert_eq!(service.keys_of_secrets("1").await.len(), 1, "nothing came under the former key afterwards");
+    service.check(&service.vault).await;
+}
+
+/// It has fetched the key that is current, and reads the list that is there after the rotation. The list alone would let it
+/// pass; two conditions do not: that of the key's pointer, and that of the audit log, which the rotation has written to.
+#[tokio::test]
+async fn a_write_that_fetched_its_key_before_a_rotation_is_done_with_the_new_key() {
+    let service = Service::new().await;
+    let list = Key::new("secret").repository(&repository("1")).part("manifest");
+    let rotation = async || drop(service.repository(&service.vault).await.expect("rotated"));
+    service.put_while(list, "1", "TOKEN", rotation).await;
     assert_eq!(service.keys_of_secrets("1").await.len(), 1, "nothing came under the former key afterwards");
     service.check(&service.vault).await;
 }
