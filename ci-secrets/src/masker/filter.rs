@@ -10,11 +10,22 @@ use zeroize::{Zeroize, Zeroizing};
 const PIECE: usize = 4;
 const MOST_STRIDE: usize = 8;
 
+/// To look a bit up is faster than to shift it by a number that the compiler does not know.
+const BITS: [u64; 64] = {
+    let mut bits = [1; 64];
+    let mut bit = 1;
+    while bit < 64 {
+        bits[bit] = 1 << bit;
+        bit += 1;
+    }
+    bits
+};
+
 /// The first pieces of all patterns.
 pub(super) struct Filter {
     stride: usize,
+    /// Words of 64 bits; as many as a power of two.
     bits: Vec<u64>,
-    shift: u32,
     /// A hash table, never full. It holds parts of secrets.
     pieces: Zeroizing<Vec<Piece>>,
 }
@@ -36,7 +47,7 @@ impl Filter {
         // 64 bits a piece, so that one piece of other text in 64 is taken for one, while there are not too many.
         let log2 = (count * 64).next_power_of_two().trailing_zeros().clamp(12, 22);
         let pieces = Zeroizing::new(vec![Piece::default(); (count * 2).next_power_of_two()]);
-        let mut filter = Self { stride, bits: vec![0; 1 << (log2 - 6)], shift: 32 - log2, pieces };
+        let mut filter = Self { stride, bits: vec![0; 1 << (log2 - 6)], pieces };
         for pattern in patterns {
             for (place, piece) in pattern.windows(PIECE).take(stride).enumerate() {
                 filter.add(number(piece), 1 << place);
@@ -105,8 +116,15 @@ impl Filter {
 
     #[inline]
     fn has(&self, piece: u32) -> bool {
-        let hash = hash(piece) >> self.shift;
-        self.bits[(hash >> 6) as usize] >> (hash & 63) & 1 != 0
+        let (word, bit) = self.bit(piece);
+        self.bits[word] & bit != 0
+    }
+
+    /// In which word of `bits` a piece is noted, and where in it.
+    #[inline]
+    fn bit(&self, piece: u32) -> (usize, u64) {
+        let hash = hash(piece);
+        (hash as usize & (self.bits.len() - 1), BITS[(hash >> 26) as usize])
     }
 
     fn places(&self, piece: u32) -> u8 {
@@ -114,8 +132,8 @@ impl Filter {
     }
 
     fn add(&mut self, piece: u32, place: u8) {
-        let hash = hash(piece) >> self.shift;
-        self.bits[(hash >> 6) as usize] |= 1 << (hash & 63);
+        let (word, bit) = self.bit(piece);
+        self.bits[word] |= bit;
         let slot = self.slot(piece);
         self.pieces[slot].bytes = piece;
         self.pieces[slot].places |= place;
@@ -137,10 +155,10 @@ fn number(text: &[u8]) -> u32 {
     text.first_chunk().map_or(0, |piece| u32::from_le_bytes(*piece))
 }
 
-/// Multiplicative hashing (Knuth, The Art of Computer Programming 3, 6.4).
+/// Multiplicative hashing (Knuth, The Art of Computer Programming 3, 6.4): 32 bits on which all of a piece has an effect.
 #[inline]
 fn hash(piece: u32) -> u32 {
-    piece.wrapping_mul(0x9E37_79B1)
+    (u64::from(piece).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) as u32
 }
 
 #[cfg(test)]

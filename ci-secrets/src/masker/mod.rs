@@ -2,9 +2,11 @@
 //!
 //! From a value to the bytes that are looked for: `judge.rs` says whether it can be hidden, `forms/` how programs write
 //! it, `pattern.rs` cuts what is long, `patterns.rs` puts all in order. From output to what may be shown: `normal.rs`
-//! leaves out line breaks and colours, `filter.rs` finds where something may begin, `patterns.rs` what does, `inside.rs`
-//! what does in that which was left out, and `redactor.rs` holds back no more than it must; `tally.rs` counts.
+//! leaves out line breaks and colours, which `controls.rs` finds, `filter.rs` finds where something may begin,
+//! `patterns.rs` what does, `inside.rs` what does in that which was left out, and `redactor.rs` holds back no more than
+//! it must; `tally.rs` counts.
 
+mod controls;
 mod filter;
 mod forms;
 mod inside;

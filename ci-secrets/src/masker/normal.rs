@@ -3,8 +3,9 @@
 //! Line breaks (programs wrap long text), carriage returns (terminals) and escape sequences (colours) are left out
 //! of what is searched. They are hidden together with the secret around them.
 
-use memchr::{memchr_iter, memchr2, memchr3_iter};
 use zeroize::Zeroizing;
+
+use super::controls::Controls;
 
 const ESCAPE: u8 = 0x1b;
 /// The longest escape sequence that is known as one.
@@ -40,22 +41,13 @@ impl Normal {
     /// Reads `raw` in place of what was read before. If `is_last`, nothing follows on it.
     pub(super) fn read(&mut self, raw: &[u8], is_last: bool) {
         self.clear(raw.len());
-        if memchr2(b'\r', ESCAPE, raw).is_some() {
-            self.read_between(raw, is_last, memchr3_iter(b'\n', b'\r', ESCAPE, raw));
-        } else {
-            // Much text has no other than line breaks, which alone are found twice as fast.
-            self.read_between(raw, is_last, memchr_iter(b'\n', raw));
-        }
-    }
-
-    /// Reads all but what begins at `places`.
-    fn read_between(&mut self, raw: &[u8], is_last: bool, places: impl Iterator<Item = usize>) {
         let mut from = 0;
-        for at in places {
+        for at in Controls::new(raw) {
             if at < from {
                 continue; // inside of an escape sequence
             }
             let length = match raw[at] {
+                b'\n' | b'\r' => 1,
                 ESCAPE => match sequence(&raw[at..]) {
                     Sequence::Whole(length) => length,
                     Sequence::Begun if !is_last => {
@@ -65,7 +57,7 @@ impl Normal {
                     }
                     Sequence::Begun | Sequence::No => continue,
                 },
-                _ => 1,
+                _ => continue,
             };
             self.text.extend_from_slice(&raw[from..at]);
             from = at + length;
