@@ -113,6 +113,18 @@ pub trait SecretStore: fmt::Debug + Send + Sync + 'static {
     /// reached.
     async fn lease(&self, claim: TrustedClaim<'_>, names: &[SecretName]) -> Result<SecretLease>;
 
+    /// A lease without secrets, for a job that asks for none or may have none. It hides and reports what the store
+    /// [watches for](SecretLease::watch_for) in the output of every job, trusted or not; a store without decoys leaves
+    /// this method as it is.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Tampered`] when a decoy is not what was stored; [`ErrorKind::Fenced`] when the claim is over;
+    /// [`ErrorKind::Unavailable`] when the store or a key cannot be reached.
+    async fn watch(&self, claim: &Claim) -> Result<SecretLease> {
+        Ok(SecretLease::empty(claim, self.masker()))
+    }
+
     /// Sets a value, in place of an earlier one of that name, whose kind and policy it keeps: [`set`](Self::set) without
     /// anything else.
     ///

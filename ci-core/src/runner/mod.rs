@@ -365,7 +365,7 @@ impl Runner {
     async fn lease(&self, claim: &Claim) -> Result<SecretLease> {
         let names = &claim.spec().secrets;
         if names.is_empty() {
-            return Ok(SecretLease::empty(claim, self.parts.secrets.masker()));
+            return self.parts.secrets.watch(claim).await;
         }
         self.parts.secrets.lease(claim.trusted()?, names).await
     }

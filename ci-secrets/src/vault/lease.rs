@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use ci_core::audit::Entry;
 use ci_core::id::{RepositoryId, SecretName};
-use ci_core::queue::TrustedClaim;
+use ci_core::queue::{Claim, TrustedClaim};
 use ci_core::records::Record;
 use ci_core::seal::key_id;
 use ci_core::secret::{SecretInfo, SecretLease, SecretStore as _, SecretValue};
@@ -201,7 +201,7 @@ impl Vault {
     }
 
     /// The decoy of `repository`, for the operator to lay out where nobody has business: in a file of the host, say, or
-    /// in the database of another service. When a job of the repository that has leased secrets prints it,
+    /// in the database of another service. When a job of the repository prints it, whether it may have secrets or not,
     /// [`Outcome::leaks`](ci_core::outcome::Outcome::leaks) says so.
     ///
     /// The vault makes one for each repository, with its key. No job can lease it, and no list shows it.
@@ -231,8 +231,8 @@ impl Vault {
     /// let act = rig.operator.act(repository.tenant(), "canary.read").await?;
     /// let decoy = vault.canary(&act, &repository).await?;
     ///
-    /// let claim = rig.claim(&repository, Origin::Repository, Rig::spec()).await?;
-    /// let lease = vault.lease(claim.trusted()?, &[token]).await?;
+    /// let claim = rig.claim(&repository, Origin::Fork, Rig::spec()).await?;
+    /// let lease = vault.watch(&claim).await?;
     /// let printed = String::from_utf8_lossy(decoy.expose()).into_owned();
     /// assert_eq!(lease.mask_text(&printed), "***");
     /// assert!(matches!(lease.leaks()[0].what, Sensitive::Canary(_)));
@@ -246,12 +246,27 @@ impl Vault {
     ) -> Result<SecretValue> {
         act.covers(repository.tenant())?;
         self.hierarchy.current(repository).await?;
+        self.decoy(repository).await?.ok_or_else(no_list)
+    }
+
+    /// A lease without secrets, which watches for the decoy if there is one.
+    pub(super) async fn watched(&self, claim: &Claim) -> Result<SecretLease> {
+        let decoy = self.decoy(claim.scope()?.repository()).await?;
+        let lease = SecretLease::empty(claim, self.masker());
+        if let Some(decoy) = decoy {
+            lease.watch_for(&canary::name(), &decoy);
+        }
+        Ok(lease)
+    }
+
+    /// `None` when the repository never had a key, and so no decoy.
+    async fn decoy(&self, repository: &RepositoryId) -> Result<Option<SecretValue>> {
         for _ in 0..MOST_ROUNDS {
-            let snapshot = self.snapshot(repository).await?.ok_or_else(no_list)?;
+            let Some(snapshot) = self.snapshot(repository).await? else { return Ok(None) };
             let record = self.records.get(&row::canary(repository)).await?;
             match self.open_canary(&self.keys(repository), &snapshot.manifest, record).await {
                 Err(error) if self.is_outdated(repository, &snapshot.record, &error).await? => {}
-                opened => return opened,
+                opened => return opened.map(Some),
             }
         }
         Err(Error::new(ErrorKind::Unavailable, "read the canary")

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use ci_core::access::{Grant, Read, Write};
 use ci_core::audit::Entry;
 use ci_core::id::SecretName;
-use ci_core::queue::TrustedClaim;
+use ci_core::queue::{Claim, TrustedClaim};
 use ci_core::records::Batch;
 use ci_core::seal::DataKey;
 use ci_core::secret::{Mark, Masker, NewSecret, SecretInfo, SecretLease, SecretStore, SecretValue, Stored};
@@ -26,6 +26,10 @@ const SET: &str = "set a secret";
 impl SecretStore for Vault {
     async fn lease(&self, claim: TrustedClaim<'_>, names: &[SecretName]) -> Result<SecretLease> {
         self.lease_all(claim, names).await
+    }
+
+    async fn watch(&self, claim: &Claim) -> Result<SecretLease> {
+        self.watched(claim).await
     }
 
     async fn set(&self, grant: &Grant<Write>, name: &SecretName, new: NewSecret) -> Result<Stored> {

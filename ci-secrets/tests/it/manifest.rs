@@ -18,7 +18,7 @@ use ci_core::trust::Origin;
 use ci_secrets::Vault;
 use ci_secrets::conformance::unreliable::{Fault, Unreliable};
 
-use crate::bench::{Bench, Switched, kind, name, repository, row};
+use crate::bench::{Bench, Switched, key_folder, kind, name, repository, row};
 
 fn folder(repository: &RepositoryId) -> Key {
     Key::new("secret").repository(repository)
@@ -327,13 +327,35 @@ async fn a_job_that_prints_the_decoy_is_reported() {
     let printed = String::from_utf8_lossy(decoy.expose()).into_owned();
     rig.backend.on("sh", move |_| Reply::exit(0).stdout(format!("found {printed}\n")));
     let step = Step::script(StepName::parse("steal").expect("a name"), Script::literal("cat /etc/decoy"));
-    let spec = Rig::spec().with_secret(token).with_step(step);
-    let claim = rig.claim(&ours, Origin::Repository, spec).await.expect("a claim");
+    let spec = Rig::spec().with_step(step);
     let runner = Runner::new(Parts { secrets: vault, ..rig.parts() });
-    let outcome = runner.run(claim, std::future::pending()).await.expect("an outcome");
-    assert_eq!(outcome.conclusion, Conclusion::Succeeded);
-    let told: Vec<_> = outcome.leaks.iter().map(|leak| &leak.what).collect();
-    assert!(told.iter().any(|what| matches!(what, Sensitive::Canary(_))), "{told:?}");
+    for (origin, spec) in [
+        (Origin::Repository, spec.clone().with_secret(token)),
+        (Origin::Repository, spec.clone()),
+        (Origin::Fork, spec),
+    ] {
+        let claim = rig.claim(&ours, origin, spec).await.expect("a claim");
+        let outcome = runner.run(claim, std::future::pending()).await.expect("an outcome");
+        assert_eq!(outcome.conclusion, Conclusion::Succeeded);
+        let told: Vec<_> = outcome.leaks.iter().map(|leak| &leak.what).collect();
+        assert!(told.iter().any(|what| matches!(what, Sensitive::Canary(_))), "{origin:?}: {told:?}");
+    }
+}
+
+#[tokio::test]
+async fn watching_makes_no_key_and_does_not_pass_over_what_was_changed() {
+    let (bench, ours) = (Bench::new(), repository("1"));
+    let watch = async || {
+        let claim = bench.rig.claim(&ours, Origin::Fork, Rig::spec()).await.expect("a claim");
+        bench.vault.watch(&claim).await
+    };
+    assert!(watch().await.is_ok());
+    assert!(bench.below(&key_folder(&ours)).await.is_empty());
+
+    bench.put(&ours, "TOKEN", "some value").await;
+    assert!(watch().await.is_ok());
+    bench.remove(&folder(&ours).part("canary")).await;
+    assert_eq!(kind(watch().await), ErrorKind::Tampered);
 }
 
 #[tokio::test]
