@@ -402,7 +402,7 @@ pub async fn what_is_verified_while_others_write_is_whole(records: Backend) {
 
 /// When the log cannot be written, what it would have recorded is not done.
 pub async fn nothing_happens_without_its_entry(records: Backend) {
-    let faulty = Arc::new(FaultyRecords::over(records));
+    let faulty = FaultyRecords::over(records, Arc::new(ManualClock::new()));
     let store: Backend = faulty.clone();
     let attack = Attack::on(&store);
     let operator = Operator::new(&attack.audit).expect("the operator");
@@ -428,7 +428,7 @@ pub async fn nothing_happens_without_its_entry(records: Backend) {
 
 /// Nobody knows whether it was written: it was, and the next one goes behind it.
 pub async fn an_entry_whose_answer_was_lost_is_there_once(records: Backend) {
-    let faulty = Arc::new(FaultyRecords::over(records));
+    let faulty = FaultyRecords::over(records, Arc::new(ManualClock::new()));
     let store: Backend = faulty.clone();
     let attack = Attack::on(&store);
     faulty.fail(Fault::AnswerLost, head());

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use ci_core::Result;
+use ci_core::clock::ManualClock;
 use ci_core::conformance::audit as kit;
 use ci_core::conformance::{Fault, FaultyRecords, Setup};
 use ci_core::memory::Rig;
@@ -120,8 +121,8 @@ async fn the_kit_bites() {
     assert!(bites(kit::entries_come_back_as_they_were_written(broken(Wrong::OldVersionsKept))).await);
     assert!(bites(kit::a_person_who_is_forgotten_is_nobody(broken(Wrong::PurgesNothing))).await);
     for fault in [Fault::Refused, Fault::AnswerLost, Fault::Dropped, Fault::Unreadable] {
-        let faulty = FaultyRecords::over(broken(Wrong::Nothing));
+        let faulty = FaultyRecords::over(broken(Wrong::Nothing), Arc::new(ManualClock::new()));
         faulty.fail(fault, Key::new("audit"));
-        assert!(bites(kit::entries_come_back_as_they_were_written(Arc::new(faulty))).await, "{fault:?}");
+        assert!(bites(kit::entries_come_back_as_they_were_written(faulty)).await, "{fault:?}");
     }
 }

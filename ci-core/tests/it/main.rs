@@ -10,6 +10,8 @@ mod claims;
 mod debugging;
 mod endless;
 mod faults;
+#[cfg(feature = "conformance")]
+mod faulty_records;
 mod forgery;
 mod hanging;
 mod hooked;

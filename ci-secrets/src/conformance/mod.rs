@@ -16,10 +16,9 @@
 //! | [`ssh_signer_kit!`](crate::ssh_signer_kit) | an [`SshSigner`](ci_core::secret::SshSigner) | `Arc<dyn SshSigner>` |
 //! | [`token_issuer_kit!`](crate::token_issuer_kit) | a [`TokenIssuer`](ci_core::identity::TokenIssuer) | `Arc<dyn TokenIssuer>` |
 //!
-//! What fails around them, on purpose, is in [`faults`].
-//!
-//! For tests of what is built on a store of records, [`unreliable`] has one that fails as it is told to; the clock that
-//! jumps is [`ManualClock`](ci_core::clock::ManualClock).
+//! What fails around them, on purpose: a store of records is [`FaultyRecords`](ci_core::conformance::FaultyRecords), a root
+//! key [`FaultyRoot`](root_key::FaultyRoot), and the clock that jumps
+//! [`ManualClock`](ci_core::clock::ManualClock::jump_to).
 //!
 //! # How to run them
 //!
@@ -99,7 +98,6 @@
 #![allow(clippy::missing_panics_doc, reason = "every case panics when it fails: that is what it is for")]
 #![allow(clippy::unused_async, reason = "a case of a kit is async, whether or not it waits")]
 
-pub mod faults;
 pub mod hostile;
 pub mod key_ring;
 pub mod masker;
@@ -108,7 +106,6 @@ pub mod root_key;
 pub mod secret_store;
 pub mod ssh_signer;
 pub mod token_issuer;
-pub mod unreliable;
 
 use ci_core::id::{RepositoryId, SecretName, UserId};
 use ci_core::memory::Rig;

@@ -1,18 +1,18 @@
 //! A vault to work on, and what breaks around it.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use ci_core::access::{Access, Grant};
 use ci_core::audit::Audit;
-use ci_core::clock::ManualClock;
+use ci_core::conformance::{Fault, FaultyRecords};
 use ci_core::id::{RepositoryId, SecretName};
 use ci_core::memory::{Database, Rig};
 use ci_core::queue::Claim;
-use ci_core::records::{Batch, Key, Record, Records, Version};
+use ci_core::records::{Batch, Key, Record, Records};
 use ci_core::seal::{Context, DataKey};
 use ci_core::secret::{SecretLease, SecretStore, SecretValue};
 use ci_core::trust::Origin;
@@ -82,68 +82,12 @@ impl RootKey for Switched {
     }
 }
 
-/// Records that cannot write to the audit log while told so, and that take as long as they are told.
-#[derive(Debug)]
-pub(crate) struct NoAudit {
-    inner: Arc<dyn Records>,
-    clock: Arc<ManualClock>,
-    pub(crate) is_broken: AtomicBool,
-    slow: Mutex<Option<(Key, Duration)>>,
-}
-
-impl NoAudit {
-    pub(crate) fn over(inner: Arc<dyn Records>, clock: Arc<ManualClock>) -> Arc<Self> {
-        Arc::new(Self { inner, clock, is_broken: AtomicBool::new(false), slow: Mutex::default() })
-    }
-
-    /// Lets the next read below `prefix` take so long.
-    pub(crate) fn delay(&self, prefix: Key, by: Duration) {
-        *self.slow.lock().expect("unpoisoned") = Some((prefix, by));
-    }
-}
-
-#[async_trait]
-impl Records for NoAudit {
-    async fn get(&self, key: &Key) -> Result<Option<Record>> {
-        if let Some((_, by)) =
-            self.slow.lock().expect("unpoisoned").take_if(|(prefix, _)| key.is_below(prefix))
-        {
-            self.clock.advance(by);
-        }
-        self.inner.get(key).await
-    }
-
-    async fn list(&self, prefix: &Key, after: Option<&Key>, limit: usize) -> Result<Vec<Record>> {
-        if let Some((_, by)) =
-            self.slow.lock().expect("unpoisoned").take_if(|(slow, _)| prefix.is_below(slow))
-        {
-            self.clock.advance(by);
-        }
-        self.inner.list(prefix, after, limit).await
-    }
-
-    async fn commit(&self, batch: Batch) -> Result<Version> {
-        let is_audit = batch.puts.iter().any(|(key, _)| key.is_below(&Key::new("audit")));
-        if is_audit && self.is_broken.load(Ordering::Acquire) {
-            return Err(Error::new(ErrorKind::Unavailable, "write a record"));
-        }
-        self.inner.commit(batch).await
-    }
-
-    async fn purge(&self, prefix: &Key) -> Result<usize> {
-        self.inner.purge(prefix).await
-    }
-
-    async fn scan_raw(&self, needle: &[u8]) -> Result<usize> {
-        self.inner.scan_raw(needle).await
-    }
-}
-
 /// A vault over records in memory, and a rig whose grants and claims it is used with.
 pub(crate) struct Bench {
     pub(crate) rig: Rig,
     pub(crate) records: Arc<dyn Records>,
-    pub(crate) no_audit: Arc<NoAudit>,
+    /// What the vault and the audit log see of them.
+    pub(crate) faulty: Arc<FaultyRecords>,
     pub(crate) audit: Audit,
     pub(crate) root: Arc<Switched>,
     pub(crate) vault: Arc<Vault>,
@@ -153,15 +97,25 @@ impl Bench {
     pub(crate) fn new() -> Self {
         let rig = Rig::new().expect("a rig");
         let records: Arc<dyn Records> = Arc::new(Database::new(rig.clock.clone()));
-        let (no_audit, root) = (NoAudit::over(records.clone(), rig.clock.clone()), Switched::new());
-        let audit = Audit::new(no_audit.clone(), rig.clock.clone());
-        let vault = Vault::new(no_audit.clone(), audit.clone(), root.clone(), rig.clock.clone());
-        Self { rig, records, no_audit, audit, root, vault: Arc::new(vault) }
+        let (faulty, root) = (FaultyRecords::over(records.clone(), rig.clock.clone()), Switched::new());
+        let audit = Audit::new(faulty.clone(), rig.clock.clone());
+        let vault = Vault::new(faulty.clone(), audit.clone(), root.clone(), rig.clock.clone());
+        Self { rig, records, faulty, audit, root, vault: Arc::new(vault) }
+    }
+
+    /// Nothing can be written to the audit log until the records [heal](FaultyRecords::heal).
+    pub(crate) fn break_audit(&self) {
+        self.faulty.fail(Fault::Refused, Key::new("audit"));
+    }
+
+    /// Lets the next access below `part` take so long.
+    pub(crate) fn delay(&self, part: &str, by: Duration) {
+        self.faulty.fail_once(Fault::Slow(by), Key::new(part));
     }
 
     /// Another process over the same records.
     pub(crate) fn other_vault(&self, root: Arc<dyn RootKey>) -> Vault {
-        Vault::new(self.no_audit.clone(), self.audit.clone(), root, self.rig.clock.clone())
+        Vault::new(self.faulty.clone(), self.audit.clone(), root, self.rig.clock.clone())
     }
 
     pub(crate) async fn grant<A: Access>(&self, repository: &RepositoryId) -> Grant<A> {

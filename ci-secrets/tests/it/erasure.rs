@@ -5,20 +5,20 @@ use std::sync::Arc;
 use ci_core::ErrorKind;
 use ci_core::access::Write;
 use ci_core::audit::Audit;
+use ci_core::conformance::{Fault, FaultyRecords};
 use ci_core::id::RepositoryId;
 use ci_core::memory::{Database, Rig};
 use ci_core::operator::Operator;
 use ci_core::records::{Batch, Key, Records as _};
 use ci_core::secret::{SecretStore as _, SecretValue};
 use ci_core::trust::Origin;
-use ci_secrets::conformance::faults::{FailingRecords, Fault};
 use ci_secrets::{OutOfReach, Traces, Vault};
 
 use crate::bench::{Bench, Switched, key_folder, kind, name, repository};
 
 struct Service {
     rig: Rig,
-    records: Arc<FailingRecords>,
+    records: Arc<FaultyRecords>,
     operator: Operator,
     vault: Vault,
 }
@@ -26,7 +26,7 @@ struct Service {
 impl Service {
     async fn new(ours: &RepositoryId) -> Self {
         let rig = Rig::new().expect("a rig");
-        let records = FailingRecords::new(Arc::new(Database::new(rig.clock.clone())));
+        let records = FaultyRecords::over(Arc::new(Database::new(rig.clock.clone())), rig.clock.clone());
         let audit = Audit::new(records.clone(), rig.clock.clone());
         let operator = Operator::new(&audit).expect("the operator");
         let vault = Vault::new(records.clone(), audit, Switched::new(), rig.clock.clone());
@@ -108,15 +108,15 @@ async fn what_a_copy_still_holds_is_found() {
 #[tokio::test]
 async fn an_erasure_that_stopped_goes_on() {
     let ours = repository("1");
-    for fault in [Fault::Before, Fault::After] {
+    for fault in [Fault::Refused, Fault::AnswerLost] {
         let mut at = 0;
         loop {
             assert!(at < 20, "it does not end");
             let service = Service::new(&ours).await;
             let act = service.operator.act(ours.tenant(), "erase").await.expect("an act");
-            service.records.fail_at(at, fault);
+            service.records.stop_after(at, fault);
             let first = service.vault.erase(&act, &ours).await;
-            service.records.mend();
+            service.records.heal();
             let receipt = service.vault.erase(&act, &ours).await.expect("it goes on");
             assert!(receipt.is_verified(), "{at}: {receipt:?}");
             let is_over = first.is_ok() || receipt.keys.is_empty();

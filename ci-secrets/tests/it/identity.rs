@@ -2,21 +2,20 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use ci_core::conformance::{Setup, run};
+use ci_core::conformance::{Fault, FaultyRecords, Setup, run};
 use ci_core::id::{CacheKey, StepName, TenantId};
 use ci_core::identity::{Audience, IssuerUrl, MOST_TTL, TokenIssuer};
 use ci_core::job::JobSpec;
 use ci_core::memory::{Rig, Tokens};
 use ci_core::operator::{Act, Operator};
 use ci_core::queue::Claim;
-use ci_core::records::{Batch, Key, Record, Records, Version};
+use ci_core::records::{Key, Records};
 use ci_core::secret::SecretValue;
 use ci_core::trust::{Origin, Trust};
-use ci_core::{Error, ErrorKind, Result};
+use ci_core::{ErrorKind, Result};
 use ci_secrets::Vault;
 use ci_secrets::conformance::token_issuer::{self, verified};
 use ci_secrets::identity::{Algorithm, Audiences, OidcIssuer};
@@ -270,58 +269,19 @@ async fn every_token_is_in_the_audit_log_or_is_not_released() -> Result<()> {
     assert!(entry.about.contains(&("token".to_owned(), id.to_owned())));
     assert!(entry.about.contains(&("audience".to_owned(), "cloud".to_owned())));
 
-    bench.no_audit.is_broken.store(true, Ordering::Release);
+    bench.break_audit();
     let claim = claim(&bench, Origin::Protected).await;
     assert_eq!(kind(issuer.token(&claim, &step(), &audience("cloud"), MINUTE).await), ErrorKind::Unavailable);
-    bench.no_audit.is_broken.store(false, Ordering::Release);
-    bench.no_audit.delay(Key::new("audit"), Duration::from_secs(30));
+    bench.faulty.heal();
+    bench.delay("audit", Duration::from_secs(30));
     assert_eq!(kind(issuer.token(&claim, &step(), &audience("cloud"), MINUTE).await), ErrorKind::Fenced);
     Ok(())
-}
-
-/// Records that stop at one commit: before it is done, or when it is done and nobody hears of it.
-#[derive(Debug)]
-struct Dying {
-    inner: Arc<dyn Records>,
-    left: AtomicUsize,
-    is_done: bool,
-}
-
-#[async_trait]
-impl Records for Dying {
-    async fn get(&self, key: &Key) -> Result<Option<Record>> {
-        self.inner.get(key).await
-    }
-
-    async fn list(&self, prefix: &Key, after: Option<&Key>, limit: usize) -> Result<Vec<Record>> {
-        self.inner.list(prefix, after, limit).await
-    }
-
-    async fn commit(&self, batch: Batch) -> Result<Version> {
-        let less = |left: usize| left.checked_sub(1);
-        match self.left.fetch_update(Ordering::AcqRel, Ordering::Acquire, less) {
-            Ok(1) if self.is_done => {
-                self.inner.commit(batch).await?;
-                Err(Error::new(ErrorKind::Unavailable, "write a record"))
-            }
-            Ok(2..) => self.inner.commit(batch).await,
-            _ => Err(Error::new(ErrorKind::Unavailable, "write a record")),
-        }
-    }
-
-    async fn purge(&self, prefix: &Key) -> Result<usize> {
-        self.inner.purge(prefix).await
-    }
-
-    async fn scan_raw(&self, needle: &[u8]) -> Result<usize> {
-        self.inner.scan_raw(needle).await
-    }
 }
 
 /// A process that ends at any commit leaves keys with which every token verifies, those from before included.
 #[tokio::test]
 async fn a_process_that_is_killed_leaves_keys_that_work() -> Result<()> {
-    for (fatal, is_done) in (1..=12).flat_map(|fatal| [(fatal, false), (fatal, true)]) {
+    for (fatal, fault) in (0..12).flat_map(|fatal| [(fatal, Fault::Refused), (fatal, Fault::AnswerLost)]) {
         let rig = Rig::new()?;
         let (root, records) = (Switched::new(), rig.records());
         let over = |records: Arc<dyn Records>| {
@@ -336,7 +296,9 @@ async fn a_process_that_is_killed_leaves_keys_that_work() -> Result<()> {
             let claim = rig.claim(&repository("1"), Origin::Protected, Rig::spec()).await?;
             issuer(vault, Algorithm::EdDsa).token(&claim, &step(), &audience("cloud"), MINUTE).await
         };
-        let dying = over(Arc::new(Dying { inner: records.clone(), left: fatal.into(), is_done }));
+        let faulty = FaultyRecords::over(records.clone(), rig.clock.clone());
+        faulty.stop_after(fatal, fault);
+        let dying = over(faulty);
         // It does this until it is killed.
         let mut made = Vec::new();
         for _ in 0..3 {
@@ -347,7 +309,7 @@ async fn a_process_that_is_killed_leaves_keys_that_work() -> Result<()> {
         made.push(token(&next).await?);
         let jwks = issuer(&next, Algorithm::EdDsa).jwks().await?;
         for token in &made {
-            assert!(verified(token.expose(), &jwks).is_ok(), "killed at commit {fatal}, done: {is_done}");
+            assert!(verified(token.expose(), &jwks).is_ok(), "killed after {fatal} writes, {fault:?}");
         }
         issuer(&next, Algorithm::EdDsa).rotate(&service(&rig.operator).await).await?;
         assert_eq!(published(&issuer(&next, Algorithm::EdDsa)).await.len(), 2);

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use ci_core::ErrorKind;
 use ci_core::access::{Read, Write};
 use ci_core::audit::Audit;
+use ci_core::conformance::{Fault, FaultyRecords};
 use ci_core::id::{RepositoryId, StepName};
 use ci_core::job::{Script, Step};
 use ci_core::memory::{Anchor, Database, Reply, Rig};
@@ -16,7 +17,6 @@ use ci_core::runner::{Parts, Runner};
 use ci_core::secret::{FreshnessAnchor, NewSecret, SecretStore as _, SecretValue, Sensitive};
 use ci_core::trust::Origin;
 use ci_secrets::Vault;
-use ci_secrets::conformance::unreliable::{Fault, Unreliable};
 
 use crate::bench::{Bench, Switched, key_folder, kind, name, repository, row};
 
@@ -128,7 +128,7 @@ async fn a_row_under_a_wider_policy_does_not_open() {
 async fn a_lease_reads_once_writes_once_and_unwraps_at_most_once() {
     let rig = Rig::new().expect("a rig");
     let inner = Arc::new(Database::new(rig.clock.clone()));
-    let records = Unreliable::over(inner, rig.clock.clone());
+    let records = FaultyRecords::over(inner, rig.clock.clone());
     let audit = Audit::new(records.clone(), rig.clock.clone());
     let root = Switched::new();
     let vault = Vault::new(records.clone(), audit, root.clone(), rig.clock.clone());
@@ -155,7 +155,7 @@ async fn a_lease_reads_once_writes_once_and_unwraps_at_most_once() {
 async fn a_store_that_loses_its_answer_or_fails_leaves_a_secret_whole() {
     let rig = Rig::new().expect("a rig");
     let inner = Arc::new(Database::new(rig.clock.clone()));
-    let records = Unreliable::over(inner, rig.clock.clone());
+    let records = FaultyRecords::over(inner, rig.clock.clone());
     let audit = Audit::new(records.clone(), rig.clock.clone());
     let vault = Vault::new(records.clone(), audit, Switched::new(), rig.clock.clone());
     let (ours, token) = (repository("1"), name("TOKEN"));
@@ -166,18 +166,19 @@ async fn a_store_that_loses_its_answer_or_fails_leaves_a_secret_whole() {
         lease.value(&token).map(|value| value.expose().to_vec())
     };
     vault.put(&grant().await, &token, SecretValue::new("first")).await.expect("it is set");
-    for (fault, expected) in [(Fault::Fails, "first"), (Fault::LosesAnswer, "second")] {
-        records.next_commits([fault]);
+    for (fault, expected) in [(Fault::Refused, "first"), (Fault::AnswerLost, "second")] {
+        records.fail_once(fault, Key::new("secret"));
         let put = vault.put(&grant().await, &token, SecretValue::new("second")).await;
         assert_eq!(kind(put), ErrorKind::Unavailable, "{fault:?}");
         assert_eq!(value().await.expect("whole"), expected.as_bytes(), "{fault:?}");
     }
-    records.next_commits([Fault::Takes(std::time::Duration::from_secs(1))]);
+    let entry = Key::new("audit").part("acme").part("entry");
+    records.fail_once(Fault::Slow(std::time::Duration::from_secs(1)), entry); // the commit, which nothing else concerns
     assert!(
         vault.put(&grant().await, &token, SecretValue::new("third")).await.is_ok(),
         "what was begun in time"
     );
-    records.next_commits([Fault::DropsWrite]);
+    records.fail_once(Fault::Dropped, Key::new("secret"));
     vault.put(&grant().await, &token, SecretValue::new("lost")).await.expect("the disk lies");
     assert_eq!(value().await.expect("whole"), b"third", "what was never written is not half there");
 }

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use ci_core::access::{Read, Write};
 use ci_core::audit::Audit;
 use ci_core::clock::Timestamp;
+use ci_core::conformance::{Fault, FaultyRecords};
 use ci_core::id::{JobId, KeyId, RepositoryId, TenantId};
 use ci_core::memory::{Database, Rig};
 use ci_core::operator::Operator;
@@ -17,7 +18,6 @@ use ci_core::records::{Batch, Key, Records};
 use ci_core::seal::{Context, key_id};
 use ci_core::secret::{KeyRing, Purpose, SecretStore as _, SecretValue};
 use ci_core::{ErrorKind, Result};
-use ci_secrets::conformance::faults::{FailingRecords, Fault};
 use ci_secrets::conformance::key_ring::Rotating;
 use ci_secrets::{Forgotten, Progress, Revoke, RootKey, RotationReport, Vault, VaultOptions};
 use secrecy::SecretBox;
@@ -59,7 +59,7 @@ impl Rotating for RotatingVault {
 /// A tenant with two repositories and three secrets, over records that can fail.
 struct Service {
     rig: Rig,
-    records: Arc<FailingRecords>,
+    records: Arc<FaultyRecords>,
     audit: Audit,
     operator: Operator,
     old: Arc<Switched>,
@@ -69,7 +69,7 @@ struct Service {
 impl Service {
     async fn new() -> Self {
         let rig = Rig::new().expect("a rig");
-        let records = FailingRecords::new(Arc::new(Database::new(rig.clock.clone())));
+        let records = FaultyRecords::over(Arc::new(Database::new(rig.clock.clone())), rig.clock.clone());
         let audit = Audit::new(records.clone(), rig.clock.clone());
         let operator = Operator::new(&audit).expect("the operator");
         let old = Switched::new();
@@ -457,10 +457,10 @@ async fn a_key_is_retired_when_its_time_is_over_and_nothing_depends_on_it() {
 #[tokio::test]
 async fn a_key_that_secrets_depend_on_is_not_retired() {
     let service = Service::new().await;
-    service.records.fail_at(3, Fault::Before);
+    service.records.stop_after(3, Fault::Refused);
     let stopped = service.repository(&service.vault).await;
     assert_eq!(kind(stopped), ErrorKind::Unavailable);
-    service.records.mend();
+    service.records.heal();
     let later = ci_core::clock::Clock::now(&*service.rig.clock).after(Duration::from_secs(1));
     let act = service.operator.act(&acme(), "key.retired").await.expect("an act");
     let report = service.vault.retire_keys(&act, &repository("1"), later).await.expect("asked");
@@ -479,16 +479,16 @@ async fn a_key_that_secrets_depend_on_is_not_retired() {
 #[tokio::test]
 async fn a_store_that_fails_at_any_write_loses_nothing() {
     for what in ["root", "tenant", "repository", "all"] {
-        for fault in [Fault::Before, Fault::After] {
+        for fault in [Fault::Refused, Fault::AnswerLost] {
             let mut at = 0;
             loop {
                 assert!(at < 60, "{what} does not end");
                 let service = Service::new().await;
                 let new = Switched::new();
                 let both = service.vault(&new).with_former_root(service.old.clone());
-                service.records.fail_at(at, fault);
+                service.records.stop_after(at, fault);
                 let first = rotate(&service, &both, what).await;
-                service.records.mend();
+                service.records.heal();
                 let next = service.vault(&new).with_former_root(service.old.clone());
                 service.check(&next).await;
                 let report = rotate(&service, &next, what).await.expect("it goes on");
@@ -629,13 +629,13 @@ async fn what_is_revoked_is_gone_and_can_be_set_anew() {
 
 #[tokio::test]
 async fn a_revocation_that_stopped_goes_on_and_spares_what_was_set_since() {
-    for fault in [Fault::Before, Fault::After] {
+    for fault in [Fault::Refused, Fault::AnswerLost] {
         for at in 1..5 {
             let service = Service::new().await;
             let act = service.operator.act(&acme(), "secrets.revoked").await.expect("an act");
-            service.records.fail_at(at, fault);
+            service.records.stop_after(at, fault);
             let stopped = service.vault.revoke_all(&act, &repository("1"), Revoke::Delete, &mut |_| {}).await;
-            service.records.mend();
+            service.records.heal();
             assert_eq!(kind(stopped), ErrorKind::Unavailable, "{at}");
             service.put(&service.vault, "1", "NEW", "set anew").await;
             let again = service.vault.revoke_all(&act, &repository("1"), Revoke::Delete, &mut |_| {}).await;

@@ -1,7 +1,6 @@
 //! SSH keys: how they follow each other, what lies in the records, what is audited.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use ci_core::access::{Admin, Grant, Read};
@@ -162,12 +161,12 @@ async fn nothing_is_changed_or_signed_that_cannot_be_recorded() -> Result<()> {
     let claim = bench.claim(&ours).await;
     let first = keys.rotate(&grant).await?;
     let second = keys.rotate(&grant).await?;
-    bench.no_audit.is_broken.store(true, Ordering::Release);
+    bench.break_audit();
     assert_eq!(kind(keys.activate(&grant, &second).await), ErrorKind::Unavailable);
     assert_eq!(kind(keys.remove(&grant, &second).await), ErrorKind::Unavailable);
     assert_eq!(kind(keys.delete(&grant).await), ErrorKind::Unavailable);
     assert_eq!(kind(keys.sign(&claim, &first, b"x").await), ErrorKind::Unavailable);
-    bench.no_audit.is_broken.store(false, Ordering::Release);
+    bench.faulty.heal();
     assert_eq!(keys.public_keys(&grant.lower()).await?, [first, second]);
     Ok(())
 }
@@ -230,10 +229,10 @@ async fn nothing_is_done_with_a_right_that_ended_meanwhile() -> Result<()> {
         let keys = keys(&bench);
         let first = keys.rotate(&admin(&bench, &ours).await).await?;
         let claim = bench.claim(&ours).await;
-        bench.no_audit.delay(Key::new(slow), Duration::from_secs(30));
+        bench.delay(slow, Duration::from_secs(30));
         assert_eq!(kind(keys.sign(&claim, &first, b"x").await), ErrorKind::Fenced, "{slow}");
         let grant = admin(&bench, &ours).await;
-        bench.no_audit.delay(Key::new(slow), Duration::from_mins(1));
+        bench.delay(slow, Duration::from_mins(1));
         assert_eq!(kind(keys.rotate(&grant).await), ErrorKind::Denied, "{slow}");
     }
     Ok(())

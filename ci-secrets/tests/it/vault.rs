@@ -30,9 +30,9 @@ async fn code_from_a_fork_gets_no_secrets() {
 async fn nothing_is_released_when_the_audit_log_cannot_be_written() {
     let (bench, ours) = (Bench::new(), repository("1"));
     bench.put(&ours, "TOKEN", VALUE).await;
-    bench.no_audit.is_broken.store(true, Ordering::Release);
+    bench.break_audit();
     assert_eq!(kind(bench.lease(&ours, &["TOKEN"]).await), ErrorKind::Unavailable);
-    bench.no_audit.is_broken.store(false, Ordering::Release);
+    bench.faulty.heal();
     assert!(bench.lease(&ours, &["TOKEN"]).await.is_ok());
 }
 
@@ -40,12 +40,12 @@ async fn nothing_is_released_when_the_audit_log_cannot_be_written() {
 async fn nothing_is_changed_when_the_audit_log_cannot_be_written() {
     let (bench, ours) = (Bench::new(), repository("1"));
     bench.put(&ours, "TOKEN", VALUE).await;
-    bench.no_audit.is_broken.store(true, Ordering::Release);
+    bench.break_audit();
     let grant = bench.grant::<Write>(&ours).await;
     let put = bench.vault.put(&grant, &name("TOKEN"), SecretValue::new("another")).await;
     assert_eq!(kind(put), ErrorKind::Unavailable);
     assert_eq!(kind(bench.vault.delete(&grant, &name("TOKEN")).await), ErrorKind::Unavailable);
-    bench.no_audit.is_broken.store(false, Ordering::Release);
+    bench.faulty.heal();
     assert_eq!(bench.value(&ours, "TOKEN").await.expect("still there"), VALUE.as_bytes());
 }
 
@@ -55,7 +55,7 @@ async fn nothing_is_released_to_a_claim_that_ended_meanwhile() {
         let (bench, ours) = (Bench::new(), repository("1"));
         bench.put(&ours, "TOKEN", VALUE).await;
         let claim = bench.claim(&ours).await;
-        bench.no_audit.delay(Key::new(slow), Duration::from_secs(30));
+        bench.delay(slow, Duration::from_secs(30));
         let lease = bench.vault.lease(claim.trusted().expect("trusted"), &[name("TOKEN")]).await;
         assert_eq!(kind(lease), ErrorKind::Fenced, "{slow}");
     }
@@ -66,7 +66,7 @@ async fn nothing_is_done_with_a_grant_that_ended_meanwhile() {
     let (bench, ours) = (Bench::new(), repository("1"));
     bench.put(&ours, "TOKEN", VALUE).await;
     for slow in ["secret", "key", "audit"] {
-        let later = || bench.no_audit.delay(Key::new(slow), Duration::from_mins(1));
+        let later = || bench.delay(slow, Duration::from_mins(1));
         let grant = bench.grant::<Write>(&ours).await;
         later();
         let put = bench.vault.put(&grant, &name("TOKEN"), SecretValue::new("another")).await;
@@ -76,7 +76,7 @@ async fn nothing_is_done_with_a_grant_that_ended_meanwhile() {
         assert_eq!(kind(bench.vault.delete(&grant, &name("TOKEN")).await), ErrorKind::Denied, "{slow}");
     }
     let grant = bench.grant::<Read>(&ours).await;
-    bench.no_audit.delay(Key::new("secret"), Duration::from_mins(1));
+    bench.delay("secret", Duration::from_mins(1));
     assert_eq!(kind(bench.vault.list(&grant).await), ErrorKind::Denied);
     assert_eq!(bench.value(&ours, "TOKEN").await.expect("unchanged"), VALUE.as_bytes());
 }
