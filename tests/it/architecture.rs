@@ -129,7 +129,6 @@ fn nothing_is_left_to_do_and_no_file_is_too_long() {
     }
 }
 
-/// The names in backticks that look like `module::test_name`.
 #[test]
 fn every_file_is_part_of_its_crate() {
     // A file that no `mod` names is not compiled, and its tests do not run.
@@ -152,6 +151,7 @@ fn every_file_is_part_of_its_crate() {
     }
 }
 
+/// The names in backticks that look like `module::test_name`.
 fn named_tests(text: &str) -> impl Iterator<Item = &str> {
     text.split('`').skip(1).step_by(2).filter(|name| {
         let is_name =
@@ -185,6 +185,10 @@ fn existing_tests() -> BTreeSet<String> {
                 if let Some(name) = name.strip_prefix("fn ").and_then(|rest| rest.split(['(', '<']).next()) {
                     if is_test {
                         tests.insert(format!("{module}::{name}"));
+                    }
+                    // A kit in several files is one kit.
+                    if is_kit && let Some(kit) = file.parent().and_then(Path::file_name) {
+                        tests.insert(format!("{}::{name}", kit.display()));
                     }
                     is_test = is_kit;
                 }
