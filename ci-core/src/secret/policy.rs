@@ -9,7 +9,9 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, ErrorKind, Result};
 use crate::external::External;
 use crate::id::{Digest, EnvironmentName, SecretName, StepName};
+use crate::job::JobSpec;
 use crate::queue::{Cause, TrustedClaim};
+use crate::sandbox::SecretUse;
 use crate::seal::Context;
 use crate::trust::Trust;
 
@@ -152,43 +154,34 @@ impl SecretPolicy {
     pub(super) fn admit(&self, name: &SecretName, claim: TrustedClaim<'_>) -> Result<()> {
         let Self { trust, events, references, environments, steps } = self;
         let (claim, spec) = (claim.claim(), claim.claim().spec());
+        let denied = |rule, reason| Err(denied(name, rule, reason));
         if claim.trust() < (*trust).max(Trust::Trusted) {
-            return Err(denied(
-                name,
-                "trust",
-                "its policy asks for code on a branch or tag that the forge protects",
-            ));
+            return denied("trust", "its policy asks for code on a branch or tag that the forge protects");
         }
         if !events.is_empty() && !events.contains(&claim.trigger().cause()) {
-            return Err(denied(
-                name,
-                "events",
-                "its policy names other events than the one that started the job",
-            ));
+            return denied("events", "its policy names other events than the one that started the job");
         }
         let found = claim.code().reference();
         let is_on = |pattern: &RefPattern| found.is_some_and(|reference| pattern.matches(reference));
         if !references.is_empty() && !references.iter().any(is_on) {
-            return Err(denied(name, "references", "its policy names other branches or tags than the job's"));
+            return denied("references", "its policy names other branches or tags than the job's");
         }
         let target = spec.deploys_to.as_ref();
         if !environments.is_empty() && !target.is_some_and(|target| environments.contains(target)) {
-            return Err(denied(
-                name,
-                "environments",
-                "its policy names other environments than the job deploys to",
-            ));
+            return denied("environments", "its policy names other environments than the job deploys to");
         }
-        if steps.is_empty() {
-            return Ok(());
-        }
-        let mut users = spec.steps.iter().filter(|step| step.secrets.iter().any(|used| used.name == *name));
-        if let Some(step) = users.find(|step| !steps.contains(&step.name)) {
+        if steps.is_empty() { Ok(()) } else { self.admit_users(name, spec) }
+    }
+
+    /// Whether all that use the secret `name` are steps that the policy names.
+    fn admit_users(&self, name: &SecretName, spec: &JobSpec) -> Result<()> {
+        let uses = |secrets: &[SecretUse]| secrets.iter().any(|used| used.name == *name);
+        let mut steps = spec.steps.iter().filter(|step| uses(&step.secrets));
+        if let Some(step) = steps.find(|step| !self.steps.contains(&step.name)) {
             return Err(denied(name, "steps", "its policy names other steps than one that uses it")
                 .with("step", &step.name));
         }
-        let uses = |service: &&crate::job::Service| service.secrets.iter().any(|used| used.name == *name);
-        if let Some(service) = spec.services.iter().find(uses) {
+        if let Some(service) = spec.services.iter().find(|service| uses(&service.secrets)) {
             return Err(denied(name, "steps", "its policy gives it to steps only, and a service uses it")
                 .with("service", &service.name));
         }
