@@ -11,12 +11,12 @@ use secrecy::{ExposeSecret as _, SecretString};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
-use super::lock::lock;
 use crate::access::{Level, PermissionSource, Session, Verdict};
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::forge::{Challenge, SignIn};
 use crate::id::{RepositoryId, UserId};
+use crate::lock::lock;
 
 /// What people may do, in memory.
 ///

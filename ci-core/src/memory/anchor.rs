@@ -5,8 +5,8 @@ use std::sync::Mutex;
 
 use async_trait::async_trait;
 
-use super::lock::lock;
 use crate::error::{Error, ErrorKind, Result};
+use crate::lock::lock;
 use crate::records::Key;
 use crate::secret::{FreshnessAnchor, Mark};
 

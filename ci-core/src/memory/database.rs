@@ -8,11 +8,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::lock::lock;
 use super::queue::Rows;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{JobId, Label, RepositoryId};
+use crate::lock::lock;
 use crate::queue::{End, Extended, Leased, NewRow, Queue, Released, Row};
 use crate::records::{Batch, Condition, Fence, Key, Record, Records, Version};
 

@@ -9,13 +9,13 @@ use bytes::Bytes;
 use secrecy::SecretString;
 
 use super::hook::Registered;
-use super::lock::lock;
 use super::tar::{Archive, Content, Entry};
 use crate::access::Scope;
 use crate::error::{Error, ErrorKind, Result};
 use crate::external::External;
 use crate::forge::{CheckState, Checks, HookScope, Revision, RevisionName, Source, SourcePath};
 use crate::id::{CommitId, JobId, RepositoryId};
+use crate::lock::lock;
 use crate::queue::Claim;
 use crate::sandbox::{Sandbox, SandboxPath, Sandboxes};
 use crate::stream;

@@ -7,7 +7,6 @@ use serde::Deserialize;
 use sha2::Sha256;
 
 use super::forge::Forge;
-use super::lock::lock;
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::external::External;
@@ -15,6 +14,7 @@ use crate::forge::{
     Actor, EventKind, HookScope, Hooks, Occurrence, PullRequestAuthor, RawDelivery, Revision,
 };
 use crate::id::{CommitId, NativeId, RepositoryId, UserId};
+use crate::lock::lock;
 use crate::trust::Origin;
 
 const SIGNATURE: &str = "x-ci-signature";

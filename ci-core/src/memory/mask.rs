@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use data_encoding::{BASE64_NOPAD, BASE64URL_NOPAD, HEXLOWER, HEXUPPER};
 use zeroize::Zeroizing;
 
-use super::lock::lock;
+use crate::lock::lock;
 use crate::secret::{Form, Leak, Learned, Masker, Redactor, SecretValue, Sensitive};
 
 /// What stands in place of secrets.

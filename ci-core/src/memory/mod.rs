@@ -26,7 +26,6 @@ mod files;
 mod forge;
 mod hook;
 mod identity;
-mod lock;
 mod log;
 mod mask;
 mod observer;

@@ -2,8 +2,8 @@
 
 use std::sync::Mutex;
 
-use super::lock::lock;
 use crate::id::JobId;
+use crate::lock::lock;
 use crate::runner::{Event, Observer};
 
 /// An observer that writes everything down.

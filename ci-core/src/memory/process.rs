@@ -9,11 +9,11 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::watch;
 
-use super::lock::lock;
 use super::sandbox::{Fake, Program};
 use super::script::{Call, Reply};
 use crate::error::{Error, ErrorKind, Result};
 use crate::job::Arg;
+use crate::lock::lock;
 use crate::sandbox::{
     Command, Exit, ExitStatus, Input, Process, ProcessEvent, SandboxPath, Signal, Streams, TerminalSize,
     Usage,

@@ -5,10 +5,10 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 
-use super::lock::lock;
 use crate::access::Scope;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{KeyId, RepositoryId};
+use crate::lock::lock;
 use crate::operator::Act;
 use crate::seal::DataKey;
 use crate::secret::{KeyRing, Purpose};

@@ -10,12 +10,12 @@ use async_trait::async_trait;
 use futures_util::stream;
 
 use super::files::Files;
-use super::lock::lock;
 use super::process::{Running, Start};
 use super::script::{Call, Reply};
 use super::tar::Archive;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::SandboxId;
+use crate::lock::lock;
 use crate::network::NetworkReport;
 use crate::sandbox::{
     Backend, Capabilities, Command, Instance, IsolationReport, Process, Residue, SandboxPath, SandboxUsage,

@@ -5,13 +5,13 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 
-use super::lock::lock;
 use super::mask::Masking;
 use crate::access::{Grant, Read, Write};
 use crate::audit::{Audit, Entry};
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{RepositoryId, SecretName};
+use crate::lock::lock;
 use crate::queue::TrustedClaim;
 use crate::secret::{
     Masker, NewSecret, SecretInfo, SecretLease, SecretStore, SecretValue, Sensitive, Stored,

@@ -7,10 +7,10 @@ use std::sync::Mutex;
 use async_trait::async_trait;
 use ed25519_dalek::{Signer as _, SigningKey};
 
-use super::lock::lock;
 use crate::access::{Grant, Read};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{RepositoryId, random_bytes};
+use crate::lock::lock;
 use crate::queue::Claim;
 use crate::secret::{SshPublicKey, SshSigner};
 
