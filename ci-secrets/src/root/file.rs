@@ -11,7 +11,8 @@ use data_encoding::HEXLOWER;
 use secrecy::SecretBox;
 use zeroize::Zeroizing;
 
-use super::{RootKey, boxed_key, named, private_file};
+use super::local::Local;
+use super::{RootKey, private_file};
 
 const MAGIC: &[u8] = b"ci-root-key-1 ";
 const LENGTH: usize = MAGIC.len() + 32 + 1 + 64 + 1;
@@ -36,10 +37,7 @@ const LENGTH: usize = MAGIC.len() + 32 + 1 + 64 + 1;
 /// assert_eq!(created.key_ref(), opened.key_ref());
 /// # Ok::<(), ci_core::Error>(())
 /// ```
-pub struct FileRoot {
-    key: DataKey,
-    key_ref: String,
-}
+pub struct FileRoot(Local);
 
 impl FileRoot {
     /// Makes a new random key and keeps it in a new file at `path`, durably. What is there already is never
@@ -74,18 +72,16 @@ impl FileRoot {
     }
 
     fn from_key(key: &[u8; 32]) -> Self {
-        let key = named(key);
-        let key_ref = format!("file:{}", key.id());
-        Self { key, key_ref }
+        Self(Local::new("file", key))
     }
 
     fn line(&self) -> Zeroizing<Vec<u8>> {
         let mut line = Zeroizing::new(Vec::with_capacity(LENGTH));
         line.extend_from_slice(MAGIC);
-        line.extend_from_slice(self.key.id().as_str().as_bytes());
+        line.extend_from_slice(self.0.id().as_bytes());
         line.push(b' ');
         let mut digits = Zeroizing::new([0; 64]);
-        HEXLOWER.encode_mut(self.key.expose(), digits.as_mut_slice());
+        HEXLOWER.encode_mut(self.0.expose(), digits.as_mut_slice());
         line.extend_from_slice(digits.as_slice());
         line.push(b'\n');
         line
@@ -95,22 +91,21 @@ impl FileRoot {
 #[async_trait]
 impl RootKey for FileRoot {
     async fn wrap(&self, context: &Context, key: &[u8; 32]) -> Result<Bytes> {
-        Ok(self.key.seal(context, key))
+        Ok(self.0.wrap(context, key))
     }
 
     async fn unwrap(&self, context: &Context, wrapped: &[u8]) -> Result<SecretBox<[u8; 32]>> {
-        let plain = self.key.open(context, wrapped)?;
-        boxed_key(&plain)
+        self.0.unwrap(context, wrapped)
     }
 
     fn key_ref(&self) -> &str {
-        &self.key_ref
+        self.0.reference()
     }
 }
 
 impl fmt::Debug for FileRoot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FileRoot").field("key_ref", &self.key_ref).finish_non_exhaustive()
+        f.debug_struct("FileRoot").field("key_ref", &self.key_ref()).finish_non_exhaustive()
     }
 }
 
@@ -124,5 +119,5 @@ fn parse(line: &[u8]) -> Option<FileRoot> {
     let mut key = Zeroizing::new([0; 32]);
     HEXLOWER.decode_mut(digits, key.as_mut_slice()).ok()?;
     let root = FileRoot::from_key(&key);
-    (root.key.id().as_str().as_bytes() == id).then_some(root)
+    (root.0.id().as_bytes() == id).then_some(root)
 }

@@ -6,6 +6,8 @@ mod file;
 mod https;
 #[cfg(feature = "kms")]
 mod kms;
+#[cfg(unix)]
+mod local;
 #[cfg(all(unix, feature = "passphrase"))]
 mod passphrase;
 #[cfg(unix)]
@@ -21,11 +23,7 @@ use std::fmt;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-#[cfg(unix)]
-use ci_core::id::KeyId;
 use ci_core::seal::Context;
-#[cfg(unix)]
-use ci_core::seal::DataKey;
 use ci_core::{Error, ErrorKind, Result};
 use secrecy::SecretBox;
 
@@ -91,7 +89,8 @@ pub use transit::{TransitConfig, TransitRoot};
 #[async_trait]
 pub trait RootKey: fmt::Debug + Send + Sync + 'static {
     /// Wraps `key` so that it can be unwrapped with this root key and the same `context` only. Wrapping the same
-    /// key twice gives different bytes.
+    /// key twice gives different bytes. Whether it can be unwrapped need not be tried: the vault does so before it keeps
+    /// anything.
     ///
     /// # Errors
     ///
@@ -131,15 +130,4 @@ pub(crate) fn boxed_key(plain: &[u8]) -> Result<SecretBox<[u8; 32]>> {
         Error::new(ErrorKind::Tampered, "unwrap a key").because("it does not have the length of a key")
     })?;
     Ok(boxed(key))
-}
-
-/// The key of this process's own with an id that follows from it, so that a wrong one is noticed.
-#[cfg(unix)]
-fn named(key: &[u8; 32]) -> DataKey {
-    // Deriving does not depend on the id, which is not known yet.
-    let nameless = DataKey::new(KeyId::random(), boxed(key));
-    let fingerprint = nameless.derive(&Context::new("root key id"));
-    let id = data_encoding::HEXLOWER.encode(&fingerprint.expose()[..16]);
-    let id = KeyId::parse(id).expect("16 bytes are 32 hexadecimal digits");
-    DataKey::new(id, boxed(key))
 }

@@ -13,7 +13,8 @@ use data_encoding::HEXLOWER;
 use secrecy::{ExposeSecret as _, SecretBox, SecretString};
 use zeroize::Zeroizing;
 
-use super::{RootKey, boxed_key, named, private_file};
+use super::local::Local;
+use super::{RootKey, private_file};
 
 const MAGIC: &str = "ci-root-passphrase-1";
 /// More than the longest line of [`line`].
@@ -51,10 +52,7 @@ const DERIVE: &str = "derive the root key from its passphrase";
 /// assert!(PassphraseRoot::open(&path, &SecretString::from("correct horse battery")).is_err());
 /// # Ok::<(), ci_core::Error>(())
 /// ```
-pub struct PassphraseRoot {
-    key: DataKey,
-    key_ref: String,
-}
+pub struct PassphraseRoot(Local);
 
 /// What one derivation costs, and so what one guess costs somebody who has the file; for
 /// [`PassphraseRoot::create_with`].
@@ -124,7 +122,7 @@ impl PassphraseRoot {
         let mut salt = [0; SALT];
         salt.copy_from_slice(&DataKey::random().expose()[..SALT]);
         let root = Self::derive(passphrase, cost, &salt)?;
-        private_file::create(path.as_ref(), line(cost, &salt, root.key.id().as_str()).as_bytes())?;
+        private_file::create(path.as_ref(), line(cost, &salt, root.0.id()).as_bytes())?;
         Ok(root)
     }
 
@@ -143,7 +141,7 @@ impl PassphraseRoot {
             private_file::refused(ErrorKind::Invalid, path, reason)
         })?;
         let root = Self::derive(passphrase, cost, &salt)?;
-        if root.key.id().as_str() != id {
+        if root.0.id() != id {
             let reason = "the passphrase is not the one that the file was made with, or the file was altered";
             return Err(private_file::refused(ErrorKind::Denied, path, reason));
         }
@@ -168,31 +166,28 @@ impl PassphraseRoot {
                 memory.as_mut_slice(),
             )
             .map_err(|error| Error::new(ErrorKind::Invalid, DERIVE).detail(error.to_string()))?;
-        let key = named(&key);
-        let key_ref = format!("passphrase:{}", key.id());
-        Ok(Self { key, key_ref })
+        Ok(Self(Local::new("passphrase", &key)))
     }
 }
 
 #[async_trait]
 impl RootKey for PassphraseRoot {
     async fn wrap(&self, context: &Context, key: &[u8; 32]) -> Result<Bytes> {
-        Ok(self.key.seal(context, key))
+        Ok(self.0.wrap(context, key))
     }
 
     async fn unwrap(&self, context: &Context, wrapped: &[u8]) -> Result<SecretBox<[u8; 32]>> {
-        let plain = self.key.open(context, wrapped)?;
-        boxed_key(&plain)
+        self.0.unwrap(context, wrapped)
     }
 
     fn key_ref(&self) -> &str {
-        &self.key_ref
+        self.0.reference()
     }
 }
 
 impl fmt::Debug for PassphraseRoot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PassphraseRoot").field("key_ref", &self.key_ref).finish_non_exhaustive()
+        f.debug_struct("PassphraseRoot").field("key_ref", &self.key_ref()).finish_non_exhaustive()
     }
 }
 

@@ -30,6 +30,8 @@ enum Defect {
     Hammers,
     /// Takes every context for the same when they begin alike.
     Shortens,
+    /// Unwraps what it wrapped last without asking the provider.
+    Remembers,
 }
 
 struct Broken {
@@ -59,6 +61,9 @@ impl RootKey for Broken {
 
     async fn unwrap(&self, context: &Context, wrapped: &[u8]) -> Result<SecretBox<[u8; 32]>> {
         let place = self.place(context);
+        if self.defect == Defect::Remembers {
+            return Ok(SecretBox::new(Box::new(*self.last.lock().expect("unpoisoned"))));
+        }
         let length = self.inner.wrap(&place, &[0; 32]).await.map_or(usize::MAX, |wrapped| wrapped.len());
         let wrapped = match self.defect {
             Defect::TakesMore => &wrapped[..wrapped.len().min(length)],
@@ -136,8 +141,9 @@ fn a_root_that_believes_its_provider_is_caught() {
 
 #[test]
 #[should_panic(expected = "it cannot have succeeded")]
-fn a_root_that_wraps_what_is_lost_is_caught() {
-    run("losing", async || remote(|provider| provider), remote::a_key_that_would_be_lost_is_not_wrapped);
+fn a_root_that_answers_out_of_its_memory_is_caught() {
+    let remembering = async || remote(|provider| Broken::new(provider, Defect::Remembers));
+    run("remembering", remembering, remote::a_key_that_would_be_lost_is_not_kept);
 }
 
 #[test]
@@ -173,4 +179,5 @@ fn what_is_broken_is_sound_otherwise() {
     run("sound", async || roots(Defect::Hammers), root_key::what_was_added_is_noticed);
     run("sound", async || roots(Defect::TakesMore), root_key::a_long_context_counts_to_its_end);
     run("sound", async || roots(Defect::Shortens), root_key::nothing_shows_a_key);
+    run("sound", async || remote(|provider| provider), remote::a_key_that_would_be_lost_is_not_kept);
 }

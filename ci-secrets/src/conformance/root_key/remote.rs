@@ -5,12 +5,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use ci_core::access::Write;
+use ci_core::records::Key;
+use ci_core::secret::{SecretStore as _, SecretValue};
 use ci_core::{Error, ErrorKind, Result};
 use futures_util::future::{Either, select};
 use secrecy::ExposeSecret as _;
 
 use super::{Fault, Faults, KEY, context, shows_no_key, works};
+use crate::conformance::{name, repository, rig, user};
 use crate::root::RootKey;
+use crate::vault::Vault;
 
 /// A root key, and its provider, which can be made to fail.
 ///
@@ -35,7 +40,7 @@ ci_core::declare_kit! {
         an_outage_is_not_hammered,
         a_refusal_is_not_tried_again,
         another_key_is_refused,
-        a_key_that_would_be_lost_is_not_wrapped,
+        a_key_that_would_be_lost_is_not_kept,
         an_answer_that_is_none_is_an_error,
         an_endless_answer_is_not_read_to_its_end,
         no_error_shows_what_was_asked,
@@ -118,12 +123,21 @@ pub async fn another_key_is_refused(it: RemoteUnderTest) {
     recovers(&it).await;
 }
 
-/// What cannot be unwrapped to the same key would be lost with everything under it.
-pub async fn a_key_that_would_be_lost_is_not_wrapped(it: RemoteUnderTest) {
+/// What cannot be unwrapped to the same key would be lost with everything under it: a vault keeps none. It asks the root
+/// key, which must not answer out of its own memory.
+pub async fn a_key_that_would_be_lost_is_not_kept(it: RemoteUnderTest) {
+    let rig = rig();
+    let vault = Vault::new(rig.records(), rig.audit.clone(), it.root.clone(), rig.clock.clone());
+    let grant = rig.grant::<Write>(&user(), &repository("1")).await.expect("a grant");
+    let token = name("TOKEN");
+    let put = || vault.put(&grant, &token, SecretValue::new("some value"));
     it.provider.set(Some(Fault::WrongKey));
-    let error = failed(it.root.wrap(&context(), &KEY)).await;
-    assert!(!error.is_retryable(), "a key was wrapped that would be lost: {error:?}");
-    recovers(&it).await;
+    let error = failed(put()).await;
+    assert!(!error.is_retryable(), "a key that would be lost: {error:?}");
+    let kept = rig.records().list(&Key::new("key"), None, 9).await.expect("a list");
+    assert_eq!(kept, [], "a key was kept that would be lost");
+    it.provider.set(None);
+    bounded(put()).await.expect("it works when the provider does");
 }
 
 /// A page of a proxy in between, another server at the same address.
@@ -147,14 +161,17 @@ pub async fn an_endless_answer_is_not_read_to_its_end(it: RemoteUnderTest) {
 /// Not even where the provider repeats what it was asked.
 pub async fn no_error_shows_what_was_asked(it: RemoteUnderTest) {
     let wrapped = wrapped(&it).await;
-    for fault in [Fault::Echoes, Fault::Fails(usize::MAX), Fault::WrongKey, Fault::Nonsense, Fault::Refuses] {
-        it.provider.set(Some(fault));
-        for error in fails(&it, &wrapped).await {
-            shows_no_key(&error);
-            shows_no_key(&error.for_operator().to_string());
-        }
+    let shows_nothing = |error: &Error| {
+        shows_no_key(error);
+        shows_no_key(&error.for_operator().to_string());
         shows_no_key(&it.root);
+    };
+    for fault in [Fault::Echoes, Fault::Fails(usize::MAX), Fault::Nonsense, Fault::Refuses] {
+        it.provider.set(Some(fault));
+        fails(&it, &wrapped).await.iter().for_each(shows_nothing);
     }
+    it.provider.set(Some(Fault::WrongKey));
+    shows_nothing(&failed(it.root.unwrap(&context(), &wrapped)).await);
 }
 
 /// A job that is cancelled does not wait for the provider, and the next one is not disturbed by it.
