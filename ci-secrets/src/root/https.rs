@@ -100,6 +100,26 @@ pub(super) struct Answer {
     pub(super) body: Zeroizing<Vec<u8>>,
 }
 
+impl Answer {
+    /// The error that an answer without success is, for `reason`; `said` is for an operator and holds no secret.
+    pub(super) fn error(
+        &self,
+        operation: &'static str,
+        (kind, reason): (ErrorKind, &'static str),
+        said: &str,
+    ) -> Error {
+        let detail = format!("the server answers {}: {said}", self.status.as_u16());
+        let error = Error::new(kind, operation).because(reason).detail(detail);
+        match (kind, self.retry_after) {
+            (ErrorKind::Unavailable, Some(delay)) => error.retryable_after(delay),
+            (ErrorKind::Unavailable, None) if self.status.is_redirection() => error.permanent(),
+            // As soon as an operator hands in another token, changes the policy, or enables the key.
+            (ErrorKind::Denied, _) => error.retryable(),
+            _ => error,
+        }
+    }
+}
+
 impl Server {
     /// The server of an `https:` address without a path.
     pub(super) fn new(address: &str, authorities: &CertificateAuthorities) -> Result<Self> {

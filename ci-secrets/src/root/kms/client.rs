@@ -105,11 +105,11 @@ impl Client {
 
         let mut request = Request::builder().method(Method::POST).uri("/");
         for (name, value) in headers.into_iter().chain([("authorization", authorization.as_str())]) {
-            let mut value = HeaderValue::from_str(value).expect("every part of it was looked at before");
+            let mut value = HeaderValue::from_str(value).expect("every part of it was checked before");
             value.set_sensitive(name == "x-amz-security-token");
             request = request.header(name, value);
         }
-        let request = request.body(Full::new(body)).expect("every part of it was looked at before");
+        let request = request.body(Full::new(body)).expect("every part of it was checked before");
         self.config.server.ask(request).await
     }
 
@@ -120,23 +120,13 @@ impl Client {
         let Refused { what, message } = refused.unwrap_or_default();
         // With or without the name of a shape in front: "com.amazonaws.kms#DisabledException".
         let what = what.rsplit('#').next().unwrap_or_default();
-        let (kind, reason) = meaning(operation, answer.status, what, &message);
         let credentials = self.credentials();
         let token = credentials.session_token.as_ref().map_or("", |token| token.expose_secret());
         let said = words(
             &format!("{what}: {message}"),
             &[secret, token, credentials.secret_access_key.expose_secret()],
         );
-        let error = Error::new(kind, operation)
-            .because(reason)
-            .detail(format!("the service answers {}: {said}", answer.status.as_u16()));
-        match (kind, answer.retry_after) {
-            (ErrorKind::Unavailable, Some(delay)) => error.retryable_after(delay),
-            // As soon as an operator hands in other credentials, changes the policy, or enables the key.
-            (ErrorKind::Denied, _) => error.retryable(),
-            (ErrorKind::Unavailable, None) if answer.status.is_redirection() => error.permanent(),
-            _ => error,
-        }
+        answer.error(operation, meaning(operation, answer.status, what, &message), &said)
     }
 
     /// Whether the service has used the key that it was asked to use.

@@ -112,12 +112,6 @@ impl Client {
         Ok(())
     }
 
-    /// Whether the token is to blame, and not the server.
-    #[expect(clippy::unused_self, reason = "which answers refuse is this client's to say")]
-    pub(super) fn is_refusal(&self, error: &Error) -> bool {
-        error.kind() == ErrorKind::Denied
-    }
-
     /// One use of the key. What is asked is sent even where renewing fails: the token may do without.
     async fn using(&self, verb: &str, body: Bytes) -> Result<Answer> {
         let _ = self.renew_when_due().await;
@@ -126,7 +120,7 @@ impl Client {
     }
 
     async fn send(&self, token: &SecretString, method: Method, path: &str, body: Bytes) -> Result<Answer> {
-        let mut value = HeaderValue::from_str(token.expose_secret()).expect("it was looked at before");
+        let mut value = HeaderValue::from_str(token.expose_secret()).expect("it was checked before");
         value.set_sensitive(true);
         let mut request = Request::builder()
             .method(method)
@@ -137,7 +131,7 @@ impl Client {
         if let Some(namespace) = &self.config.namespace {
             request = request.header("x-vault-namespace", namespace);
         }
-        let request = request.body(Full::new(body)).expect("every part of it was looked at before");
+        let request = request.body(Full::new(body)).expect("every part of it was checked before");
         self.config.server.ask(request).await
     }
 
@@ -145,19 +139,9 @@ impl Client {
     fn failed(&self, operation: &'static str, answer: &Answer, secret: &str) -> Error {
         let refused: Option<Refused> = serde_json::from_slice(&answer.body).ok();
         let said = refused.map(|refused| refused.errors.join("; ")).unwrap_or_default();
-        let (kind, reason) = meaning(operation, answer.status, &said);
         let token = self.token.current();
-        let told = words(&said, &[secret, token.expose_secret()]);
-        let error = Error::new(kind, operation)
-            .because(reason)
-            .detail(format!("the server answers {}: {told}", answer.status.as_u16()));
-        match (kind, answer.retry_after) {
-            (ErrorKind::Unavailable, Some(delay)) => error.retryable_after(delay),
-            // As soon as an operator hands in another token or changes the policy.
-            (ErrorKind::Denied, _) => error.retryable(),
-            (ErrorKind::Unavailable, None) if answer.status.is_redirection() => error.permanent(),
-            _ => error,
-        }
+        let shown = words(&said, &[secret, token.expose_secret()]);
+        answer.error(operation, meaning(operation, answer.status, &said), &shown)
     }
 }
 

@@ -9,9 +9,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use ci_core::Result;
 use ci_core::clock::Clock;
 use ci_core::seal::Context;
+use ci_core::{ErrorKind, Result};
 use secrecy::{SecretBox, SecretString};
 
 use self::client::Client;
@@ -45,9 +45,9 @@ pub use config::TransitConfig;
 /// # What goes wrong
 ///
 /// A server that is down, sealed, slow or overloaded is retried within [`Patience`](crate::Patience), and then a
-/// retryable error. A token that is refused is [`ErrorKind::Denied`](ci_core::ErrorKind::Denied): not tried again at
+/// retryable error. A token that is refused is [`ErrorKind::Denied`]: not tried again at
 /// once, and retryable later, because the next token may do. A server that answers with another key is
-/// [`ErrorKind::Tampered`](ci_core::ErrorKind::Tampered). No proxy is used and no redirect followed: a standby node
+/// [`ErrorKind::Tampered`]. No proxy is used and no redirect followed: a standby node
 /// has to forward requests, as it does by default.
 ///
 /// Requests and answers are wiped after use, as far as they are this crate's. The TLS and HTTP libraries hold copies of
@@ -85,7 +85,7 @@ impl TransitRoot {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Invalid`](ci_core::ErrorKind::Invalid) when the token is not one line of visible ASCII, or the
+    /// [`ErrorKind::Invalid`] when the token is not one line of visible ASCII, or the
     /// server, namespace, mount and name are longer than 240 bytes together.
     pub fn new(config: TransitConfig, token: SecretString, clock: Arc<dyn Clock>) -> Result<Self> {
         let (key_ref, patience) = (config.reference()?, config.patience);
@@ -97,7 +97,7 @@ impl TransitRoot {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Invalid`](ci_core::ErrorKind::Invalid) when it is not one line of visible ASCII.
+    /// [`ErrorKind::Invalid`] when it is not one line of visible ASCII.
     pub fn set_token(&self, token: SecretString) -> Result<()> {
         self.remote.provider.token.replace(token)
     }
@@ -108,7 +108,7 @@ impl TransitRoot {
     ///
     /// # Errors
     ///
-    /// It returns with nothing else: [`ErrorKind::Denied`](ci_core::ErrorKind::Denied) when the token is not accepted
+    /// It returns with nothing else: [`ErrorKind::Denied`] when the token is not accepted
     /// (any more), or is one that cannot be renewed and is about to end. An outage is waited out.
     ///
     /// # Cancel safety
@@ -119,7 +119,7 @@ impl TransitRoot {
         loop {
             let pause = match patience.call(&**clock, || provider.renew_when_due()).await {
                 Ok(()) => provider.token.check_again_in(&**clock)?,
-                Err(error) if provider.is_refusal(&error) => return Err(error),
+                Err(error) if error.kind() == ErrorKind::Denied => return Err(error),
                 Err(_) => token::CHECK_EVERY,
             };
             clock.sleep(pause).await;
