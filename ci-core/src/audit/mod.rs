@@ -140,7 +140,7 @@ impl Audit {
     }
 
     /// Adds an entry in the same transaction as something else: `commit` gets the batch that adds it, and is
-    /// called again with a new one when another entry came first.
+    /// called again with a new one when another entry came first. Returns what `commit` did.
     ///
     /// # Errors
     ///
@@ -150,9 +150,14 @@ impl Audit {
     /// # Cancel safety
     ///
     /// When the future is dropped, what was committed may have happened, together with the entry.
-    pub async fn attempt<F>(&self, tenant: &TenantId, entry: Entry, commit: impl Fn(Batch) -> F) -> Result<()>
+    pub async fn attempt<T, F>(
+        &self,
+        tenant: &TenantId,
+        entry: Entry,
+        commit: impl Fn(Batch) -> F,
+    ) -> Result<T>
     where
-        F: Future<Output = Result<()>>,
+        F: Future<Output = Result<T>>,
     {
         // Many jobs of a tenant may end at once; each round one of them succeeds.
         const MOST_ROUNDS: usize = 1_000;

@@ -1,20 +1,18 @@
 //! Rotating a repository's key: its secrets are sealed anew, and everything else keeps opening under the former key.
 
-use std::sync::{Mutex, PoisonError};
-
 use ci_core::Result;
 use ci_core::audit::Entry;
 use ci_core::clock::Timestamp;
-use ci_core::id::RepositoryId;
+use ci_core::id::{KeyId, RepositoryId};
 use ci_core::operator::Act;
-use ci_core::records::{Batch, Condition};
+use ci_core::records::{Batch, Condition, Key};
 
 use super::note::{self, Former, Note, Noted, Then};
 use super::report::Work;
 use super::{PAGE, Progress, RotationReport, Step, overtaken};
 use crate::Vault;
 use crate::hierarchy::{Current, layout};
-use crate::vault::{Item, Treated, row};
+use crate::vault::{Item, Treated, about, row};
 
 impl Vault {
     /// Gives `repository` a new key for everything that is sealed from now on, and seals its secrets with it, and the
@@ -100,7 +98,7 @@ impl Vault {
         let used = self.keys_in_use(repository).await?;
         for record in self.records.list(&note::former_folder(repository), None, PAGE).await? {
             let since = note::read::<Former>(&record)?.since;
-            let id = record.key.as_str().rsplit('/').next().and_then(|id| ci_core::id::KeyId::parse(id).ok());
+            let id = record.key.as_str().rsplit('/').next().and_then(|id| KeyId::parse(id).ok());
             let Some(id) = id.filter(|_| since < before) else { continue };
             if id == pointer.id || used.contains(&id) {
                 let error =
@@ -108,25 +106,33 @@ impl Vault {
                 work.leave_for_now(&record.key, &error);
                 continue;
             }
-            let entry = Entry::new("repository_key.destroyed", "operator").about("key", &id);
-            let entry = crate::vault::about(entry, repository);
-            let commit = async |audit: Batch| {
-                if !self.hierarchy.holds(&pointer.still).await? {
-                    return Err(overtaken());
-                }
-                let batch = audit
-                    .require(pointer.still.clone())
-                    .delete(layout::wrapped_place(&folder, &id))
-                    .delete(record.key.clone());
-                self.records.commit(batch).await.map(drop)
-            };
-            self.audit.attempt(repository.tenant(), entry, commit).await?;
+            self.destroy_former(repository, &id, record.key, &pointer.still).await?;
             work.report.destroyed += 1;
         }
         self.hierarchy.forget_below(&folder);
         // Also when none was destroyed by this call: an earlier one may not have come this far.
         work.report.forgotten = self.scrub().await?;
         Ok(work.report)
+    }
+
+    /// Destroys the former key `id`, and what is noted of it at `noted`, while the current one is what it was.
+    async fn destroy_former(
+        &self,
+        repository: &RepositoryId,
+        id: &KeyId,
+        noted: Key,
+        still: &Condition,
+    ) -> Result<()> {
+        let wrapped = layout::wrapped_place(&layout::repository_folder(repository), id);
+        let entry = Entry::new("repository_key.destroyed", "operator").about("key", id);
+        let commit = async |audit: Batch| {
+            if !self.hierarchy.holds(still).await? {
+                return Err(overtaken());
+            }
+            let batch = audit.require(still.clone()).delete(wrapped.clone()).delete(noted.clone());
+            self.records.commit(batch).await.map(drop)
+        };
+        self.audit.attempt(repository.tenant(), about(entry, repository), commit).await
     }
 
     /// Makes the new key, moves the pointer on to it and writes that down, all at once; or finds what was written down.
@@ -146,12 +152,10 @@ impl Vault {
         let note = Note { from: before.id.clone(), to: new.id().clone(), then };
         let former = note::former_folder(repository).part(before.id.as_str());
         let entry = Entry::new("repository_key.rotated", "operator").about("from", &note.from);
-        let entry = crate::vault::about(entry.about("to", &note.to), repository);
-        let first = Mutex::new(true);
+        let entry = about(entry.about("to", &note.to), repository);
         let commit = async |audit: Batch| {
             if self.records.get(&place).await?.is_some() {
-                *first.lock().unwrap_or_else(PoisonError::into_inner) = false;
-                return Ok(());
+                return Ok(false);
             }
             if !self.hierarchy.holds(&before.still).await? {
                 return Err(overtaken());
@@ -166,10 +170,10 @@ impl Vault {
                 .put(layout::wrapped_place(&folder, new.id()), row)
                 .put(former.clone(), note::write(&Former { since: self.clock.now() })?)
                 .put(place.clone(), note::write(&note)?);
-            self.records.commit(batch).await.map(drop)
+            self.records.commit(batch).await.map(|_| true)
         };
-        self.audit.attempt(repository.tenant(), entry, commit).await?;
-        if first.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        let is_first = self.audit.attempt(repository.tenant(), entry, commit).await?;
+        if is_first {
             work.report.made += 1;
         } else {
             work.report.resumed = true;

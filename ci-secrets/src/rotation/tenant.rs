@@ -1,7 +1,5 @@
 //! Rotating a tenant's key: the keys of its repositories are wrapped anew, and the former key is destroyed.
 
-use std::sync::{Mutex, PoisonError};
-
 use ci_core::Result;
 use ci_core::audit::Entry;
 use ci_core::id::TenantId;
@@ -23,9 +21,10 @@ impl Vault {
     ///
     /// # Errors
     ///
-    /// [`Denied`](ci_core::ErrorKind::Denied) when the act is for another tenant; [`Tampered`](ci_core::ErrorKind::Tampered) when the tenant's key is not what
-    /// was stored; [`Unavailable`](ci_core::ErrorKind::Unavailable) when the records or the root key cannot be reached now, or somebody else
-    /// rotates the same key: calling again goes on.
+    /// [`Denied`](ci_core::ErrorKind::Denied) when the act is for another tenant;
+    /// [`Tampered`](ci_core::ErrorKind::Tampered) when the tenant's key is not what was stored;
+    /// [`Unavailable`](ci_core::ErrorKind::Unavailable) when the records or the root key cannot be reached now, or
+    /// somebody else rotates the same key: calling again goes on.
     ///
     /// # Cancel safety
     ///
@@ -94,11 +93,9 @@ impl Vault {
         let note = Note { from: before.id.clone(), to: new.id().clone(), then: Then::Reseal };
         let entry =
             Entry::new("tenant_key.rotated", "operator").about("from", &note.from).about("to", &note.to);
-        let first = Mutex::new(true);
         let commit = async |audit: Batch| {
             if self.records.get(&place).await?.is_some() {
-                *first.lock().unwrap_or_else(PoisonError::into_inner) = false;
-                return Ok(());
+                return Ok(false);
             }
             if !self.hierarchy.holds(&before.still).await? || !self.hierarchy.holds(&root_is).await? {
                 return Err(overtaken());
@@ -110,10 +107,10 @@ impl Vault {
                 .put(layout::current_place(&folder), new.id().as_str().to_owned())
                 .put(layout::wrapped_place(&folder, new.id()), row.clone())
                 .put(place.clone(), note::write(&note)?);
-            self.records.commit(batch).await.map(drop)
+            self.records.commit(batch).await.map(|_| true)
         };
-        self.audit.attempt(tenant, entry, commit).await?;
-        if first.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        let is_first = self.audit.attempt(tenant, entry, commit).await?;
+        if is_first {
             work.report.made += 1;
         } else {
             work.report.resumed = true;

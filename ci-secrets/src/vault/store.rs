@@ -1,6 +1,6 @@
 //! The vault as the store of secrets that people set and jobs lease.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use ci_core::access::{Grant, Read, Write};
@@ -43,20 +43,17 @@ impl SecretStore for Vault {
         let key = self.hierarchy.current(repository).await?;
         let entry =
             about(Entry::new("secret.set", grant.user()), repository).about("secret", place.tag(&key));
-        let done = Mutex::new(None);
         let commit = async |audit: Batch| {
             // A rotation may have moved on to another key since.
             let Current { key, still } = self.hierarchy.current_to_write(repository).await?;
             let (batch, mark, info) = self.setting(place, &key, &new).await?;
             grant.scope()?;
+            // The audit log's condition says as much as `still`, because a rotation writes its entry in the commit in
+            // which it moves on. That nothing is written under a former key is not to hang on that.
             self.records.commit(batch.and(audit).require(still)).await?;
-            *done.lock().unwrap_or_else(PoisonError::into_inner) = Some((mark, info));
-            Ok(())
+            Ok((mark, info))
         };
-        self.audit.attempt(repository.tenant(), entry, commit).await?;
-        let done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let (mark, info) =
-            done.ok_or_else(|| Error::new(ErrorKind::Internal, SET).because("nothing was written"))?;
+        let (mark, info) = self.audit.attempt(repository.tenant(), entry, commit).await?;
         self.remember(repository, &mark).await?;
         let masking = StreamMasker::judged(new.value());
         Ok(Stored { info, masking })
@@ -74,21 +71,15 @@ impl SecretStore for Vault {
         let key = self.hierarchy.current(repository).await?;
         let entry =
             about(Entry::new("secret.deleted", grant.user()), repository).about("secret", place.tag(&key));
-        let done = Mutex::new(None);
         let commit = async |audit: Batch| {
             let Current { key, still } = self.hierarchy.current_to_write(repository).await?;
             let (batch, mark) = self.deleting(place, &key).await?;
             grant.scope()?;
             self.records.commit(batch.and(audit).require(still)).await?;
-            *done.lock().unwrap_or_else(PoisonError::into_inner) = Some(mark);
-            Ok(())
+            Ok(mark)
         };
-        self.audit.attempt(repository.tenant(), entry, commit).await?;
-        let done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
-        match done {
-            Some(mark) => self.remember(repository, &mark).await,
-            None => Ok(()),
-        }
+        let mark = self.audit.attempt(repository.tenant(), entry, commit).await?;
+        self.remember(repository, &mark).await
     }
 
     fn masker(&self) -> Arc<dyn Masker> {
