@@ -31,6 +31,7 @@ mod entry;
 mod note;
 mod person;
 mod tree;
+mod verify;
 
 use std::num::NonZeroU64;
 use std::sync::Arc;
@@ -40,12 +41,14 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use self::checkpoint::Stored;
+use self::verify::has_come_to;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Digest, TenantId};
 use crate::operator::Act;
 use crate::records::{Batch, Condition, Key, Record, Records};
-use crate::secret::{FreshnessAnchor, Mark};
+#[cfg(doc)]
+use crate::secret::FreshnessAnchor;
 
 pub use self::chain::{Chain, Head};
 pub use self::checkpoint::Checkpoint;
@@ -76,7 +79,7 @@ pub use self::note::{SigningKey, VerifyingKey};
 pub struct Audit {
     records: Arc<dyn Records>,
     clock: Arc<dyn Clock>,
-    pub(crate) has_operator: Arc<AtomicBool>,
+    has_operator: Arc<AtomicBool>,
     notary: Option<Notary>,
 }
 
@@ -284,132 +287,6 @@ impl Audit {
         opened(tenant, key, record.as_ref())
     }
 
-    /// The chain `signed`, gone on to `head`, of which what is behind it was checked.
-    async fn gone_on(&self, tenant: &TenantId, signed: Chain, head: &Head) -> Result<Chain> {
-        let mut chain = signed;
-        has_come_to(tenant, head, chain.head().count)?;
-        self.walk(tenant, &mut chain, Some(head.count), |_| Ok(())).await?;
-        if chain.head() == head { Ok(chain) } else { Err(broken(tenant, head.count)) }
-    }
-
-    /// Checks the whole chain of `tenant`, which reads all of it, and returns its end.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::Tampered`] when an entry was changed, removed, added or moved;
-    /// [`ErrorKind::Unavailable`] when the log cannot be read.
-    pub async fn verify(&self, tenant: &TenantId) -> Result<Head> {
-        Ok(self.verified(tenant, |_| Ok(())).await?.head().clone())
-    }
-
-    /// Checks the whole chain of `tenant`, and that it goes on from where it ended when `kept` was its end.
-    ///
-    /// # Errors
-    ///
-    /// As for [`verify`](Self::verify); [`ErrorKind::Tampered`] also when what came before `kept` is not what it was,
-    /// however well the chain fits together.
-    pub async fn verify_since(&self, tenant: &TenantId, kept: &Head) -> Result<Head> {
-        let is_the_same = |chain: &Chain| match chain.head() {
-            head if head.count == kept.count && head != kept => Err(broken(tenant, head.count)),
-            _ => Ok(()),
-        };
-        let chain = self.verified(tenant, is_the_same).await?;
-        has_come_to(tenant, chain.head(), kept.count)?;
-        Ok(chain.head().clone())
-    }
-
-    /// Checks the whole chain of `tenant`, and that it begins with the entries that were signed.
-    ///
-    /// # Errors
-    ///
-    /// As for [`verify_since`](Self::verify_since).
-    pub async fn verify_checkpoint(&self, tenant: &TenantId, checkpoint: &Checkpoint) -> Result<Head> {
-        let chain = self.verified(tenant, |chain| checkpoint.check(chain)).await?;
-        has_come_to(tenant, chain.head(), checkpoint.size())?;
-        Ok(chain.head().clone())
-    }
-
-    /// Checks the whole chain of `tenant`, and that it goes on from what `anchor` remembers of it; then moves the anchor on.
-    /// One anchor serves the logs of all tenants.
-    ///
-    /// # Errors
-    ///
-    /// As for [`verify`](Self::verify); [`ErrorKind::Tampered`] also when the log was put back to an earlier state, or
-    /// another one was written in its place; [`ErrorKind::Unavailable`] also when the anchor cannot be reached.
-    ///
-    /// # Cancel safety
-    ///
-    /// When the future is dropped, the anchor may have moved.
-    pub async fn verify_fresh(&self, tenant: &TenantId, anchor: &dyn FreshnessAnchor) -> Result<Head> {
-        // First the anchor: what others write meanwhile only makes the log longer.
-        let place = Key::new("audit").part(tenant.as_str());
-        let latest = anchor.latest(&place).await?;
-        let head = match &latest {
-            None => self.verify(tenant).await?,
-            Some(Mark { number, digest }) => {
-                self.verify_since(tenant, &Head { count: *number, hash: digest.clone() }).await?
-            }
-        };
-        if head.count > latest.map_or(0, |latest| latest.number) {
-            match anchor.advance(&place, &Mark { number: head.count, digest: head.hash.clone() }).await {
-                // Somebody else has moved it further.
-                Err(error) if error.kind() == ErrorKind::Conflict => {}
-                moved => moved?,
-            }
-        }
-        Ok(head)
-    }
-
-    /// The whole chain, when it fits together and ends where its head says. `look` is asked about every state that it has
-    /// been in.
-    async fn verified(&self, tenant: &TenantId, look: impl Fn(&Chain) -> Result<()>) -> Result<Chain> {
-        // Others may add to it meanwhile; each round sees what they have added.
-        const MOST_ROUNDS: usize = 1_000;
-        let mut chain = Chain::new();
-        look(&chain)?;
-        for round in 0..MOST_ROUNDS {
-            let before = chain.head().count;
-            self.walk(tenant, &mut chain, None, &look).await?;
-            let (stored, _) = self.head(tenant).await?;
-            if stored == *chain.head() {
-                return Ok(chain);
-            }
-            let has_moved = round == 0 || chain.head().count > before;
-            if stored.count <= chain.head().count || !has_moved {
-                return Err(broken(tenant, chain.head().count));
-            }
-        }
-        Err(busy("verify the audit log"))
-    }
-
-    /// Adds the entries that are stored behind the end of `chain`, up to `until` of them in all.
-    async fn walk(
-        &self,
-        tenant: &TenantId,
-        chain: &mut Chain,
-        until: Option<u64>,
-        look: impl Fn(&Chain) -> Result<()>,
-    ) -> Result<()> {
-        let is_done = |chain: &Chain| until.is_some_and(|until| chain.head().count >= until);
-        while !is_done(chain) {
-            let page = self.page(tenant, chain.head().count).await?;
-            if page.is_empty() {
-                break;
-            }
-            for record in &page {
-                if is_done(chain) {
-                    break;
-                }
-                if record.key != entries_key(tenant).number(chain.head().count) {
-                    return Err(broken(tenant, chain.head().count));
-                }
-                chain.push(&record.value).map_err(|error| error.with("tenant", tenant))?;
-                look(chain)?;
-            }
-        }
-        Ok(())
-    }
-
     /// The entries of `tenant` from number `from` on, at most 500.
     ///
     /// # Errors
@@ -453,18 +330,6 @@ fn opened(
         Some(record) => read::<Stored>(record)?.open(&key.verifying_key(tenant)),
         None => Ok(None),
     }
-}
-
-/// That the chain that ends with `head` has as many entries as it once had.
-fn has_come_to(tenant: &TenantId, head: &Head, earlier: u64) -> Result<()> {
-    if head.count >= earlier {
-        return Ok(());
-    }
-    Err(tampered("verify the audit log")
-        .because("its end was cut off: there were more entries")
-        .with("tenant", tenant)
-        .with("entries", head.count)
-        .with("earlier", earlier))
 }
 
 fn entries_key(tenant: &TenantId) -> Key {
