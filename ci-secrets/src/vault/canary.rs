@@ -2,15 +2,104 @@
 
 use bytes::Bytes;
 use ci_core::id::{RepositoryId, SecretName};
+use ci_core::operator::Act;
+use ci_core::queue::Claim;
 use ci_core::records::{Batch, Record};
-use ci_core::seal::{Context, DataKey};
-use ci_core::secret::SecretValue;
+use ci_core::seal::{Context, DataKey, key_id};
+use ci_core::secret::{SecretLease, SecretStore as _, SecretValue};
 use ci_core::{Error, ErrorKind, Result};
 use zeroize::Zeroizing;
 
 use super::context::Kind;
 use super::manifest::{Manifest, digest};
-use super::{row, snapshot};
+use super::snapshot::{self, MOST_ROUNDS, missing as no_list};
+use super::{Keys, Vault, row};
+
+const READ: &str = "read the canary";
+
+impl Vault {
+    /// The decoy of `repository`, for the operator to lay out where nobody has business: in a file of the host, say, or
+    /// in the database of another service. When a job of the repository prints it, whether it may have secrets or not,
+    /// [`Outcome::leaks`](ci_core::outcome::Outcome::leaks) says so.
+    ///
+    /// The vault makes one for each repository, with its key. No job can lease it, and no list shows it.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Denied`] when the act is for another tenant; [`ErrorKind::Tampered`] when it is not what was stored;
+    /// [`ErrorKind::Unavailable`] when the store or a key cannot be reached.
+    ///
+    /// # Cancel safety
+    ///
+    /// When the future is dropped, the repository's first key may have been made.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+    /// # use ci_core::{access::Write, id::SecretName, memory::Rig, trust::Origin};
+    /// # use ci_secrets::{SecretStore as _, SecretValue, Sensitive};
+    /// # let folder = tempfile::tempdir().expect("a folder");
+    /// # let root = std::sync::Arc::new(ci_secrets::FileRoot::create(folder.path().join("root.key"))?);
+    /// # let rig = Rig::new()?;
+    /// # let vault = ci_secrets::Vault::new(rig.records(), rig.audit.clone(), root, rig.clock.clone());
+    /// # let repository = Rig::repository("1", "acme")?;
+    /// # let (grant, token) = (rig.grant::<Write>(&Rig::user("ada")?, &repository).await?, SecretName::parse("TOKEN")?);
+    /// # vault.put(&grant, &token, SecretValue::new("hunter2")).await?;
+    /// let act = rig.operator.act(repository.tenant(), "canary.read").await?;
+    /// let decoy = vault.canary(&act, &repository).await?;
+    ///
+    /// let claim = rig.claim(&repository, Origin::Fork, Rig::spec()).await?;
+    /// let lease = vault.watch(&claim).await?;
+    /// let printed = String::from_utf8_lossy(decoy.expose()).into_owned();
+    /// assert_eq!(lease.mask_text(&printed), "***");
+    /// assert!(matches!(lease.leaks()[0].what, Sensitive::Canary(_)));
+    /// # Ok::<(), ci_core::Error>(()) })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub async fn canary(&self, act: &Act<'_>, repository: &RepositoryId) -> Result<SecretValue> {
+        act.covers(repository.tenant())?;
+        self.hierarchy.current(repository).await?;
+        self.decoy(repository).await?.ok_or_else(no_list)
+    }
+
+    /// A lease without secrets, which watches for the decoy if there is one.
+    pub(super) async fn watched(&self, claim: &Claim) -> Result<SecretLease> {
+        let decoy = self.decoy(claim.scope()?.repository()).await?;
+        let lease = SecretLease::empty(claim, self.masker());
+        if let Some(decoy) = decoy {
+            lease.watch_for(&name(), &decoy);
+        }
+        Ok(lease)
+    }
+
+    /// `None` when the repository never had a key, and so no decoy.
+    async fn decoy(&self, repository: &RepositoryId) -> Result<Option<SecretValue>> {
+        for _ in 0..MOST_ROUNDS {
+            let Some(snapshot) = self.snapshot(repository).await? else { return Ok(None) };
+            let record = self.records.get(&row::canary(repository)).await?;
+            match self.open_canary(&self.keys(repository), &snapshot.manifest, record).await {
+                Err(error) if self.is_outdated(repository, &snapshot.record, &error).await? => {}
+                opened => return opened.map(Some),
+            }
+        }
+        Err(Error::new(ErrorKind::Unavailable, READ).because("secrets are being set over and over"))
+    }
+
+    pub(super) async fn open_canary(
+        &self,
+        keys: &Keys<'_>,
+        manifest: &Manifest,
+        record: Option<Record>,
+    ) -> Result<SecretValue> {
+        let record = record.ok_or_else(tampered)?;
+        if digest(&record.value) != manifest.canary {
+            return Err(tampered());
+        }
+        let key = keys.get(&key_id(&record.value)?).await?;
+        open(keys.repository, &key, &record)
+    }
+}
 
 /// What reports call it. A secret may have the same name: it is another one.
 pub(super) fn name() -> SecretName {
@@ -29,14 +118,14 @@ pub(super) fn seal(repository: &RepositoryId, key: &DataKey, value: &SecretValue
     Kind::Canary.key(key).seal(&row::context(Kind::Canary, repository, key), value.expose())
 }
 
-pub(super) fn open(repository: &RepositoryId, key: &DataKey, record: &Record) -> Result<SecretValue> {
+fn open(repository: &RepositoryId, key: &DataKey, record: &Record) -> Result<SecretValue> {
     let context = row::context(Kind::Canary, repository, key);
     let mut plain = Kind::Canary.key(key).open(&context, &record.value)?;
     Ok(SecretValue::new(std::mem::take(&mut *plain)))
 }
 
-pub(super) fn tampered() -> Error {
-    Error::new(ErrorKind::Tampered, "read the canary")
+fn tampered() -> Error {
+    Error::new(ErrorKind::Tampered, READ)
 }
 
 /// 40 letters and digits, as many services make their tokens.

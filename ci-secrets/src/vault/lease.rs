@@ -5,16 +5,16 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use ci_core::audit::Entry;
 use ci_core::id::{RepositoryId, SecretName};
-use ci_core::queue::{Claim, TrustedClaim};
+use ci_core::queue::TrustedClaim;
 use ci_core::records::Record;
 use ci_core::seal::key_id;
 use ci_core::secret::{SecretInfo, SecretLease, SecretStore as _, SecretValue};
 use ci_core::{Error, ErrorKind, Result};
 
 use super::context::Kind;
-use super::manifest::{Listed, Manifest, digest};
+use super::manifest::{Listed, digest};
 use super::row::{Place, kind_of_value};
-use super::snapshot::{MOST_ROUNDS, missing as no_list};
+use super::snapshot::MOST_ROUNDS;
 use super::value::{MOST_PARTS, Row};
 use super::{Keys, Vault, about, canary, missing, row, withdrawn};
 
@@ -184,92 +184,5 @@ impl Vault {
         }
         let context = place.value_context(&key, info);
         row.open(&kind_of_value(info).key(&key), &context, &parts).ok_or_else(tampered)
-    }
-
-    pub(super) async fn open_canary(
-        &self,
-        keys: &Keys<'_>,
-        manifest: &Manifest,
-        record: Option<Record>,
-    ) -> Result<SecretValue> {
-        let record = record.ok_or_else(canary::tampered)?;
-        if digest(&record.value) != manifest.canary {
-            return Err(canary::tampered());
-        }
-        let key = keys.get(&key_id(&record.value)?).await?;
-        canary::open(keys.repository, &key, &record)
-    }
-
-    /// The decoy of `repository`, for the operator to lay out where nobody has business: in a file of the host, say, or
-    /// in the database of another service. When a job of the repository prints it, whether it may have secrets or not,
-    /// [`Outcome::leaks`](ci_core::outcome::Outcome::leaks) says so.
-    ///
-    /// The vault makes one for each repository, with its key. No job can lease it, and no list shows it.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::Denied`] when the act is for another tenant; [`ErrorKind::Tampered`] when it is not what was stored;
-    /// [`ErrorKind::Unavailable`] when the store or a key cannot be reached.
-    ///
-    /// # Cancel safety
-    ///
-    /// When the future is dropped, the repository's first key may have been made.
-    ///
-    /// # Example
-    ///
-    /// ```
-    /// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
-    /// # use ci_core::{access::Write, id::SecretName, memory::Rig, trust::Origin};
-    /// # use ci_secrets::{SecretStore as _, SecretValue, Sensitive};
-    /// # let folder = tempfile::tempdir().expect("a folder");
-    /// # let root = std::sync::Arc::new(ci_secrets::FileRoot::create(folder.path().join("root.key"))?);
-    /// # let rig = Rig::new()?;
-    /// # let vault = ci_secrets::Vault::new(rig.records(), rig.audit.clone(), root, rig.clock.clone());
-    /// # let repository = Rig::repository("1", "acme")?;
-    /// # let (grant, token) = (rig.grant::<Write>(&Rig::user("ada")?, &repository).await?, SecretName::parse("TOKEN")?);
-    /// # vault.put(&grant, &token, SecretValue::new("hunter2")).await?;
-    /// let act = rig.operator.act(repository.tenant(), "canary.read").await?;
-    /// let decoy = vault.canary(&act, &repository).await?;
-    ///
-    /// let claim = rig.claim(&repository, Origin::Fork, Rig::spec()).await?;
-    /// let lease = vault.watch(&claim).await?;
-    /// let printed = String::from_utf8_lossy(decoy.expose()).into_owned();
-    /// assert_eq!(lease.mask_text(&printed), "***");
-    /// assert!(matches!(lease.leaks()[0].what, Sensitive::Canary(_)));
-    /// # Ok::<(), ci_core::Error>(()) })?;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub async fn canary(
-        &self,
-        act: &ci_core::operator::Act<'_>,
-        repository: &RepositoryId,
-    ) -> Result<SecretValue> {
-        act.covers(repository.tenant())?;
-        self.hierarchy.current(repository).await?;
-        self.decoy(repository).await?.ok_or_else(no_list)
-    }
-
-    /// A lease without secrets, which watches for the decoy if there is one.
-    pub(super) async fn watched(&self, claim: &Claim) -> Result<SecretLease> {
-        let decoy = self.decoy(claim.scope()?.repository()).await?;
-        let lease = SecretLease::empty(claim, self.masker());
-        if let Some(decoy) = decoy {
-            lease.watch_for(&canary::name(), &decoy);
-        }
-        Ok(lease)
-    }
-
-    /// `None` when the repository never had a key, and so no decoy.
-    async fn decoy(&self, repository: &RepositoryId) -> Result<Option<SecretValue>> {
-        for _ in 0..MOST_ROUNDS {
-            let Some(snapshot) = self.snapshot(repository).await? else { return Ok(None) };
-            let record = self.records.get(&row::canary(repository)).await?;
-            match self.open_canary(&self.keys(repository), &snapshot.manifest, record).await {
-                Err(error) if self.is_outdated(repository, &snapshot.record, &error).await? => {}
-                opened => return opened.map(Some),
-            }
-        }
-        Err(Error::new(ErrorKind::Unavailable, "read the canary")
-            .because("secrets are being set over and over"))
     }
 }
