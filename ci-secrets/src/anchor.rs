@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::fs::{self, File};
-use std::io::{Read as _, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -12,6 +12,7 @@ use ci_core::records::Key;
 use ci_core::secret::{FreshnessAnchor, Mark};
 use ci_core::{Error, ErrorKind, Result};
 use rustix::fs::{FileType, FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
 
 const OPEN: &str = "open the freshness anchor";
 const READ: &str = "read the freshness anchor";
@@ -68,41 +69,15 @@ impl FileAnchor {
     /// when it is no folder; [`ErrorKind::Unavailable`] when the disk fails.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let refused = |kind, reason: &'static str| {
-            Error::new(kind, OPEN).because(reason).detail(path.display().to_string())
-        };
+        make_folder(path)?;
+        check_folder(path)?;
         let failed =
-            |error: std::io::Error| refused(ErrorKind::Unavailable, "the disk failed").caused_by(error);
-        match rustix::fs::mkdir(path, Mode::RWXU) {
-            Ok(()) => sync_folder(
-                path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")),
-            )
-            .map_err(failed)?,
-            Err(rustix::io::Errno::EXIST) => {}
-            Err(errno) => return Err(failed(errno.into())),
-        }
-        let stat = rustix::fs::lstat(path).map_err(|errno| failed(errno.into()))?;
-        match FileType::from_raw_mode(stat.st_mode) {
-            FileType::Directory => {}
-            FileType::Symlink => {
-                return Err(refused(
-                    ErrorKind::Denied,
-                    "its path is a symbolic link; name the folder itself",
-                ));
-            }
-            _ => return Err(refused(ErrorKind::Invalid, "it is not a folder")),
-        }
-        if stat.st_uid != rustix::process::geteuid().as_raw() {
-            return Err(refused(ErrorKind::Denied, "its owner is not the user that this process runs as"));
-        }
-        if stat.st_mode & 0o077 != 0 {
-            return Err(refused(ErrorKind::Denied, "others than its owner may use it; run chmod 700 on it"));
-        }
+            |error: io::Error| refused(ErrorKind::Unavailable, path, "the disk failed").caused_by(error);
         let lock = open_file(&path.join("lock"), OFlags::RDWR | OFlags::CREATE).map_err(failed)?;
         match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Self(Arc::new(Folder { path: path.to_owned(), lock: Mutex::new(lock) }))),
-            Err(rustix::io::Errno::WOULDBLOCK) => {
-                Err(refused(ErrorKind::Conflict, "another process has it open; it has one writer"))
+            Err(Errno::WOULDBLOCK) => {
+                Err(refused(ErrorKind::Conflict, path, "another process has it open; it has one writer"))
             }
             Err(errno) => Err(failed(errno.into())),
         }
@@ -152,7 +127,7 @@ impl FreshnessAnchor for FileAnchor {
         self.blocking(WRITE, move |folder| {
             let _held = folder.held();
             match fs::remove_file(folder.place(&of)) {
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
                 removed => removed.and_then(|()| sync_folder(&folder.path)),
             }
             .map_err(|error| failed(WRITE, &of, error))
@@ -173,7 +148,7 @@ impl Folder {
 
     fn read(&self, of: &Key) -> Result<Option<Mark>> {
         let file = match open_file(&self.place(of), OFlags::RDONLY) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             file => file.map_err(|error| failed(READ, of, error))?,
         };
         let mut text = String::new();
@@ -186,7 +161,7 @@ impl Folder {
         parse(&text, of).map(Some).ok_or_else(damaged)
     }
 
-    fn write(&self, of: &Key, mark: &Mark) -> std::io::Result<()> {
+    fn write(&self, of: &Key, mark: &Mark) -> io::Result<()> {
         let (place, new) = (self.place(of), self.path.join("new"));
         let mut file = open_file(&new, OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC)?;
         file.write_all(format(of, mark).as_bytes())?;
@@ -194,6 +169,39 @@ impl Folder {
         fs::rename(new, place)?;
         sync_folder(&self.path)
     }
+}
+
+/// Makes the folder, durably, unless it is there.
+fn make_folder(path: &Path) -> Result<()> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let made = match rustix::fs::mkdir(path, Mode::RWXU) {
+        Ok(()) => sync_folder(parent),
+        Err(Errno::EXIST) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    };
+    made.map_err(|error| refused(ErrorKind::Unavailable, path, "the disk failed").caused_by(error))
+}
+
+/// Refuses what is no folder of this process's user alone.
+fn check_folder(path: &Path) -> Result<()> {
+    let stat = rustix::fs::lstat(path)
+        .map_err(|errno| refused(ErrorKind::Unavailable, path, "the disk failed").caused_by(errno))?;
+    let (kind, reason) = match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Symlink => (ErrorKind::Denied, "its path is a symbolic link; name the folder itself"),
+        FileType::Directory if stat.st_uid != rustix::process::geteuid().as_raw() => {
+            (ErrorKind::Denied, "its owner is not the user that this process runs as")
+        }
+        FileType::Directory if stat.st_mode & 0o077 != 0 => {
+            (ErrorKind::Denied, "others than its owner may use it; run chmod 700 on it")
+        }
+        FileType::Directory => return Ok(()),
+        _ => (ErrorKind::Invalid, "it is not a folder"),
+    };
+    Err(refused(kind, path, reason))
+}
+
+fn refused(kind: ErrorKind, path: &Path, reason: &'static str) -> Error {
+    Error::new(kind, OPEN).because(reason).detail(path.display().to_string())
 }
 
 fn format(of: &Key, mark: &Mark) -> String {
@@ -206,16 +214,16 @@ fn parse(text: &str, of: &Key) -> Option<Mark> {
     (format(of, &mark) == text).then_some(mark)
 }
 
-fn open_file(path: &Path, flags: OFlags) -> std::io::Result<File> {
+fn open_file(path: &Path, flags: OFlags) -> io::Result<File> {
     let file = rustix::fs::open(path, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::RUSR | Mode::WUSR)?;
     Ok(File::from(file))
 }
 
-fn sync_folder(path: &Path) -> std::io::Result<()> {
+fn sync_folder(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
-fn failed(operation: &'static str, of: &Key, error: std::io::Error) -> Error {
+fn failed(operation: &'static str, of: &Key, error: io::Error) -> Error {
     Error::new(ErrorKind::Unavailable, operation).because("the disk failed").with("of", of).caused_by(error)
 }
 
