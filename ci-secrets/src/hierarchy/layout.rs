@@ -46,7 +46,7 @@ pub(crate) fn wrapped_place(folder: &Key, id: &KeyId) -> Key {
     wrapped(folder).part(id.as_str())
 }
 
-pub(crate) fn tenant_context(tenant: &TenantId, id: &KeyId, root: &str) -> Context {
+pub(super) fn tenant_context(tenant: &TenantId, id: &KeyId, root: &str) -> Context {
     Context::new("tenant key").field([FORMAT]).field(tenant.as_str()).field(id.as_str()).field(root)
 }
 
@@ -59,7 +59,7 @@ pub(crate) fn repository_context(repository: &RepositoryId, id: &KeyId) -> Conte
         .field(id.as_str())
 }
 
-pub(crate) fn write_tenant_row(root: &str, wrapped: &[u8]) -> Result<Bytes> {
+pub(super) fn write_tenant_row(root: &str, wrapped: &[u8]) -> Result<Bytes> {
     const MOST: usize = 256;
     let length = u16::try_from(root.len()).ok().filter(|_| root.len() <= MOST);
     let length = length.ok_or_else(|| {

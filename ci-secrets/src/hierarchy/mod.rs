@@ -9,7 +9,7 @@
 //! moved on to another key, nothing new comes under the former one, however late a writer is.
 
 pub(crate) mod layout;
-pub(crate) mod unwrapped;
+mod unwrapped;
 
 use std::sync::Arc;
 use std::time::Duration;

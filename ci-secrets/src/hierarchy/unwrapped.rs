@@ -14,7 +14,7 @@ use ci_core::seal::DataKey;
 ///
 /// A key is found only together with the wrapped bytes that it came from: when the row is gone or was changed,
 /// what is kept here is of no use.
-pub(crate) struct Unwrapped {
+pub(super) struct Unwrapped {
     clock: Arc<dyn Clock>,
     ttl: Duration,
     most: usize,
@@ -23,11 +23,11 @@ pub(crate) struct Unwrapped {
 
 /// A key that is kept here.
 #[derive(Debug)]
-pub(crate) struct Found {
-    pub(crate) key: Arc<DataKey>,
+pub(super) struct Found {
+    pub(super) key: Arc<DataKey>,
     /// Whether half of its time is over, and this is who should ask for it anew: whoever else finds it in the next
     /// tenth of its time is not told.
-    pub(crate) is_due: bool,
+    pub(super) is_due: bool,
 }
 
 struct Kept {
@@ -39,12 +39,12 @@ struct Kept {
 }
 
 impl Unwrapped {
-    pub(crate) fn new(clock: Arc<dyn Clock>, ttl: Duration, most: usize) -> Self {
+    pub(super) fn new(clock: Arc<dyn Clock>, ttl: Duration, most: usize) -> Self {
         Self { clock, ttl, most, keys: Mutex::default() }
     }
 
     /// The key that the row at `place`, which holds `wrapped` now, was unwrapped to.
-    pub(crate) fn get(&self, place: &Key, wrapped: &Bytes) -> Option<Found> {
+    pub(super) fn get(&self, place: &Key, wrapped: &Bytes) -> Option<Found> {
         let mut keys = self.lock();
         let kept = keys.get_mut(place)?;
         if kept.wrapped != wrapped || !self.is_fresh(kept) {
@@ -59,14 +59,14 @@ impl Unwrapped {
         Some(Found { key: kept.key.clone(), is_due })
     }
 
-    pub(crate) fn put(&self, place: Key, wrapped: Bytes, key: Arc<DataKey>) {
+    pub(super) fn put(&self, place: Key, wrapped: Bytes, key: Arc<DataKey>) {
         let elapsed = self.clock.elapsed();
         let due = elapsed.saturating_add(self.ttl / 2);
         self.insert(place, Kept { wrapped, key, at: self.clock.now(), elapsed, due });
     }
 
     /// The same for a key that the one at `above` has opened. It is kept no longer than that one, and is due with it.
-    pub(crate) fn put_below(&self, above: &Key, place: Key, wrapped: Bytes, key: Arc<DataKey>) {
+    pub(super) fn put_below(&self, above: &Key, place: Key, wrapped: Bytes, key: Arc<DataKey>) {
         let times = self.lock().get(above).map(|kept| (kept.at, kept.elapsed, kept.due));
         match times {
             Some((at, elapsed, due)) => self.insert(place, Kept { wrapped, key, at, elapsed, due }),
@@ -91,21 +91,21 @@ impl Unwrapped {
     }
 
     /// Drops the keys of rows below `prefix`.
-    pub(crate) fn forget(&self, prefix: &Key) {
+    pub(super) fn forget(&self, prefix: &Key) {
         self.lock().retain(|place, _| !place.is_below(prefix));
     }
 
     /// Drops the keys whose time is over.
-    pub(crate) fn forget_stale(&self) {
+    pub(super) fn forget_stale(&self) {
         self.lock().retain(|_, kept| self.is_fresh(kept));
     }
 
-    pub(crate) fn forget_all(&self) {
+    pub(super) fn forget_all(&self) {
         self.lock().clear();
     }
 
     /// For how long a key is kept.
-    pub(crate) fn ttl(&self) -> Duration {
+    pub(super) fn ttl(&self) -> Duration {
         self.ttl
     }
 

@@ -14,7 +14,7 @@ const SCOPE: &str = "repository";
 
 /// What kind of thing is sealed. Each has a key of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(super) enum Kind {
     /// What people may see of a secret.
     Info,
     /// A value that may be a variable.
@@ -39,24 +39,24 @@ impl Kind {
     }
 
     /// The key that follows from the repository's for things of this kind.
-    pub(crate) fn key(self, repository: &DataKey) -> DataKey {
+    pub(super) fn key(self, repository: &DataKey) -> DataKey {
         repository.derive(&Context::new("purpose").field(self.as_str()))
     }
 }
 
 /// Where something belongs. What has no name, version or policy has empty ones.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Belonging<'a> {
-    pub(crate) kind: Kind,
-    pub(crate) repository: &'a RepositoryId,
-    pub(crate) name: &'a str,
-    pub(crate) version: u64,
-    pub(crate) key: &'a KeyId,
-    pub(crate) policy: Option<&'a Digest>,
+pub(super) struct Belonging<'a> {
+    pub(super) kind: Kind,
+    pub(super) repository: &'a RepositoryId,
+    pub(super) name: &'a str,
+    pub(super) version: u64,
+    pub(super) key: &'a KeyId,
+    pub(super) policy: Option<&'a Digest>,
 }
 
 impl Belonging<'_> {
-    pub(crate) fn context(&self) -> Context {
+    pub(super) fn context(&self) -> Context {
         let Self { kind, repository, name, version, key, policy } = self;
         Context::new("secret")
             .field([FORMAT])

@@ -18,7 +18,7 @@ use super::judge::judge;
 pub(super) type Text = Zeroizing<Vec<u8>>;
 
 /// The shortest line of a value of several lines that is hidden by itself.
-pub(super) const SHORTEST_LINE: usize = 8;
+const SHORTEST_LINE: usize = 8;
 
 /// All forms of a value, the plainest first; each text once.
 pub(super) fn forms(value: &[u8]) -> Vec<(Form, Text)> {
