@@ -17,7 +17,10 @@ pub use faults::{Fault, FaultyRecords};
 
 use std::any::Any;
 use std::io::Write as _;
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicUsize, Ordering};
+
+use futures_util::FutureExt as _;
 
 /// What a backend's tests hand to a kit: a backend, or the reason why there is none here.
 ///
@@ -79,6 +82,26 @@ pub fn run<T>(case: &str, setup: impl AsyncFnOnce() -> Setup<T>, test: impl Asyn
             Setup::Skip { need, reason } => skip(case, need, &reason),
         }
     });
+}
+
+/// Whether a case of a kit fails: what shows that it notices a backend that is broken on purpose.
+///
+/// # Example
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+/// use ci_core::conformance::bites;
+///
+/// async fn it_is_even(number: u32) {
+///     assert!(number.is_multiple_of(2));
+/// }
+///
+/// assert!(bites(it_is_even(3)).await && !bites(it_is_even(2)).await);
+/// # });
+/// # Ok::<(), std::io::Error>(())
+/// ```
+pub async fn bites(case: impl Future<Output = ()>) -> bool {
+    AssertUnwindSafe(case).catch_unwind().await.is_err()
 }
 
 /// Says that a test cannot run here, and counts it.

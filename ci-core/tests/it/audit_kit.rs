@@ -1,16 +1,14 @@
 //! The kit of the audit log, over records in memory; and that it bites: stores that break their contract in one point each.
 
-use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use ci_core::Result;
 use ci_core::clock::ManualClock;
 use ci_core::conformance::audit as kit;
-use ci_core::conformance::{Fault, FaultyRecords, Setup};
+use ci_core::conformance::{Fault, FaultyRecords, Setup, bites};
 use ci_core::memory::Rig;
 use ci_core::records::{Batch, Condition, Key, Record, Records, Version};
-use futures_util::FutureExt as _;
 
 mod memory {
     use super::{Rig, Setup};
@@ -103,11 +101,6 @@ impl Records for Broken {
     async fn scan_raw(&self, needle: &[u8]) -> Result<usize> {
         self.inner.scan_raw(needle).await
     }
-}
-
-/// Whether a case of the kit fails.
-async fn bites(case: impl Future<Output = ()>) -> bool {
-    AssertUnwindSafe(case).catch_unwind().await.is_err()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,7 +1,5 @@
 //! The kits bite: backends that break their contract in one point each, and the cases that notice.
 
-use std::future::Future;
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -11,6 +9,7 @@ use ci_core::access::{Grant, Read, Write};
 use ci_core::artifact::{Artifact, ArtifactStore};
 use ci_core::cache::{CacheStore, readable};
 use ci_core::clock::ManualClock;
+use ci_core::conformance::bites;
 use ci_core::id::{ArtifactName, CacheKey, JobId, Label, RepositoryId};
 use ci_core::log::{Appended, Cursor, LogStore, Page};
 use ci_core::memory::{Artifacts, Caches, Database, Logs, Rig};
@@ -20,14 +19,8 @@ use ci_core::secret::Masked;
 use ci_core::trust::Trust;
 use ci_core::{ByteStream, Result};
 use ci_storage::conformance::{Bench, artifact, cache, log, queue, records};
-use futures_util::FutureExt as _;
 
 use crate::backends::{memory_rig, rig};
-
-/// Whether a case of a kit fails.
-async fn bites(case: impl Future<Output = ()>) -> bool {
-    AssertUnwindSafe(case).catch_unwind().await.is_err()
-}
 
 /// What a broken database does wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

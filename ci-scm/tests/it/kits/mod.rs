@@ -2,8 +2,3 @@
 
 mod permission;
 mod source;
-
-/// Whether a case fails, in a task of its own.
-async fn bites(case: impl Future<Output = ()> + Send + 'static) -> bool {
-    tokio::spawn(case).await.is_err()
-}

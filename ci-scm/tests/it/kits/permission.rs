@@ -11,13 +11,12 @@ use async_trait::async_trait;
 use ci_core::Result;
 use ci_core::access::{Level, PermissionSource, Session, Verdict};
 use ci_core::clock::{Clock, ManualClock};
-use ci_core::conformance::Setup;
+use ci_core::conformance::{Setup, bites};
 use ci_core::id::{RepositoryId, UserId};
 use ci_core::memory::Permissions;
 use ci_scm::conformance::permission;
 use ci_scm::git::{AccessFile, AccessFileOptions};
 
-use super::bites;
 use crate::world::app;
 
 mod access_file {

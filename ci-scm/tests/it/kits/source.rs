@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use bytes::Bytes;
 use ci_core::access::{Read, Scope};
-use ci_core::conformance::Setup;
+use ci_core::conformance::{Setup, bites};
 use ci_core::forge::{Revision, RevisionName, Source, SourcePath};
 use ci_core::id::{CommitId, ImageName, RepositoryId};
 use ci_core::memory::{Forge, Rig, Scripted};
@@ -17,7 +17,6 @@ use ci_core::{ByteSize, Error, ErrorKind, External, Result};
 use ci_scm::conformance::source;
 use ci_scm::git::Git;
 
-use super::bites;
 use crate::repository::Repository;
 use crate::world::{World, app};
 
