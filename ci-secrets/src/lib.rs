@@ -93,8 +93,9 @@
 //!
 //! Everything sealed says in front which format, suite and key sealed it, and is bound to where it belongs: tenant, forge,
 //! repository, scope, kind, name, version, key, and the digest of its policy, each field with its length in front. Values
-//! of more than 64 KiB are sealed in chunks, and no byte is given out before all of them have been opened. Keys are never tried to see whether they fit. Destroying a repository's key
-//! makes everything unreadable that was ever sealed for it ([`Vault::erase`]).
+//! of more than 64 KiB are sealed in chunks, and no byte is given out before all of them have been opened. Keys are never
+//! tried to see whether they fit. Destroying a repository's key makes everything unreadable that was ever sealed for it
+//! ([`Vault::erase`]).
 //!
 //! # Root keys
 //!
@@ -108,8 +109,8 @@
 //! With the first two the key itself lies in this process's memory: whoever reads it once, has it for ever, and a
 //! replaced key is the only remedy. With the last two only keys of tenants do, for the time that
 //! [`VaultOptions::keys_for`] says; who may unwrap is decided, written down and ended at the provider, and an outage of
-//! the provider that is longer than half of that time can stop jobs that need secrets. None of them protects from somebody who
-//! reads this process's memory while it works. The provider sees keys of tenants, and no secret.
+//! the provider that is longer than half of that time can stop jobs that need secrets. None of them protects from
+//! somebody who reads this process's memory while it works. The provider sees keys of tenants, and no secret.
 //!
 //! Losing a root key, or the file with a passphrase's salt, loses everything. A backup of the root key belongs somewhere
 //! else than the backups of the database. For a provider that is none of these, implement [`RootKey`] and run its kits.
@@ -119,7 +120,7 @@
 //! | What happened | What to do |
 //! |---|---|
 //! | it is time for another root key, or the provider changes | [`Vault::rotate_root`]: values and repositories' keys stay |
-//! | a root key has got lost to somebody | the same, then [`Vault::rotate_all`] for every tenant: copies of the database hold the former keys |
+//! | a root key has leaked | the same, then [`Vault::rotate_all`] for every tenant: copies of the database hold the former keys |
 //! | a copy of the database, or a process's memory, was read | [`Vault::rotate_all`], and new values where they come from |
 //! | a repository's secrets were read | [`Vault::revoke_all`], cancel its jobs, and new values |
 //! | logs and artifacts of before some time are gone | [`Vault::retire_keys`] |

@@ -5,6 +5,8 @@ use std::fmt;
 use super::derive::{Derived, Shape};
 use super::suite::Nonce;
 use super::{CHUNK_HEADER, Context, DataKey, Opened};
+#[cfg(doc)]
+use crate::error::ErrorKind;
 use crate::error::Result;
 
 /// Seals content that is too large for one record, chunk by chunk.
@@ -67,9 +69,6 @@ impl ChunkOpener {
     ///
     /// [`ErrorKind::Tampered`] when the header was not made with this key and context; [`ErrorKind::Unsupported`] for a
     /// [suite](super::Suite) that this build does not have.
-    ///
-    /// [`ErrorKind::Tampered`]: crate::ErrorKind::Tampered
-    /// [`ErrorKind::Unsupported`]: crate::ErrorKind::Unsupported
     pub fn new(key: &DataKey, context: &Context, header: &[u8; CHUNK_HEADER]) -> Result<Self> {
         Ok(Self { derived: Derived::checked(key, Shape::Chunks, context, header)?, next: 0 })
     }
@@ -78,7 +77,7 @@ impl ChunkOpener {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Tampered`](crate::ErrorKind::Tampered) when it is not the next one, or its place is not `place`.
+    /// [`ErrorKind::Tampered`] when it is not the next one, or its place is not `place`.
     pub fn open(&mut self, chunk: &[u8], place: Place) -> Result<Opened> {
         let plain = self.derived.decrypt(nonce(self.next, place), chunk)?;
         self.next += 1;

@@ -4,7 +4,7 @@ mod receipt;
 
 use std::collections::BTreeSet;
 
-use ci_core::audit::{Audit, Entry};
+use ci_core::audit::Entry;
 use ci_core::id::{KeyId, RepositoryId};
 use ci_core::operator::Act;
 use ci_core::records::{Batch, Condition, Key, Record};
@@ -14,7 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::Vault;
 use crate::hierarchy::layout;
-use crate::vault::row;
+use crate::rotation::notes_of;
+use crate::vault::{about, row};
 
 pub use self::receipt::{ErasureReceipt, OutOfReach, Traces};
 
@@ -86,7 +87,7 @@ impl Vault {
         if let Some(anchor) = &self.anchor {
             anchor.forget(&row::folder(repository)).await?;
         }
-        let notes = crate::rotation::notes_of(repository);
+        let notes = notes_of(repository);
         if !self.records.list(&notes, None, 1).await?.is_empty() {
             records += self.records.purge(&notes).await?;
         }
@@ -130,7 +131,7 @@ impl Vault {
                 Some(record) => serde_json::from_slice(&record.value).unwrap_or_default(),
             };
             note.keys.extend(rows.iter().filter_map(|row| layout::repository_of(&row.key)).map(|(_, id)| id));
-            note.salts.extend(rows.iter().filter_map(|row| row.value.get(SALT)).map(written));
+            note.salts.extend(rows.iter().filter_map(|row| row.value.get(SALT)).map(hidden));
             let json = serde_json::to_vec(&note)
                 .map_err(|error| Error::new(ErrorKind::Internal, ERASE).caused_by(error))?;
             let unchanged = match &earlier {
@@ -149,7 +150,7 @@ impl Vault {
 
     /// What is left of the wrapped keys: their salts, which were written down, and what this call has seen of the keys.
     async fn traces(&self, note: &Note, rows: &[Record]) -> Result<Traces> {
-        let salts = note.salts.iter().filter_map(|salt| read(salt));
+        let salts = note.salts.iter().filter_map(|salt| shown(salt));
         let sealed = rows.iter().filter_map(|row| row.value.last_chunk::<SEALED>()).map(|key| key.to_vec());
         let mut found = 0;
         for needle in salts.chain(sealed) {
@@ -187,7 +188,6 @@ impl Vault {
             .about("records", receipt.records)
             .about("leases", receipt.jobs.len())
             .about("traces", traces);
-        let audit: &Audit = &self.audit;
         let commit = async |batch: Batch| {
             let batch = match receipt.traces {
                 Traces::Found(_) => batch,
@@ -195,7 +195,7 @@ impl Vault {
             };
             self.records.commit(batch).await.map(drop)
         };
-        audit.attempt(repository.tenant(), crate::vault::about(entry, repository), commit).await
+        self.audit.attempt(repository.tenant(), about(entry, repository), commit).await
     }
 }
 
@@ -203,11 +203,12 @@ fn note_place(repository: &RepositoryId) -> Key {
     Key::new("erasure").repository(repository)
 }
 
-fn written(salt: &[u8]) -> String {
+/// The salt as it is written down: see [`Note`].
+fn hidden(salt: &[u8]) -> String {
     HEXLOWER.encode(&salt.iter().map(|byte| !byte).collect::<Vec<_>>())
 }
 
-fn read(salt: &str) -> Option<Vec<u8>> {
+fn shown(salt: &str) -> Option<Vec<u8>> {
     let salt = HEXLOWER.decode(salt.as_bytes()).ok().filter(|salt| salt.len() == SALT.len())?;
     Some(salt.into_iter().map(|byte| !byte).collect())
 }

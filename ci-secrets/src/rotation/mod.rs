@@ -16,7 +16,7 @@ mod rewrap;
 mod root;
 mod tenant;
 
-use ci_core::records::Batch;
+use ci_core::records::{Batch, Condition};
 use ci_core::{Error, ErrorKind, Result};
 
 use crate::Vault;
@@ -45,7 +45,7 @@ impl Vault {
 
     /// Takes the note away; when it is gone already, somebody else was faster with the same.
     async fn end(&self, noted: &Noted) -> Result<()> {
-        let ci_core::records::Condition::Is(place, _) = &noted.still else { return Ok(()) };
+        let Condition::Is(place, _) = &noted.still else { return Ok(()) };
         let batch = Batch::new().require(noted.still.clone()).delete(place.clone());
         match self.records.commit(batch).await {
             Err(error) if error.kind() != ErrorKind::Conflict => Err(error),

@@ -9,6 +9,7 @@ use super::note::Then;
 use super::report::Work;
 use super::{Progress, RotationReport};
 use crate::Vault;
+use crate::vault::about;
 
 /// What becomes of the secrets of a repository whose secrets are revoked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,7 +101,7 @@ impl Vault {
         let entry = Entry::new("secrets.revoked", "operator")
             .about("secrets", work.report.revoked)
             .about("left", work.report.left);
-        self.audit.record(repository.tenant(), crate::vault::about(entry, repository)).await?;
+        self.audit.record(repository.tenant(), about(entry, repository)).await?;
         Ok(Revocation { report: work.report, jobs })
     }
 }

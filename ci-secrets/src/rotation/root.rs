@@ -26,7 +26,7 @@ impl Vault {
     /// wrapped is unwrapped once more before the former row is replaced, so that a provider at fault costs nothing.
     ///
     /// Who knows the former root key and has an old copy of the database knows every tenant's key: when the root key
-    /// has got lost to somebody, rotate the tenants' keys too ([`rotate_all`](Self::rotate_all)).
+    /// has leaked, rotate the tenants' keys too ([`rotate_all`](Self::rotate_all)).
     ///
     /// # Errors
     ///
