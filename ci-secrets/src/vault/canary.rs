@@ -1,15 +1,14 @@
 //! The decoy of a repository: a value that lies where secrets lie and is given to no job.
 
-use bytes::Bytes;
+use ci_core::Result;
 use ci_core::id::{RepositoryId, SecretName};
-use ci_core::records::{Batch, Record};
-use ci_core::seal::{Context, DataKey};
+use ci_core::records::Batch;
+use ci_core::seal::{Context, DataKey, Opened};
 use ci_core::secret::SecretValue;
-use ci_core::{Error, ErrorKind, Result};
 use zeroize::Zeroizing;
 
-use super::context::Kind;
-use super::manifest::{Manifest, digest};
+use super::manifest::Manifest;
+use super::single::Single;
 use super::{row, snapshot};
 
 /// What reports call it. A secret may have the same name: it is another one.
@@ -17,26 +16,16 @@ pub(super) fn name() -> SecretName {
     SecretName::parse("CANARY").expect("a name")
 }
 
-/// The rows that a repository begins with: a decoy, and a list of no secrets.
+/// The rows that a repository begins with: a decoy, and a list of nothing else.
 pub(crate) fn first_rows(repository: &RepositoryId, key: &DataKey) -> Batch {
-    let row = seal(repository, key, &random());
-    let manifest = Manifest::first(digest(&row));
-    let sealed = snapshot::seal(repository, key, &manifest);
-    Batch::new().put(row::canary(repository), row).put(row::manifest(repository), sealed)
+    let (rows, list) = Single::Canary.fill(repository, key, random().expose(), Manifest::first());
+    rows.put(row::manifest(repository), snapshot::seal(repository, key, &list))
 }
 
-pub(super) fn seal(repository: &RepositoryId, key: &DataKey, value: &SecretValue) -> Bytes {
-    Kind::Canary.key(key).seal(&row::context(Kind::Canary, repository, key), value.expose())
-}
-
-pub(super) fn open(repository: &RepositoryId, key: &DataKey, record: &Record) -> Result<SecretValue> {
-    let context = row::context(Kind::Canary, repository, key);
-    let mut plain = Kind::Canary.key(key).open(&context, &record.value)?;
+/// The value of the decoy, which every repository has that has a list.
+pub(super) fn value(opened: Option<Opened>) -> Result<SecretValue> {
+    let mut plain = opened.ok_or_else(|| Single::Canary.tampered())?;
     Ok(SecretValue::new(std::mem::take(&mut *plain)))
-}
-
-pub(super) fn tampered() -> Error {
-    Error::new(ErrorKind::Tampered, "read the canary")
 }
 
 /// 40 letters and digits, as many services make their tokens.

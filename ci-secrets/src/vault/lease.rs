@@ -12,9 +12,10 @@ use ci_core::secret::{SecretInfo, SecretLease, SecretStore as _, SecretValue};
 use ci_core::{Error, ErrorKind, Result};
 
 use super::context::Kind;
-use super::manifest::{Listed, Manifest, digest};
+use super::manifest::{Listed, digest};
 use super::row::{Place, kind_of_value};
-use super::snapshot::{MOST_ROUNDS, missing as no_list};
+use super::single::Single;
+use super::snapshot::MOST_ROUNDS;
 use super::value::{MOST_PARTS, Row};
 use super::{Keys, Vault, about, canary, missing, row, withdrawn};
 
@@ -71,7 +72,7 @@ impl Vault {
         names: &BTreeSet<&SecretName>,
     ) -> Result<Option<Opened>> {
         let places = || names.iter().map(|name| Place { repository, name });
-        let mut keys = vec![row::manifest(repository), row::canary(repository)];
+        let mut keys = vec![row::manifest(repository), Single::Canary.place(repository)];
         keys.extend(places().flat_map(|place| [place.info(), place.value()]));
         for _ in 0..MOST_ROUNDS {
             let mut records = self.records.get_all(&keys).await?.into_iter();
@@ -104,7 +105,7 @@ impl Vault {
         let repository = claim.claim().scope()?.repository();
         let keys = self.keys(repository);
         let manifest = self.opened(&keys, manifest).await?.manifest;
-        let canary = self.open_canary(&keys, &manifest, canary).await?;
+        let canary = canary::value(self.open_single(&keys, &manifest, Single::Canary, canary).await?)?;
         let mut found = Vec::with_capacity(rows.len());
         for (place, info, value) in rows {
             let Some(listed) = manifest.secrets.get(place.name) else {
@@ -186,20 +187,6 @@ impl Vault {
         row.open(&kind_of_value(info).key(&key), &context, &parts).ok_or_else(tampered)
     }
 
-    pub(super) async fn open_canary(
-        &self,
-        keys: &Keys<'_>,
-        manifest: &Manifest,
-        record: Option<Record>,
-    ) -> Result<SecretValue> {
-        let record = record.ok_or_else(canary::tampered)?;
-        if digest(&record.value) != manifest.canary {
-            return Err(canary::tampered());
-        }
-        let key = keys.get(&key_id(&record.value)?).await?;
-        canary::open(keys.repository, &key, &record)
-    }
-
     /// The decoy of `repository`, for the operator to lay out where nobody has business: in a file of the host, say, or
     /// in the database of another service. When a job of the repository that has leased secrets prints it,
     /// [`Outcome::leaks`](ci_core::outcome::Outcome::leaks) says so.
@@ -246,15 +233,6 @@ impl Vault {
     ) -> Result<SecretValue> {
         act.covers(repository.tenant())?;
         self.hierarchy.current(repository).await?;
-        for _ in 0..MOST_ROUNDS {
-            let snapshot = self.snapshot(repository).await?.ok_or_else(no_list)?;
-            let record = self.records.get(&row::canary(repository)).await?;
-            match self.open_canary(&self.keys(repository), &snapshot.manifest, record).await {
-                Err(error) if self.is_outdated(repository, &snapshot.record, &error).await? => {}
-                opened => return opened,
-            }
-        }
-        Err(Error::new(ErrorKind::Unavailable, "read the canary")
-            .because("secrets are being set over and over"))
+        canary::value(self.single(repository, Single::Canary).await?)
     }
 }
