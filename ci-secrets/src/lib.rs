@@ -134,7 +134,8 @@
 //! Somebody who reads the database learns which repositories have secrets, their names, how long the values are
 //! and when rows change; no value, no policy, and not even the version. Somebody who *writes* to it can destroy, but
 //! neither read nor forge nor move, nor put back or delete single rows unnoticed: a sealed list of what must be there is
-//! written with every change. The table at [`Vault`] says what takes an anchor to be noticed.
+//! written with every change, of secrets and of private keys. The table at [`Vault`] says what takes an anchor to be
+//! noticed.
 //!
 //! A decoy lies among the secrets of each repository ([`Vault::canary`]); a job that prints it is reported.
 //!
@@ -145,9 +146,10 @@
 //! - Somebody who has the root key and a copy of the database, or who reads this process's memory, has everything. On
 //!   Linux `harden_process` keeps other processes of the same user, and core dumps, from it. Keys do not lie in memory
 //!   of `memfd_secret(2)`: that takes unsafe code, here or in a crate that nobody has audited.
-//! - Without an anchor, all secrets of a repository, put back together to an earlier state, are not noticed; see [`Vault`].
+//! - Without an anchor, secrets and private keys of a repository that were put back together with their list are not
+//!   noticed; see [`Vault`].
 //! - A policy's rules about steps and environments keep to what the job says of itself; see [`SecretPolicy`].
-//! - A list of secrets that was damaged takes the repository's secrets with it: put the database's copy back, or
+//! - A list that was damaged takes the repository's secrets and private keys with it: put the database's copy back, or
 //!   [erase](Vault::erase) and set them anew.
 //! - A root key that is lost takes every secret with it, and everything that was sealed. Nothing replaces a root key
 //!   or a repository's key by a new one.

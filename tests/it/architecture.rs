@@ -74,6 +74,24 @@ fn no_crate_depends_on_a_sibling() {
     assert_eq!(seen.len(), CRATES.len(), "{seen:?}");
 }
 
+/// One that no `mod` names is not even compiled.
+#[test]
+fn every_file_of_tests_is_run() {
+    for folder in CRATES.map(|name| format!("{name}/tests/it")).iter().map(String::as_str).chain(["tests/it"])
+    {
+        let main = read(format!("{folder}/main.rs"));
+        for entry in fs::read_dir(root().join(folder)).expect("a folder of tests") {
+            let path = entry.expect("an entry").path();
+            if path.extension().is_some_and(|extension| extension != "rs") {
+                continue;
+            }
+            let name = path.file_stem().expect("a name").to_string_lossy().into_owned();
+            let is_run = main.contains(&format!("mod {name};")) || main.contains(&format!("mod {name} {{"));
+            assert!(name == "main" || is_run, "{folder}/{name} is no module of its main.rs");
+        }
+    }
+}
+
 #[test]
 fn unsafe_is_where_it_may_be() {
     for name in CRATES.iter().filter(|name| **name != "ci-sandbox") {

@@ -7,10 +7,11 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ci_core::access::Write;
+use ci_core::access::{Admin, Write};
 use ci_core::audit::Audit;
 use ci_core::clock::{ManualClock, SystemClock};
-use ci_core::id::{JobId, KeyId, RepositoryId, SecretName, TenantId};
+use ci_core::id::{JobId, KeyId, RepositoryId, SecretName, StepName, TenantId};
+use ci_core::identity::{Audience, IssuerUrl, TokenIssuer as _};
 use ci_core::memory::Rig;
 use ci_core::operator::Operator;
 use ci_core::records::{Key, Record, Records};
@@ -18,7 +19,9 @@ use ci_core::seal::{Context, key_id};
 use ci_core::secret::{KeyRing as _, Purpose, SecretStore as _, SecretValue};
 use ci_core::trust::Origin;
 use ci_core::{ErrorKind, Result};
-use ci_secrets::{FileRoot, RootKey, Vault};
+use ci_secrets::identity::{Algorithm, Audiences, OidcIssuer};
+use ci_secrets::ssh::{SshKeyStage, SshKeys};
+use ci_secrets::{FileRoot, RootKey, SshSigner as _, Vault};
 use ci_storage::sqlite::Sqlite;
 
 /// Names the folder of the database for the process that is killed.
@@ -47,6 +50,8 @@ struct Service {
     audit: Audit,
     operator: Operator,
     vault: Arc<Vault>,
+    ssh: SshKeys,
+    issuer: OidcIssuer,
 }
 
 impl Service {
@@ -64,7 +69,22 @@ impl Service {
         });
         let vault = Vault::new(records.clone(), audit.clone(), roots[root % 2].clone(), clock)
             .with_former_root(roots[(root + 1) % 2].clone());
-        Self { rig, records, audit, operator, vault: Arc::new(vault) }
+        let vault = Arc::new(vault);
+        let url = IssuerUrl::parse("https://ci.example.org").expect("a URL");
+        let issuer = OidcIssuer::new(vault.clone(), url, Audiences::any(Algorithm::EdDsa));
+        let ssh = SshKeys::new(vault.clone());
+        Self { rig, records, audit, operator, vault, ssh, issuer: issuer.expect("an issuer") }
+    }
+
+    /// Secrets and private keys for everybody.
+    async fn begin(&self) {
+        for native in REPOSITORIES {
+            for secret in SECRETS {
+                self.put(native, secret, &format!("value of {secret} of {native}, 0")).await.expect("set");
+            }
+            self.change_ssh_key(native).await.expect("made");
+        }
+        self.issuer.jwks().await.expect("made");
     }
 
     async fn put(&self, native: &str, secret: &str, value: &str) -> Result<()> {
@@ -76,6 +96,31 @@ impl Service {
         let claim = self.rig.claim(&repository(native), Origin::Repository, Rig::spec()).await?;
         let lease = self.vault.lease(claim.trusted()?, &[name(secret)]).await?;
         Ok(String::from_utf8_lossy(lease.value(&name(secret))?.expose()).into_owned())
+    }
+
+    /// Does the next step of replacing a repository's SSH key.
+    async fn change_ssh_key(&self, native: &str) -> Result<()> {
+        let grant = self.rig.grant::<Admin>(&Rig::user("ada")?, &repository(native)).await?;
+        let list = self.ssh.list(&grant.lower()).await?;
+        let at = |stage| list.iter().find(|info| info.stage == stage).map(|info| info.key);
+        match (at(SshKeyStage::Old), at(SshKeyStage::Next)) {
+            (Some(old), _) => self.ssh.remove(&grant, &old).await,
+            (None, Some(next)) => self.ssh.activate(&grant, &next).await,
+            (None, None) => self.ssh.rotate(&grant).await.map(drop),
+        }
+    }
+
+    async fn replace_token_keys(&self) -> Result<()> {
+        let act = self.operator.act(&TenantId::service(), "token_keys.replaced").await?;
+        self.issuer.replace(&act).await
+    }
+
+    /// Rotates what seals the keys for tokens.
+    async fn rotate_service(&self) -> Result<()> {
+        let act = self.operator.act(&TenantId::service(), "service_keys.rotated").await?;
+        let report = self.vault.rotate_all(&act, &TenantId::service(), &mut |_| {}).await?;
+        assert!(report.is_complete(), "{report:?}");
+        Ok(())
     }
 
     async fn rotate_root(&self) -> Result<()> {
@@ -108,9 +153,33 @@ impl Service {
         self.records.list(prefix, None, 10_000).await.expect("a list")
     }
 
-    /// Every secret has a value that somebody set, whatever was going on.
+    /// A repository's SSH key signs.
+    async fn check_ssh_key(&self, native: &str) {
+        let claim = self.rig.claim(&repository(native), Origin::Repository, Rig::spec()).await;
+        let claim = claim.expect("a claim");
+        let key = self.ssh.identity(&claim).await.expect("one signs");
+        self.ssh.sign(&claim, &key, b"x").await.expect("it can be read");
+    }
+
+    /// A token is signed with a key that is published.
+    async fn check_token(&self) {
+        let claim = self.rig.claim(&repository("1"), Origin::Repository, Rig::spec()).await;
+        let (step, audience) = (StepName::parse("test"), Audience::parse("https://cloud.example.org"));
+        let (step, audience) = (step.expect("a name"), audience.expect("an audience"));
+        let (claim, minute) = (claim.expect("a claim"), Duration::from_mins(1));
+        let token = self.issuer.token(&claim, &step, &audience, minute).await.expect("a token");
+        let header = token.expose().split(|byte| *byte == b'.').next().expect("a header");
+        let header = data_encoding::BASE64URL_NOPAD.decode(header).expect("base64url");
+        let header: serde_json::Value = serde_json::from_slice(&header).expect("JSON");
+        let keys = self.issuer.jwks().await.expect("the keys");
+        assert!(keys.contains(header["kid"].as_str().expect("an id")), "{keys}");
+    }
+
+    /// Every secret has a value that somebody set, and every private key signs, whatever was going on.
     async fn check_values(&self) {
+        self.check_token().await;
         for native in REPOSITORIES {
+            self.check_ssh_key(native).await;
             for secret in SECRETS {
                 let value = self.value(native, secret).await.expect("it can be read");
                 let begins = format!("value of {secret} of {native}, ");
@@ -121,8 +190,24 @@ impl Service {
 
     /// Nothing is half done, and there is one active key of each kind.
     async fn check_keys(&self, root: usize, folder: &Path) {
-        let tenant = Key::new("key").part("tenant").part("acme");
-        let wrapped = self.below(&tenant.clone().part("wrapped")).await;
+        // The secrets, the SSH keys, the list and the decoy.
+        let ours = REPOSITORIES.map(|native| (repository(native), 2 * SECRETS.len() + 3));
+        let theirs = (self.issuer.repository().clone(), 3);
+        for (tenant, repositories) in [(acme(), &ours[..]), (TenantId::service(), &[theirs])] {
+            let above = self.check_tenant_key(&tenant, root, folder).await;
+            for (repository, rows) in repositories {
+                self.check_repository_keys(repository, *rows, &above).await;
+            }
+        }
+        let notes = self.below(&Key::new("rotation")).await;
+        let open = notes.iter().filter(|note| note.key.as_str().ends_with("/note")).count();
+        assert_eq!(open + self.below(&Key::new("rotation").part("tenant")).await.len(), 0, "notes");
+        assert!(self.below(&Key::new("erasure")).await.is_empty(), "notes of erasures");
+    }
+
+    async fn check_tenant_key(&self, tenant: &TenantId, root: usize, folder: &Path) -> KeyId {
+        let wrapped = Key::new("key").part("tenant").part(tenant.as_str()).part("wrapped");
+        let wrapped = self.below(&wrapped).await;
         assert_eq!(wrapped.len(), 1, "one key of the tenant");
         let path = folder.join(["a.key", "b.key"][root % 2]);
         let root = FileRoot::open(path).expect("a root key");
@@ -131,27 +216,23 @@ impl Service {
             wrapped[0].value.windows(named.len()).any(|bytes| bytes == named),
             "under the root key in use"
         );
-        let above =
-            wrapped[0].key.as_str().rsplit('/').next().map(KeyId::parse).expect("an id").expect("an id");
-        for native in REPOSITORIES {
-            let keys = Key::new("key").part("repository").repository(&repository(native));
-            for row in self.below(&keys.clone().part("wrapped")).await {
-                assert_eq!(key_id(&row.value).expect("an id"), above, "under the tenant's only key");
-            }
-            let current = self.records.get(&keys.part("current")).await.expect("read").expect("there").value;
-            let secrets = self.below(&Key::new("secret").repository(&repository(native))).await;
-            assert_eq!(secrets.len(), 2 * SECRETS.len() + 2, "the list and the decoy as well");
-            // A value that is not large has one byte in front.
-            let front = |row: &Record| usize::from(row.key.as_str().contains("/value/"));
-            let sealed = secrets.iter().map(|row| key_id(&row.value[front(row)..]).expect("a sealed row"));
-            let used: BTreeSet<KeyId> = sealed.collect();
-            assert_eq!(used.len(), 1, "under exactly one key");
-            assert_eq!(used.first().expect("one").as_str().as_bytes(), current);
+        wrapped[0].key.as_str().rsplit('/').next().map(KeyId::parse).expect("an id").expect("an id")
+    }
+
+    async fn check_repository_keys(&self, repository: &RepositoryId, rows: usize, above: &KeyId) {
+        let keys = Key::new("key").part("repository").repository(repository);
+        for row in self.below(&keys.clone().part("wrapped")).await {
+            assert_eq!(key_id(&row.value).expect("an id"), *above, "under the tenant's only key");
         }
-        let notes = self.below(&Key::new("rotation")).await;
-        let open = notes.iter().filter(|note| note.key.as_str().ends_with("/note")).count();
-        assert_eq!(open + self.below(&Key::new("rotation").part("tenant")).await.len(), 0, "notes");
-        assert!(self.below(&Key::new("erasure")).await.is_empty(), "notes of erasures");
+        let current = self.records.get(&keys.part("current")).await.expect("read").expect("there").value;
+        let secrets = self.below(&Key::new("secret").repository(repository)).await;
+        assert_eq!(secrets.len(), rows, "{secrets:?}");
+        // A value that is not large has one byte in front.
+        let front = |row: &Record| usize::from(row.key.as_str().contains("/value/"));
+        let sealed = secrets.iter().map(|row| key_id(&row.value[front(row)..]).expect("a sealed row"));
+        let used: BTreeSet<KeyId> = sealed.collect();
+        assert_eq!(used.len(), 1, "under exactly one key");
+        assert_eq!(used.first().expect("one").as_str().as_bytes(), current);
     }
 }
 
@@ -159,11 +240,7 @@ impl Service {
 async fn kill(count: u64) {
     let folder = tempfile::tempdir().expect("a folder");
     let first = Service::open(folder.path(), 0).await;
-    for native in REPOSITORIES {
-        for secret in SECRETS {
-            first.put(native, secret, &format!("value of {secret} of {native}, 0")).await.expect("set");
-        }
-    }
+    first.begin().await;
     drop(first);
     let (start, mut interrupted, mut done) = (Instant::now(), 0, 0);
     for round in 0..count {
@@ -182,23 +259,28 @@ async fn kill(count: u64) {
         // Whoever comes next finishes it.
         service.rotate_root().await.expect("the root key");
         service.rotate_tenant().await.expect("the tenant's key");
+        service.rotate_service().await.expect("the keys of the service itself");
         for native in REPOSITORIES {
             service.rotate_repository(native).await.expect("the repository's key");
         }
         let receipt = service.erase(ERASED).await.expect("it is erased");
         assert!(receipt.is_verified(), "{receipt:?}");
         assert_eq!(service.value(ERASED, "ONE").await.expect_err("it is gone").kind(), ErrorKind::NotFound);
+        let claim = service.rig.claim(&repository(ERASED), Origin::Repository, Rig::spec()).await;
+        let identity = service.ssh.identity(&claim.expect("a claim")).await;
+        assert_eq!(identity.expect_err("it is gone").kind(), ErrorKind::NotFound);
         service.check_keys(root, folder.path()).await;
         service.check_values().await;
-        service.audit.verify(&acme()).await.expect("the audit log is whole");
+        for tenant in [acme(), TenantId::service()] {
+            service.audit.verify(&tenant).await.expect("the audit log is whole");
+        }
         done += 1;
         // Logs are not kept here: a key that no secret depends on is of no use.
         if round % 10 == 9 {
-            for native in REPOSITORIES {
-                let act = service.operator.act(&acme(), "key.retired").await.expect("an act");
-                let later = ci_core::clock::Timestamp::from_unix_millis(u64::MAX / 2);
-                let report =
-                    service.vault.retire_keys(&act, &repository(native), later).await.expect("retired");
+            let later = ci_core::clock::Timestamp::from_unix_millis(u64::MAX / 2);
+            for place in REPOSITORIES.map(repository).iter().chain([service.issuer.repository()]) {
+                let act = service.operator.act(place.tenant(), "key.retired").await.expect("an act");
+                let report = service.vault.retire_keys(&act, place, later).await.expect("retired");
                 assert!(report.is_complete(), "{report:?}");
             }
             service.check_values().await;
@@ -233,12 +315,18 @@ async fn victim() {
     let first: usize = root.parse().expect("a number");
     for step in first.. {
         let native = REPOSITORIES[step % REPOSITORIES.len()];
-        let done = match step % 6 {
+        let done = match step % 9 {
             0 => service.rotate_repository(native).await,
             1 => service.rotate_tenant().await,
             2 => service.rotate_root().await,
             3 => service.put(native, "ONE", &format!("value of ONE of {native}, {step}")).await,
-            4 => service.put(ERASED, "ONE", "to be erased").await,
+            4 => service.change_ssh_key(native).await,
+            5 => service.replace_token_keys().await,
+            6 => service.rotate_service().await,
+            7 => {
+                service.put(ERASED, "ONE", "to be erased").await.expect("nobody else is here");
+                service.change_ssh_key(ERASED).await
+            }
             _ => service.erase(ERASED).await.map(drop),
         };
         done.expect("nobody else is here");
@@ -329,11 +417,7 @@ fn in_files(folder: &Path, needle: &[u8]) -> usize {
 async fn several_processes_rotate_one_file_at_once() {
     let folder = tempfile::tempdir().expect("a folder");
     let first = Service::open(folder.path(), 0).await;
-    for native in REPOSITORIES {
-        for secret in SECRETS {
-            first.put(native, secret, &format!("value of {secret} of {native}, 0")).await.expect("set");
-        }
-    }
+    first.begin().await;
     // Each has its own connections, cache and audit log; the file is what they share.
     let mut running = Vec::new();
     for number in 0..3 {
@@ -341,9 +425,16 @@ async fn several_processes_rotate_one_file_at_once() {
         running.push(tokio::spawn(async move {
             let service = Service::open(&folder, 0).await;
             for step in 0..6 {
-                let done = match (step + number) % 3 {
+                let done = match (step + number) % 4 {
                     0 => service.rotate_tenant().await,
                     1 => service.rotate_repository("1").await,
+                    2 => match service.change_ssh_key("1").await {
+                        // Others have done that step, or the next one.
+                        Err(error) if matches!(error.kind(), ErrorKind::Conflict | ErrorKind::NotFound) => {
+                            Ok(())
+                        }
+                        done => done,
+                    },
                     _ => service.put("1", "ONE", "value of ONE of 1, again").await,
                 };
                 if let Err(error) = done {

@@ -88,7 +88,7 @@ pub(crate) fn read_tenant_row(row: &[u8]) -> Result<(&str, &[u8])> {
 /// Whose key lies at `place`, when it is the place of a tenant's wrapped key.
 pub(crate) fn tenant_of(place: &Key) -> Option<(TenantId, KeyId)> {
     let [tenant, id] = parts_between(place, &tenants(), "wrapped")?;
-    let (tenant, id) = (TenantId::parse(tenant).ok()?, KeyId::parse(id).ok()?);
+    let (tenant, id) = (parsed(tenant)?, KeyId::parse(id).ok()?);
     (wrapped_place(&tenant_folder(&tenant), &id) == *place).then_some((tenant, id))
 }
 
@@ -109,7 +109,13 @@ pub(crate) fn repository_of_pointer(place: &Key) -> Option<RepositoryId> {
 
 fn repository(tenant: String, forge: String, native: String) -> Option<RepositoryId> {
     let (native, forge) = (NativeId::parse(native).ok()?, ForgeId::parse(forge).ok()?);
-    Some(RepositoryId::new(native, forge, TenantId::parse(tenant).ok()?))
+    Some(RepositoryId::new(native, forge, parsed(tenant)?))
+}
+
+/// A tenant, or the service itself, which no text is parsed to.
+fn parsed(tenant: String) -> Option<TenantId> {
+    let service = TenantId::service();
+    if tenant == service.as_str() { Some(service) } else { TenantId::parse(tenant).ok() }
 }
 
 /// The parts of `place` below `prefix`; the last but one must be `word`, and is left out.
@@ -144,20 +150,24 @@ fn decoded(part: &str) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn ours() -> RepositoryId {
-        let native = NativeId::parse("{3f2b/1}").or_else(|_| NativeId::parse("17")).expect("an id");
-        let tenant = TenantId::parse("acme").expect("a tenant");
+    fn of(native: &str, tenant: TenantId) -> RepositoryId {
+        let native = NativeId::parse(native).expect("an id");
         RepositoryId::new(native, ForgeId::parse("bitbucket").expect("a forge"), tenant)
+    }
+
+    fn ours() -> RepositoryId {
+        of("{3f2b-1}", TenantId::parse("acme").expect("a tenant"))
     }
 
     #[test]
     fn a_place_says_whose_key_it_is() {
-        let (repository, id) = (ours(), KeyId::random());
-        let folder = repository_folder(&repository);
-        assert_eq!(repository_of(&wrapped_place(&folder, &id)), Some((repository.clone(), id.clone())));
-        assert_eq!(repository_of_pointer(&current_place(&folder)), Some(repository.clone()));
-        let folder = tenant_folder(repository.tenant());
-        assert_eq!(tenant_of(&wrapped_place(&folder, &id)), Some((repository.tenant().clone(), id)));
+        for repository in [ours(), of("https://ci.example.org", TenantId::service())] {
+            let (folder, id) = (repository_folder(&repository), KeyId::random());
+            assert_eq!(repository_of(&wrapped_place(&folder, &id)), Some((repository.clone(), id.clone())));
+            assert_eq!(repository_of_pointer(&current_place(&folder)), Some(repository.clone()));
+            let folder = tenant_folder(repository.tenant());
+            assert_eq!(tenant_of(&wrapped_place(&folder, &id)), Some((repository.tenant().clone(), id)));
+        }
     }
 
     #[test]

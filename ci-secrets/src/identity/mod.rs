@@ -14,13 +14,14 @@ use ci_core::id::{ForgeId, NativeId, RepositoryId, StepName, TenantId};
 use ci_core::identity::{Audience, IssuerUrl, Statement, TokenIssuer};
 use ci_core::operator::Act;
 use ci_core::queue::Claim;
+use ci_core::seal::Opened;
 use ci_core::secret::SecretValue;
 use ci_core::{Error, ErrorKind, Result};
 use data_encoding::BASE64URL_NOPAD;
 use serde_json::json;
 
-use crate::strongbox::{self, Strongbox};
-use crate::vault::Vault;
+use crate::strongbox::{Change, Strongbox};
+use crate::vault::{Single, Vault};
 use keys::Keys;
 
 pub use algorithm::Algorithm;
@@ -44,9 +45,10 @@ const MAKE: &str = "make an identity token";
 ///
 /// # What it does not protect from
 ///
-/// Somebody who can write to the database can put back an earlier row of keys, so that a key signs again which was
-/// replaced, or delete it, so that new keys are made: tokens fail to verify then, and none can be forged. A process whose
-/// calendar is wrong makes tokens that are rejected.
+/// Somebody who can write to the database can destroy the keys, and is noticed: they stand in a list, as secrets do. That
+/// keys were put back together with that list, or deleted together with the key that seals both, takes an
+/// [anchor](Vault::with_anchor) to be noticed; without one a key signs again then which was replaced, or new ones are
+/// made, and tokens fail to verify. None can be forged. A process whose calendar is wrong makes tokens that are rejected.
 ///
 /// # Example
 ///
@@ -128,7 +130,7 @@ impl OidcIssuer {
 
     /// Destroys all keys and makes new ones, which sign at once: for keys that somebody else may know. Tokens that were
     /// made before fail to verify as soon as verifiers fetch the key set again. It does so also when the keys were
-    /// tampered with.
+    /// tampered with, as long as the list is whole in which they stand.
     ///
     /// # Errors
     ///
@@ -141,32 +143,18 @@ impl OidcIssuer {
         act.covers(&TenantId::service())?;
         let mut keys = Keys::default();
         keys.complete(&self.audiences.algorithms(), self.vault.clock.now(), self.lead)?;
-        let written = keys.write();
-        let commit = async |audit| {
-            let batch = self.strongbox().refill(&written).await?;
-            self.vault.records.commit(batch.and(audit)).await.map(drop)
-        };
         let entry = self.strongbox().entry("token_keys.replaced", "operator");
-        self.vault.audit.attempt(self.place.tenant(), entry, commit).await
+        self.strongbox().change(entry, &|| Ok(()), |_| Ok(Some(Change::Fill(keys.write())))).await
     }
 
-    /// Seals the keys under the service's current key, after that was replaced and before the old one is destroyed.
-    /// Returns whether they were under another; calling again does nothing.
-    ///
-    /// # Errors
-    ///
-    /// As for [`rotate`](Self::rotate).
-    ///
-    /// # Cancel safety
-    ///
-    /// As for [`rotate`](Self::rotate).
-    pub async fn reseal(&self, act: &Act<'_>) -> Result<bool> {
-        act.covers(&TenantId::service())?;
-        self.strongbox().reseal().await
+    /// Where the keys lie: beside the secrets of this repository, which is the service's own. Its key is rotated
+    /// ([`Vault::rotate_repository`]) and what lies there erased ([`Vault::erase`]) like any other's.
+    pub fn repository(&self) -> &RepositoryId {
+        &self.place
     }
 
     fn strongbox(&self) -> Strongbox<'_> {
-        Strongbox { vault: &self.vault, repository: &self.place, kind: strongbox::TOKEN_KEYS }
+        Strongbox { vault: &self.vault, repository: &self.place, kind: Single::TokenKeys }
     }
 
     /// The keys, at least one for every algorithm.
@@ -182,19 +170,21 @@ impl OidcIssuer {
     }
 
     async fn stored(&self) -> Result<Keys> {
-        let strongbox = self.strongbox();
-        let Some(content) = strongbox.open().await? else { return Ok(Keys::default()) };
-        Keys::read(&content.plain).ok_or_else(|| strongbox.tampered())
+        self.read(self.strongbox().open().await?)
+    }
+
+    fn read(&self, found: Option<Opened>) -> Result<Keys> {
+        let keys = found.map_or_else(|| Some(Keys::default()), |plain| Keys::read(&plain));
+        keys.ok_or_else(|| self.strongbox().tampered())
     }
 
     async fn change(&self, action: &str, edit: impl Fn(&mut Keys) -> Result<bool> + Sync) -> Result<()> {
-        let strongbox = self.strongbox();
-        let written = |plain: Option<&[u8]>| {
-            let keys = plain.map_or_else(|| Some(Keys::default()), Keys::read);
-            let mut keys = keys.ok_or_else(|| strongbox.tampered())?;
-            Ok(edit(&mut keys)?.then(|| keys.write()))
+        let edited = |found: Result<_>| {
+            let mut keys = self.read(found?)?;
+            Ok(edit(&mut keys)?.then(|| Change::Fill(keys.write())))
         };
-        strongbox.change(strongbox.entry(action, "issuer"), &|| Ok(()), written).await
+        let strongbox = self.strongbox();
+        strongbox.change(strongbox.entry(action, "issuer"), &|| Ok(()), edited).await
     }
 }
 

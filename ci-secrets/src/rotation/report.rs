@@ -112,8 +112,8 @@ impl Left {
         match self.kind {
             ErrorKind::Unavailable => "give the vault the root key that the row names, as a former one",
             ErrorKind::Tampered | ErrorKind::NotFound => {
-                "the row is not what was stored: bring it back from a copy of the database, delete the secret, or \
-                 erase the repository that it belongs to"
+                "the row is not what was stored: bring it back from a copy of the database, delete the secret or \
+                 replace the private keys that it holds, or erase the repository that it belongs to"
             }
             _ => "read why, mend that, and call the rotation again",
         }

@@ -8,13 +8,13 @@ use ci_core::audit::{Actor, Entry};
 use ci_core::id::RepositoryId;
 use ci_core::operator::Act;
 use ci_core::queue::Claim;
-use ci_core::records::Batch;
+use ci_core::seal::Opened;
 use ci_core::secret::{SshPublicKey, SshSigner};
 use ci_core::{Error, ErrorKind, Result};
 
 use super::pair::{Pairs, SshKeyInfo, SshKeyStage, draw, public_half};
-use crate::strongbox::{self, Strongbox};
-use crate::vault::Vault;
+use crate::strongbox::{Change, Strongbox};
+use crate::vault::{Single, Vault};
 
 /// One SSH key for every repository, made in this process and kept sealed beside the vault's secrets.
 ///
@@ -31,8 +31,9 @@ use crate::vault::Vault;
 ///
 /// # What it does not protect from
 ///
-/// Somebody who can write to the database can delete the row of a repository, which then has no key, and put back an
-/// older one whole, so that an old key signs again, which the forge no longer knows. Neither shows a key to anybody.
+/// Somebody who can write to the database can destroy a repository's keys, and is noticed: they stand in the same list
+/// as its secrets. That keys were put back together with that list takes an [anchor](Vault::with_anchor) to be noticed;
+/// without one an old key signs again then, which the forge no longer knows. Neither shows a key to anybody.
 ///
 /// # Example
 ///
@@ -160,7 +161,8 @@ impl SshKeys {
     /// # Errors
     ///
     /// [`ErrorKind::Denied`] when the grant is over; [`ErrorKind::NotFound`] when there are none;
-    /// [`ErrorKind::Unavailable`] when the records cannot be reached.
+    /// [`ErrorKind::Tampered`] when the repository's list is not what was stored; [`ErrorKind::Unavailable`] when it
+    /// cannot be had now.
     ///
     /// # Cancel safety
     ///
@@ -168,23 +170,22 @@ impl SshKeys {
     pub async fn delete(&self, grant: &Grant<Admin>) -> Result<()> {
         let keys = self.boxed(grant.scope()?.repository());
         let entry = keys.entry("ssh_key.deleted", grant.user());
-        let commit = async |audit: Batch| {
-            let batch = keys.0.empty().await?.ok_or_else(|| {
-                Error::new(ErrorKind::NotFound, "delete SSH keys").because("the repository has none")
-            })?;
-            grant.scope()?;
-            self.vault.records.commit(batch.and(audit)).await.map(drop)
+        let emptied = |found| match found {
+            Ok(None) => {
+                Err(Error::new(ErrorKind::NotFound, "delete SSH keys").because("the repository has none"))
+            }
+            _ => Ok(Some(Change::Empty)),
         };
-        self.vault.audit.attempt(keys.0.repository.tenant(), entry, commit).await
+        keys.0.change(entry, &|| grant.scope().map(drop), emptied).await
     }
 
     /// Destroys all keys of a repository and makes a new one that signs at once: for keys that somebody else may know.
-    /// Checkouts fail until the forge knows the new one.
+    /// It does so also when they were tampered with. Checkouts fail until the forge knows the new one.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Denied`] when the act is for another tenant; [`ErrorKind::Unavailable`] when the records cannot be
-    /// reached now.
+    /// [`ErrorKind::Denied`] when the act is for another tenant; [`ErrorKind::Tampered`] when the repository's list is not
+    /// what was stored; [`ErrorKind::Unavailable`] when it cannot be had now.
     ///
     /// # Cancel safety
     ///
@@ -194,33 +195,17 @@ impl SshKeys {
         let keys = self.boxed(repository);
         let seed = draw()?;
         let entry = keys.entry("ssh_key.replaced", "operator").about("key", public_half(&seed).fingerprint());
-        let commit = async |audit: Batch| {
+        let filled = |_| {
             let mut pairs = Pairs::default();
             pairs.add(&seed, self.vault.clock.now());
-            let batch = keys.0.refill(&pairs.write()).await?;
-            self.vault.records.commit(batch.and(audit)).await.map(drop)
+            Ok(Some(Change::Fill(pairs.write())))
         };
-        self.vault.audit.attempt(repository.tenant(), entry, commit).await?;
+        keys.0.change(entry, &|| Ok(()), filled).await?;
         Ok(public_half(&seed))
     }
 
-    /// Seals a repository's keys under its current key, after that was replaced and before the old one is destroyed.
-    /// Returns whether they were under another; calling again does nothing.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::Denied`] when the act is for another tenant; otherwise as for [`list`](Self::list).
-    ///
-    /// # Cancel safety
-    ///
-    /// When the future is dropped, it may have happened: call it again.
-    pub async fn reseal(&self, act: &Act<'_>, repository: &RepositoryId) -> Result<bool> {
-        act.covers(repository.tenant())?;
-        self.boxed(repository).0.reseal().await
-    }
-
     fn boxed<'a>(&'a self, repository: &'a RepositoryId) -> Keys<'a> {
-        Keys(Strongbox { vault: &self.vault, repository, kind: strongbox::SSH_KEYS })
+        Keys(Strongbox { vault: &self.vault, repository, kind: Single::SshKeys })
     }
 }
 
@@ -273,11 +258,11 @@ enum Edit {
 
 impl Keys<'_> {
     async fn pairs(&self) -> Result<Pairs> {
-        self.read(self.0.open().await?.as_ref().map(|content| content.plain.as_slice()))
+        self.read(self.0.open().await?)
     }
 
-    fn read(&self, plain: Option<&[u8]>) -> Result<Pairs> {
-        let pairs = plain.map_or_else(|| Some(Pairs::default()), Pairs::read);
+    fn read(&self, found: Option<Opened>) -> Result<Pairs> {
+        let pairs = found.map_or_else(|| Some(Pairs::default()), |plain| Pairs::read(&plain));
         pairs.ok_or_else(|| self.0.tampered())
     }
 
@@ -315,14 +300,14 @@ impl Keys<'_> {
         still: &(dyn Fn() -> Result<()> + Sync),
         edit: impl Fn(&mut Pairs) -> Result<Edit> + Sync,
     ) -> Result<()> {
-        let written = |plain: Option<&[u8]>| {
-            let mut pairs = self.read(plain)?;
+        let edited = |found: Result<_>| {
+            let mut pairs = self.read(found?)?;
             Ok(match edit(&mut pairs)? {
                 Edit::Nothing => None,
-                Edit::Fill => Some(pairs.write()),
+                Edit::Fill => Some(Change::Fill(pairs.write())),
             })
         };
-        self.0.change(entry, still, written).await
+        self.0.change(entry, still, edited).await
     }
 }
 

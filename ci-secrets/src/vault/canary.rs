@@ -1,21 +1,17 @@
 //! The decoy of a repository: a value that lies where secrets lie and is given to no job.
 
-use bytes::Bytes;
+use ci_core::Result;
 use ci_core::id::{RepositoryId, SecretName};
 use ci_core::operator::Act;
 use ci_core::queue::Claim;
-use ci_core::records::{Batch, Record};
-use ci_core::seal::{Context, DataKey, key_id};
+use ci_core::records::Batch;
+use ci_core::seal::{Context, DataKey, Opened};
 use ci_core::secret::{SecretLease, SecretStore as _, SecretValue};
-use ci_core::{Error, ErrorKind, Result};
 use zeroize::Zeroizing;
 
-use super::context::Kind;
-use super::manifest::{Manifest, digest};
-use super::snapshot::{self, MOST_ROUNDS, missing as no_list};
-use super::{Keys, Vault, row};
-
-const READ: &str = "read the canary";
+use super::manifest::Manifest;
+use super::single::Single;
+use super::{Vault, row, snapshot};
 
 impl Vault {
     /// The decoy of `repository`, for the operator to lay out where nobody has business: in a file of the host, say, or
@@ -60,44 +56,17 @@ impl Vault {
     pub async fn canary(&self, act: &Act<'_>, repository: &RepositoryId) -> Result<SecretValue> {
         act.covers(repository.tenant())?;
         self.hierarchy.current(repository).await?;
-        self.decoy(repository).await?.ok_or_else(no_list)
+        value(self.single(repository, Single::Canary).await?)
     }
 
     /// A lease without secrets, which watches for the decoy if there is one.
     pub(super) async fn watched(&self, claim: &Claim) -> Result<SecretLease> {
-        let decoy = self.decoy(claim.scope()?.repository()).await?;
+        let decoy = self.single(claim.scope()?.repository(), Single::Canary).await?;
         let lease = SecretLease::empty(claim, self.masker());
-        if let Some(decoy) = decoy {
-            lease.watch_for(&name(), &decoy);
+        if decoy.is_some() {
+            lease.watch_for(&name(), &value(decoy)?);
         }
         Ok(lease)
-    }
-
-    /// `None` when the repository never had a key, and so no decoy.
-    async fn decoy(&self, repository: &RepositoryId) -> Result<Option<SecretValue>> {
-        for _ in 0..MOST_ROUNDS {
-            let Some(snapshot) = self.snapshot(repository).await? else { return Ok(None) };
-            let record = self.records.get(&row::canary(repository)).await?;
-            match self.open_canary(&self.keys(repository), &snapshot.manifest, record).await {
-                Err(error) if self.is_outdated(repository, &snapshot.record, &error).await? => {}
-                opened => return opened.map(Some),
-            }
-        }
-        Err(Error::new(ErrorKind::Unavailable, READ).because("secrets are being set over and over"))
-    }
-
-    pub(super) async fn open_canary(
-        &self,
-        keys: &Keys<'_>,
-        manifest: &Manifest,
-        record: Option<Record>,
-    ) -> Result<SecretValue> {
-        let record = record.ok_or_else(tampered)?;
-        if digest(&record.value) != manifest.canary {
-            return Err(tampered());
-        }
-        let key = keys.get(&key_id(&record.value)?).await?;
-        open(keys.repository, &key, &record)
     }
 }
 
@@ -106,26 +75,16 @@ pub(super) fn name() -> SecretName {
     SecretName::parse("CANARY").expect("a name")
 }
 
-/// The rows that a repository begins with: a decoy, and a list of no secrets.
+/// The rows that a repository begins with: a decoy, and a list of nothing else.
 pub(crate) fn first_rows(repository: &RepositoryId, key: &DataKey) -> Batch {
-    let row = seal(repository, key, &random());
-    let manifest = Manifest::first(digest(&row));
-    let sealed = snapshot::seal(repository, key, &manifest);
-    Batch::new().put(row::canary(repository), row).put(row::manifest(repository), sealed)
+    let (rows, list) = Single::Canary.fill(repository, key, random().expose(), Manifest::first());
+    rows.put(row::manifest(repository), snapshot::seal(repository, key, &list))
 }
 
-pub(super) fn seal(repository: &RepositoryId, key: &DataKey, value: &SecretValue) -> Bytes {
-    Kind::Canary.key(key).seal(&row::context(Kind::Canary, repository, key), value.expose())
-}
-
-fn open(repository: &RepositoryId, key: &DataKey, record: &Record) -> Result<SecretValue> {
-    let context = row::context(Kind::Canary, repository, key);
-    let mut plain = Kind::Canary.key(key).open(&context, &record.value)?;
+/// The value of the decoy, which every repository has that has a list.
+pub(super) fn value(opened: Option<Opened>) -> Result<SecretValue> {
+    let mut plain = opened.ok_or_else(|| Single::Canary.tampered())?;
     Ok(SecretValue::new(std::mem::take(&mut *plain)))
-}
-
-fn tampered() -> Error {
-    Error::new(ErrorKind::Tampered, READ)
 }
 
 /// 40 letters and digits, as many services make their tokens.

@@ -23,7 +23,11 @@ pub(super) enum Kind {
     File,
     /// A decoy.
     Canary,
-    /// The list of a repository's secrets.
+    /// SSH keys.
+    SshKeys,
+    /// Keys that sign identity tokens.
+    TokenKeys,
+    /// The list of a repository's secrets and private keys.
     Manifest,
 }
 
@@ -34,6 +38,8 @@ impl Kind {
             Self::Variable => "secret variable",
             Self::File => "secret file",
             Self::Canary => "secret canary",
+            Self::SshKeys => "ssh keys",
+            Self::TokenKeys => "token keys",
             Self::Manifest => "secret manifest",
         }
     }
@@ -79,6 +85,16 @@ mod tests {
 
     use super::*;
 
+    const ALL: [Kind; 7] = [
+        Kind::Info,
+        Kind::Variable,
+        Kind::File,
+        Kind::Canary,
+        Kind::SshKeys,
+        Kind::TokenKeys,
+        Kind::Manifest,
+    ];
+
     /// The fields of an encoded list.
     fn fields(mut encoded: &[u8]) -> Vec<Vec<u8>> {
         let mut fields = Vec::new();
@@ -95,14 +111,13 @@ mod tests {
     type Parts = (usize, String, String, String, String, u64, u8, Option<u8>);
 
     fn parts() -> impl Strategy<Value = Parts> {
-        let (kind, version) = (0..5_usize, prop_oneof![0..3_u64, any::<u64>()]);
+        let (kind, version) = (0..ALL.len(), prop_oneof![0..3_u64, any::<u64>()]);
         let text = || "[a/]{1,3}";
         (kind, "[ab]{1,2}", "[ab]{1,2}", text(), "[AB]{0,3}", version, 0..2_u8, prop::option::of(0..2_u8))
     }
 
     fn with<T>(parts: &Parts, then: impl FnOnce(&Belonging<'_>) -> T) -> T {
         let (kind, tenant, forge, native, name, version, key, policy) = parts;
-        let all = [Kind::Info, Kind::Variable, Kind::File, Kind::Canary, Kind::Manifest];
         let repository = RepositoryId::new(
             NativeId::parse(native).expect("an id"),
             ForgeId::parse(forge).expect("a name"),
@@ -111,7 +126,7 @@ mod tests {
         let key = KeyId::parse(format!("{key:032x}")).expect("an id");
         let policy = policy.map(|policy| Digest::of(&[policy]));
         let (version, policy) = (*version, policy.as_ref());
-        then(&Belonging { kind: all[*kind], repository: &repository, name, version, key: &key, policy })
+        then(&Belonging { kind: ALL[*kind], repository: &repository, name, version, key: &key, policy })
     }
 
     proptest! {
@@ -145,9 +160,8 @@ mod tests {
     #[test]
     fn every_kind_has_its_own_key() {
         let repository = DataKey::random();
-        let all = [Kind::Info, Kind::Variable, Kind::File, Kind::Canary, Kind::Manifest];
         let keys: std::collections::BTreeSet<_> =
-            all.iter().map(|kind| *kind.key(&repository).expose()).collect();
-        assert_eq!(keys.len(), all.len());
+            ALL.iter().map(|kind| *kind.key(&repository).expose()).collect();
+        assert_eq!(keys.len(), ALL.len());
     }
 }

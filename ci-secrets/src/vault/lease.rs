@@ -14,6 +14,7 @@ use ci_core::{Error, ErrorKind, Result};
 use super::context::Kind;
 use super::manifest::{Listed, digest};
 use super::row::{Place, kind_of_value};
+use super::single::Single;
 use super::snapshot::MOST_ROUNDS;
 use super::value::{MOST_PARTS, Row};
 use super::{Keys, Vault, about, canary, missing, row, withdrawn};
@@ -71,7 +72,7 @@ impl Vault {
         names: &BTreeSet<&SecretName>,
     ) -> Result<Option<Opened>> {
         let places = || names.iter().map(|name| Place { repository, name });
-        let mut keys = vec![row::manifest(repository), row::canary(repository)];
+        let mut keys = vec![row::manifest(repository), Single::Canary.place(repository)];
         keys.extend(places().flat_map(|place| [place.info(), place.value()]));
         for _ in 0..MOST_ROUNDS {
             let mut records = self.records.get_all(&keys).await?.into_iter();
@@ -104,7 +105,7 @@ impl Vault {
         let repository = claim.claim().scope()?.repository();
         let keys = self.keys(repository);
         let manifest = self.opened(&keys, manifest).await?.manifest;
-        let canary = self.open_canary(&keys, &manifest, canary).await?;
+        let canary = canary::value(self.open_single(&keys, &manifest, Single::Canary, canary).await?)?;
         let mut found = Vec::with_capacity(rows.len());
         for (place, info, value) in rows {
             let Some(listed) = manifest.secrets.get(place.name) else {

@@ -7,6 +7,7 @@ mod lease;
 mod manifest;
 mod reseal;
 pub(crate) mod row;
+mod single;
 mod snapshot;
 mod store;
 mod value;
@@ -31,6 +32,8 @@ use crate::root::RootKey;
 
 pub(crate) use self::canary::first_rows;
 pub(crate) use self::reseal::{Item, Treated, Treatment};
+pub(crate) use self::single::Single;
+pub(crate) use self::snapshot::Snapshot;
 
 /// What is written of what is read from `bytes`, if they are a list of secrets.
 #[cfg(feature = "conformance")]
@@ -43,18 +46,19 @@ pub(crate) fn rewritten_manifest(bytes: &[u8]) -> Option<Vec<u8>> {
 /// Whoever can write to the store can destroy a secret, but cannot read one, make one up, or pass one off as
 /// another: a row that was altered, renamed, deleted, added, put back to an earlier state, or copied from another
 /// repository is [`ErrorKind::Tampered`], and never a wrong value or "not found". What must be there stands in a sealed
-/// list per repository, which is written in the same commit as every change.
+/// list per repository, which is written in the same commit as every change. The private keys of [`ssh`](crate::ssh) and
+/// `identity` stand in the same lists.
 ///
-/// What the list alone does *not* notice: that everything of a repository, its list included, was put back together to
-/// an earlier state, or deleted together with the repository's key. [`with_anchor`](Self::with_anchor) does.
+/// What the list alone does *not* notice: that it was put back itself to an earlier state, together with rows of that time,
+/// or deleted together with the repository's key. [`with_anchor`](Self::with_anchor) does.
 ///
 /// | Somebody with write access to the database | without an anchor | with one |
 /// |---|---|---|
 /// | alters, swaps, copies, adds or deletes rows | noticed | noticed |
-/// | puts an earlier row of a secret back | noticed | noticed |
-/// | puts all rows of a repository's secrets back together | **not** noticed | noticed |
+/// | puts an earlier row of a secret or of private keys back | noticed | noticed |
+/// | puts an earlier list back, and with it the rows of a secret or of private keys | **not** noticed by who reads these; by who reads others that changed since | noticed |
 /// | puts the whole database back | **not** noticed | noticed |
-/// | deletes a repository's secrets and its key | as if it had never had any | noticed |
+/// | deletes all of these rows and the repository's key | as if it had never had any | noticed |
 /// | does any of these between a commit and the anchor's next mark | as above | that one commit may be undone |
 ///
 /// A lease takes all rows in one read, and the list shows that they belong together. The secrets of a job that are more
@@ -176,7 +180,7 @@ impl Vault {
         self.hierarchy.forget_stale();
     }
 
-    /// Compares every list of secrets that is read with `anchor`, which lies outside of the database, and moves that on
+    /// Compares every list of secrets and private keys that is read with `anchor`, which lies outside of the database, and moves that on
     /// with every change. A list that is older than it was is [`ErrorKind::Tampered`] from then on, whatever the database
     /// says; a database that a copy replaced on purpose takes [`FreshnessAnchor::forget`] for every repository first.
     ///

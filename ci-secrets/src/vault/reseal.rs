@@ -13,12 +13,12 @@ use ci_core::{Error, ErrorKind, Result};
 
 use super::manifest::{Manifest, digest};
 use super::row::Place;
+use super::single::Single;
 use super::snapshot::{Snapshot, missing as no_list};
 use super::store::sealed;
 use super::value::Row;
-use super::{Vault, canary, row};
+use super::{Vault, row};
 use crate::hierarchy::Current;
-use crate::strongbox::{self, Strongbox};
 
 const ROTATE: &str = "rotate a key";
 
@@ -26,9 +26,8 @@ const ROTATE: &str = "rotate a key";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Item {
     Secret(SecretName),
-    /// The private keys of one kind.
-    Strongbox(&'static str),
-    Canary,
+    /// The decoy, or private keys.
+    Single(Single),
     Manifest,
 }
 
@@ -37,8 +36,7 @@ impl Item {
     pub(crate) fn place(&self, repository: &RepositoryId) -> Key {
         match self {
             Self::Secret(name) => Place { repository, name }.info(),
-            Self::Strongbox(kind) => row::folder(repository).part(kind),
-            Self::Canary => row::canary(repository),
+            Self::Single(single) => single.place(repository),
             Self::Manifest => row::manifest(repository),
         }
     }
@@ -71,9 +69,9 @@ impl Vault {
     /// been done.
     pub(crate) async fn items(&self, repository: &RepositoryId) -> Result<Vec<Item>> {
         let Some(snapshot) = self.snapshot(repository).await? else { return Ok(Vec::new()) };
-        let secrets = snapshot.manifest.secrets.into_keys().map(Item::Secret);
-        let boxes = strongbox::KINDS.map(Item::Strongbox);
-        Ok(secrets.chain(boxes).chain([Item::Canary, Item::Manifest]).collect())
+        let Manifest { secrets, singles, generation: _ } = snapshot.manifest;
+        let singles = singles.into_keys().map(Item::Single);
+        Ok(secrets.into_keys().map(Item::Secret).chain(singles).chain([Item::Manifest]).collect())
     }
 
     /// Which keys the things of `repository` say that they were sealed with.
@@ -112,10 +110,6 @@ impl Vault {
         how: Treatment,
     ) -> Result<Treated> {
         const MOST_ROUNDS: usize = 100;
-        if let Item::Strongbox(kind) = item {
-            let resealed = Strongbox { vault: self, repository, kind }.reseal().await?;
-            return Ok(if resealed { Treated::Done } else { Treated::WasDone });
-        }
         for _ in 0..MOST_ROUNDS {
             let snapshot = self.snapshot(repository).await?.ok_or_else(no_list)?;
             let (rows, next) = match self.treated(repository, item, &snapshot, &to.key, how).await {
@@ -152,30 +146,26 @@ impl Vault {
                     _ => self.resealed_secret(place, snapshot, to, how).await,
                 }
             }
-            Item::Canary => self.resealed_canary(repository, snapshot, to).await,
-            Item::Manifest | Item::Strongbox(_) => {
+            Item::Single(single) => self.resealed_single(repository, *single, snapshot, to).await,
+            Item::Manifest => {
                 let is_done = key_id(&snapshot.record.value)? == *to.id();
                 Ok((!is_done).then(|| (Batch::new(), snapshot.manifest.next())))
             }
         }
     }
 
-    async fn resealed_canary(
+    async fn resealed_single(
         &self,
         repository: &RepositoryId,
+        single: Single,
         snapshot: &Snapshot,
         to: &DataKey,
     ) -> Result<Option<(Batch, Manifest)>> {
-        let (record, keys) = (self.records.get(&row::canary(repository)).await?, self.keys(repository));
+        let (record, keys) = (self.records.get(&single.place(repository)).await?, self.keys(repository));
         let is_done = matches!(&record, Some(record) if key_id(&record.value)? == *to.id());
-        let value = self.open_canary(&keys, &snapshot.manifest, record).await?;
-        if is_done {
-            return Ok(None);
-        }
-        let sealed = canary::seal(repository, to, &value);
-        let mut next = snapshot.manifest.next();
-        next.canary = digest(&sealed);
-        Ok(Some((Batch::new().put(row::canary(repository), sealed), next)))
+        let plain = self.open_single(&keys, &snapshot.manifest, single, record).await?;
+        let plain = plain.filter(|_| !is_done);
+        Ok(plain.map(|plain| single.fill(repository, to, &plain, snapshot.manifest.next())))
     }
 
     async fn resealed_secret(
@@ -232,34 +222,47 @@ fn is_of(shown: &[u8], kept: &[u8], key: &DataKey) -> bool {
 #[cfg(test)]
 #[cfg(unix)]
 mod tests {
-    use std::sync::Arc;
+    use std::sync::{Arc, Mutex};
 
+    use async_trait::async_trait;
     use ci_core::access::Write;
+    use ci_core::audit::Entry;
     use ci_core::memory::Rig;
+    use ci_core::records::{Record, Records, Version};
     use ci_core::secret::{NewSecret, SecretStore as _, SecretValue};
     use ci_core::trust::Origin;
+    use zeroize::Zeroizing;
 
     use super::*;
     use crate::FileRoot;
     use crate::hierarchy::layout;
+    use crate::strongbox::{Change, Strongbox};
 
     struct World {
         rig: Rig,
         vault: Vault,
+        root: Arc<FileRoot>,
         ours: RepositoryId,
         _folder: tempfile::TempDir,
     }
 
+    /// Two secrets and private keys of each kind.
     async fn world() -> World {
         let folder = tempfile::tempdir().expect("a folder");
         let root = Arc::new(FileRoot::create(folder.path().join("root")).expect("a root key"));
         let rig = Rig::new().expect("a rig");
-        let vault = Vault::new(rig.records(), rig.audit.clone(), root, rig.clock.clone());
-        let world = World { rig, vault, ours: Rig::repository("1", "acme").expect("an id"), _folder: folder };
+        let vault = Vault::new(rig.records(), rig.audit.clone(), root.clone(), rig.clock.clone());
+        let ours = Rig::repository("1", "acme").expect("an id");
+        let world = World { rig, vault, root, ours, _folder: folder };
         world.set("SMALL", 3).await;
         world.set("LARGE", 50_000).await;
+        for (single, keys) in KEYS {
+            world.fill(&world.vault, single, keys).await;
+        }
         world
     }
+
+    const KEYS: [(Single, &[u8]); 2] = [(Single::SshKeys, b"for SSH"), (Single::TokenKeys, b"for tokens")];
 
     fn name(text: &str) -> SecretName {
         SecretName::parse(text).expect("a name")
@@ -267,9 +270,20 @@ mod tests {
 
     impl World {
         async fn set(&self, secret: &str, length: usize) {
+            self.set_in(&self.vault, secret, length).await;
+        }
+
+        async fn set_in(&self, vault: &Vault, secret: &str, length: usize) {
             let grant = self.rig.grant::<Write>(&Rig::user("ada").expect("an id"), &self.ours).await;
             let new = NewSecret::file(SecretValue::new(secret.repeat(length)));
-            self.vault.set(&grant.expect("a grant"), &name(secret), new).await.expect("it is set");
+            vault.set(&grant.expect("a grant"), &name(secret), new).await.expect("it is set");
+        }
+
+        async fn fill(&self, vault: &Vault, single: Single, keys: &'static [u8]) {
+            let strongbox = Strongbox { vault, repository: &self.ours, kind: single };
+            let filled = |_| Ok(Some(Change::Fill(Zeroizing::new(keys.to_vec()))));
+            let done = strongbox.change(Entry::new("keys.changed", "operator"), &|| Ok(()), filled).await;
+            done.expect("it is filled");
         }
 
         async fn check(&self) {
@@ -278,15 +292,19 @@ mod tests {
             let lease = self.vault.lease(claim.trusted().expect("trusted"), &names).await.expect("a lease");
             assert_eq!(lease.value(&names[0]).expect("leased").expose(), "SMALL".repeat(3).as_bytes());
             assert_eq!(lease.value(&names[1]).expect("leased").expose(), "LARGE".repeat(50_000).as_bytes());
+            for (single, keys) in KEYS {
+                let found = self.vault.single(&self.ours, single).await.expect("it opens");
+                assert_eq!(found.expect("there").as_slice(), keys);
+            }
         }
 
         async fn treat(&self, item: &Item, to: &Current) -> Result<Treated> {
             self.vault.treat(&self.ours, item, to, Treatment::Reseal).await
         }
 
-        /// Makes another key of the repository the current one.
-        async fn second_key(&self) -> Current {
-            let Vault { hierarchy, records, .. } = &self.vault;
+        /// Another key of the repository, and what makes it the current one.
+        async fn other_key(&self) -> (KeyId, Batch) {
+            let hierarchy = &self.vault.hierarchy;
             let (above, new) = (hierarchy.current_of_tenant(self.ours.tenant()).await, hierarchy.new_key());
             let context = layout::repository_context(&self.ours, new.id());
             let row = above.expect("the tenant's key").key.seal(&context, new.expose());
@@ -294,14 +312,26 @@ mod tests {
             let batch = Batch::new()
                 .put(layout::wrapped_place(&folder, new.id()), row)
                 .put(layout::current_place(&folder), new.id().as_str().to_owned());
-            records.commit(batch).await.expect("it is written");
-            hierarchy.current_to_write(&self.ours).await.expect("the new key")
+            (new.id().clone(), batch)
+        }
+
+        /// Makes another key of the repository the current one.
+        async fn second_key(&self) -> Current {
+            let (_, batch) = self.other_key().await;
+            self.vault.records.commit(batch).await.expect("it is written");
+            self.vault.hierarchy.current_to_write(&self.ours).await.expect("the new key")
         }
 
         async fn set_with(&self, key: &Current) {
             for item in self.vault.items(&self.ours).await.expect("items") {
                 self.treat(&item, key).await.expect("it is sealed");
             }
+        }
+
+        /// What the row at `item` was sealed with.
+        async fn key_of(&self, item: &Item) -> KeyId {
+            let row = self.rig.database.get(&item.place(&self.ours)).await.expect("read").expect("there");
+            key_id(&row.value).expect("an id")
         }
     }
 
@@ -312,25 +342,15 @@ mod tests {
         let items = world.vault.items(&world.ours).await.expect("items");
         assert_eq!(items.len(), 6);
         for item in &items {
-            let is_there = matches!(item, Item::Secret(_) | Item::Canary);
-            let expected = if is_there { Treated::Done } else { Treated::WasDone };
+            // The list has followed each of the others.
+            let expected = if *item == Item::Manifest { Treated::WasDone } else { Treated::Done };
             assert_eq!(world.treat(item, &to).await.expect("it is sealed"), expected, "{item:?}");
             assert_eq!(world.treat(item, &to).await.expect("once is enough"), Treated::WasDone, "{item:?}");
+            assert_eq!(world.key_of(item).await, *to.key.id(), "{item:?}");
             world.check().await;
         }
-        let folder = row::folder(&world.ours);
-        let rows = world.rig.database.list(&folder, None, 100).await.expect("rows");
-        let whole = rows.iter().filter(|row| !row.key.is_below(&folder.clone().part("part")));
-        for row in whole {
-            let sealed: &[u8] = if row.key.is_below(&folder.clone().part("value")) {
-                let parsed = Row::parse(&row.value).expect("a value");
-                assert_eq!(parsed.key_id().as_ref(), Some(to.key.id()), "{}", row.key);
-                continue;
-            } else {
-                &row.value
-            };
-            assert_eq!(key_id(sealed).expect("an id"), *to.key.id(), "{}", row.key);
-        }
+        let used = world.vault.keys_in_use(&world.ours).await.expect("keys");
+        assert_eq!(used, BTreeSet::from([to.key.id().clone()]));
     }
 
     #[tokio::test]
@@ -351,9 +371,12 @@ mod tests {
     async fn what_comes_after_another_rotation_changes_nothing() {
         let world = world().await;
         let (former, current) = (world.second_key().await, world.second_key().await);
-        let small = Item::Secret(name("SMALL"));
-        assert_eq!(world.treat(&small, &former).await.expect("an answer"), Treated::Overtaken);
-        assert_eq!(world.treat(&small, &current).await.expect("it is sealed"), Treated::Done);
+        for item in world.vault.items(&world.ours).await.expect("items") {
+            assert_eq!(world.treat(&item, &former).await.expect("an answer"), Treated::Overtaken, "{item:?}");
+        }
+        for item in [Item::Secret(name("SMALL")), Item::Single(Single::SshKeys)] {
+            assert_eq!(world.treat(&item, &current).await.expect("it is sealed"), Treated::Done, "{item:?}");
+        }
         world.check().await;
     }
 
@@ -361,11 +384,91 @@ mod tests {
     async fn what_was_tampered_with_stays_as_it_is() {
         let world = world().await;
         let to = world.second_key().await;
-        let place = row::folder(&world.ours).part("value").part("SMALL");
-        let forged = Batch::new().put(place.clone(), "rubbish");
-        world.rig.database.commit(forged).await.expect("it is written");
-        let error = world.treat(&Item::Secret(name("SMALL")), &to).await.expect_err("forged");
-        assert_eq!(error.kind(), ErrorKind::Tampered);
-        assert_eq!(world.rig.database.get(&place).await.expect("a row").expect("there").value, "rubbish");
+        let value = Place { repository: &world.ours, name: &name("SMALL") }.value();
+        let keys = Single::SshKeys.place(&world.ours);
+        for (item, place) in [(Item::Secret(name("SMALL")), value), (Item::Single(Single::SshKeys), keys)] {
+            let forged = Batch::new().put(place.clone(), "rubbish");
+            world.rig.database.commit(forged).await.expect("it is written");
+            let error = world.treat(&item, &to).await.expect_err("forged");
+            assert_eq!(error.kind(), ErrorKind::Tampered);
+            assert_eq!(world.rig.database.get(&place).await.expect("a row").expect("there").value, "rubbish");
+        }
+    }
+
+    #[tokio::test]
+    async fn keys_of_one_kind_are_none_of_another() {
+        let world = world().await;
+        let places = KEYS.map(|(single, _)| single.place(&world.ours));
+        let [one, other] = [&places[0], &places[1]].map(|place| world.rig.database.get(place));
+        let (one, other) = (one.await.expect("a row"), other.await.expect("a row"));
+        let swapped = Batch::new()
+            .put(places[0].clone(), other.expect("there").value)
+            .put(places[1].clone(), one.expect("there").value);
+        world.rig.database.commit(swapped).await.expect("they are swapped");
+        for (single, _) in KEYS {
+            let error = world.vault.single(&world.ours, single).await.expect_err("swapped");
+            let expected = format!(
+                "read stored keys: they are not what was stored; replace them, or bring the row back from a copy of the \
+                 database (kind: {})",
+                single.as_str()
+            );
+            assert_eq!((error.kind(), error.to_string()), (ErrorKind::Tampered, expected));
+        }
+    }
+
+    /// Records in which something else is written just before something at `at` is.
+    #[derive(Debug)]
+    struct Between {
+        inner: Arc<dyn Records>,
+        at: Key,
+        first: Mutex<Option<Batch>>,
+    }
+
+    #[async_trait]
+    impl Records for Between {
+        async fn get(&self, key: &Key) -> Result<Option<Record>> {
+            self.inner.get(key).await
+        }
+
+        async fn list(&self, prefix: &Key, after: Option<&Key>, limit: usize) -> Result<Vec<Record>> {
+            self.inner.list(prefix, after, limit).await
+        }
+
+        async fn commit(&self, batch: Batch) -> Result<Version> {
+            let is_it = batch.puts.iter().any(|(key, _)| *key == self.at);
+            let first = self.first.lock().expect("unpoisoned").take_if(|_| is_it);
+            if let Some(first) = first {
+                self.inner.commit(first).await?;
+            }
+            self.inner.commit(batch).await
+        }
+
+        async fn purge(&self, prefix: &Key) -> Result<usize> {
+            self.inner.purge(prefix).await
+        }
+
+        async fn scan_raw(&self, needle: &[u8]) -> Result<usize> {
+            self.inner.scan_raw(needle).await
+        }
+    }
+
+    /// Neither the list nor the audit log tells of it, only the pointer.
+    #[tokio::test]
+    async fn nothing_is_written_with_a_key_that_is_current_no_more() {
+        for item in [Item::Secret(name("SMALL")), Item::Single(Single::SshKeys)] {
+            let world = world().await;
+            let (id, first) = world.other_key().await;
+            let (at, first) = (item.place(&world.ours), Mutex::new(Some(first)));
+            let records = Arc::new(Between { inner: world.rig.records(), at, first });
+            let (audit, clock) = (world.rig.audit.clone(), world.rig.clock.clone());
+            let slow = Vault::new(records.clone(), audit, world.root.clone(), clock);
+            match &item {
+                Item::Single(single) => world.fill(&slow, *single, KEYS[0].1).await,
+                _ => world.set_in(&slow, "SMALL", 3).await,
+            }
+            assert!(records.first.lock().expect("unpoisoned").is_none(), "it came in between");
+            assert_eq!(world.key_of(&item).await, id, "{item:?}");
+            world.check().await;
+        }
     }
 }

@@ -1,8 +1,10 @@
-//! How the secrets of a repository lie in the records.
+//! How the secrets and private keys of a repository lie in the records.
 //!
 //! ```text
 //! secret/<tenant>/<forge>/<native>/manifest         which rows must be there, sealed
 //! secret/<tenant>/<forge>/<native>/canary           the value of the decoy, sealed
+//! secret/<tenant>/<forge>/<native>/ssh-keys         the SSH keys of the repository, sealed
+//! secret/<tenant>/<forge>/<native>/token-keys       the keys of an issuer of identity tokens, sealed
 //! secret/<tenant>/<forge>/<native>/info/<name>      what people may see of a secret, sealed
 //! secret/<tenant>/<forge>/<native>/value/<name>     its value, sealed: whole, or the head of a large one
 //! secret/<tenant>/<forge>/<native>/part/<name>/<n>  the chunks of a large value
@@ -28,10 +30,6 @@ pub(crate) fn folder(repository: &RepositoryId) -> Key {
 
 pub(crate) fn manifest(repository: &RepositoryId) -> Key {
     folder(repository).part("manifest")
-}
-
-pub(super) fn canary(repository: &RepositoryId) -> Key {
-    folder(repository).part("canary")
 }
 
 /// What is stored of them without their values.

@@ -1,4 +1,4 @@
-//! The list of a repository's secrets as it was read, and whether it is the latest.
+//! The list of a repository's secrets and private keys as it was read, and whether it is the latest.
 
 use bytes::Bytes;
 use ci_core::id::RepositoryId;
@@ -17,14 +17,14 @@ pub(super) const MOST_ROUNDS: usize = 16;
 
 /// A manifest, and the record that holds it.
 #[derive(Debug)]
-pub(super) struct Snapshot {
-    pub(super) record: Record,
-    pub(super) manifest: Manifest,
+pub(crate) struct Snapshot {
+    pub(crate) record: Record,
+    pub(crate) manifest: Manifest,
 }
 
 impl Snapshot {
     /// Writes `next` in its place, sealed with `key`, if it is still the latest; and what to remember of it.
-    pub(super) fn replace(&self, repository: &RepositoryId, key: &DataKey, next: &Manifest) -> (Batch, Mark) {
+    pub(crate) fn replace(&self, repository: &RepositoryId, key: &DataKey, next: &Manifest) -> (Batch, Mark) {
         let sealed = seal(repository, key, next);
         let mark = Mark::of(next.generation, &sealed);
         let place = row::manifest(repository);
@@ -39,8 +39,8 @@ pub(super) fn seal(repository: &RepositoryId, key: &DataKey, manifest: &Manifest
 }
 
 impl Vault {
-    /// The list of `repository`, or `None` when it never had a key, and so no secret.
-    pub(super) async fn snapshot(&self, repository: &RepositoryId) -> Result<Option<Snapshot>> {
+    /// The list of `repository`, or `None` when it never had a key, and so nothing that it seals.
+    pub(crate) async fn snapshot(&self, repository: &RepositoryId) -> Result<Option<Snapshot>> {
         for _ in 0..MOST_ROUNDS {
             let Some(record) = self.list_record(repository).await? else { return Ok(None) };
             match self.opened(&self.keys(repository), record.clone()).await {
@@ -80,7 +80,7 @@ impl Vault {
     }
 
     /// Whether `error` may come from that the list of `repository` is another one now than `seen`.
-    pub(super) async fn is_outdated(
+    pub(crate) async fn is_outdated(
         &self,
         repository: &RepositoryId,
         seen: &Record,
@@ -108,7 +108,7 @@ impl Vault {
     }
 
     /// Moves the anchor on to `mark`, unless somebody has moved it further.
-    pub(super) async fn remember(&self, repository: &RepositoryId, mark: &Mark) -> Result<()> {
+    pub(crate) async fn remember(&self, repository: &RepositoryId, mark: &Mark) -> Result<()> {
         let Some(anchor) = &self.anchor else { return Ok(()) };
         match anchor.advance(&row::folder(repository), mark).await {
             Err(error) if error.kind() == ErrorKind::Conflict => Ok(()),

@@ -158,6 +158,23 @@ impl Bench {
     pub(crate) async fn below(&self, prefix: &Key) -> Vec<Record> {
         self.records.list(prefix, None, 1_000).await.expect("a list")
     }
+
+    /// All rows of secrets and keys.
+    pub(crate) async fn everything(&self) -> Vec<Record> {
+        let mut all = self.below(&Key::new("secret")).await;
+        all.extend(self.below(&Key::new("key")).await);
+        all
+    }
+
+    /// Has these rows of secrets and keys, and no others.
+    pub(crate) async fn put_all_back(&self, rows: &[Record]) {
+        for folder in ["secret", "key"] {
+            self.records.purge(&Key::new(folder)).await.expect("it is purged");
+        }
+        for row in rows {
+            self.write(&row.key, row.value.clone()).await;
+        }
+    }
 }
 
 /// The kind of the error that `result` is.

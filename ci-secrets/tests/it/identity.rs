@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use ci_core::clock::Clock as _;
 use ci_core::conformance::{Fault, FaultyRecords, Setup, run};
 use ci_core::id::{CacheKey, StepName, TenantId};
 use ci_core::identity::{Audience, IssuerUrl, MOST_TTL, TokenIssuer};
 use ci_core::job::JobSpec;
-use ci_core::memory::{Rig, Tokens};
+use ci_core::memory::{Anchor, Rig, Tokens};
 use ci_core::operator::{Act, Operator};
 use ci_core::queue::Claim;
 use ci_core::records::{Key, Records};
@@ -225,7 +226,6 @@ async fn an_algorithm_that_comes_later_waits_until_its_key_is_known() -> Result<
 async fn keys_that_somebody_knows_are_replaced_at_once() -> Result<()> {
     let bench = Bench::new();
     let (operator, issuer) = (Operator::new(&bench.audit)?, issuer(&bench.vault, Algorithm::EdDsa));
-    let row = Key::new("secret").part("*").part("identity").part("https://ci.example.org").part("token-keys");
     let claim = claim(&bench, Origin::Protected).await;
     let token = issuer.token(&claim, &step(), &audience("cloud"), MINUTE).await?;
     issuer.replace(&service(&operator).await).await?;
@@ -236,7 +236,7 @@ async fn keys_that_somebody_knows_are_replaced_at_once() -> Result<()> {
         "the new one signs at once"
     );
 
-    bench.write(&row, "rubbish").await;
+    bench.write(&row(&issuer), "rubbish").await;
     assert_eq!(kind(issuer.jwks().await), ErrorKind::Tampered);
     assert_eq!(
         kind(issuer.rotate(&service(&operator).await).await),
@@ -249,7 +249,88 @@ async fn keys_that_somebody_knows_are_replaced_at_once() -> Result<()> {
     let acme = operator.act(&TenantId::parse("acme")?, "token_keys.replaced").await?;
     assert_eq!(kind(issuer.replace(&acme).await), ErrorKind::Denied);
     assert_eq!(kind(issuer.rotate(&acme).await), ErrorKind::Denied);
-    assert_eq!(kind(issuer.reseal(&acme).await), ErrorKind::Denied);
+    Ok(())
+}
+
+fn row(issuer: &OidcIssuer) -> Key {
+    Key::new("secret").repository(issuer.repository()).part("token-keys")
+}
+
+/// No key is made in the place of one that somebody has taken away, and none signs that was replaced.
+#[tokio::test]
+async fn keys_that_were_deleted_or_put_back_are_missed() -> Result<()> {
+    let bench = Bench::new();
+    let (operator, issuer) = (Operator::new(&bench.audit)?, issuer(&bench.vault, Algorithm::EdDsa));
+    let claim = claim(&bench, Origin::Protected).await;
+    published(&issuer).await;
+    let before = bench.read(&row(&issuer)).await;
+    issuer.replace(&service(&operator).await).await?;
+    let right = bench.read(&row(&issuer)).await;
+    for what in ["put back", "deleted"] {
+        match what {
+            "deleted" => bench.remove(&row(&issuer)).await,
+            _ => bench.write(&row(&issuer), before.clone()).await,
+        }
+        assert_eq!(kind(issuer.jwks().await), ErrorKind::Tampered, "{what}");
+        let token = issuer.token(&claim, &step(), &audience("cloud"), MINUTE).await;
+        assert_eq!(kind(token), ErrorKind::Tampered, "{what}");
+        assert_eq!(kind(issuer.rotate(&service(&operator).await).await), ErrorKind::Tampered, "{what}");
+    }
+    bench.write(&row(&issuer), right).await;
+    assert!(issuer.jwks().await.is_ok());
+    bench.remove(&row(&issuer)).await;
+    issuer.replace(&service(&operator).await).await?;
+    assert_eq!(published(&issuer).await.len(), 1);
+    Ok(())
+}
+
+#[tokio::test]
+async fn keys_put_back_with_everything_else_are_noticed_with_an_anchor_only() -> Result<()> {
+    let bench = Bench::new();
+    let anchored = bench.other_vault(bench.root.clone()).with_anchor(Arc::new(Anchor::default()));
+    let (operator, issuer, unanchored) = (
+        Operator::new(&bench.audit)?,
+        issuer(&Arc::new(anchored), Algorithm::EdDsa),
+        issuer(&bench.vault, Algorithm::EdDsa),
+    );
+    let withdrawn = published(&issuer).await;
+    let before = bench.everything().await;
+    issuer.replace(&service(&operator).await).await?;
+    let after = bench.everything().await;
+    bench.put_all_back(&before).await;
+    assert_eq!(kind(issuer.jwks().await), ErrorKind::Tampered);
+    assert_eq!(kind(issuer.replace(&service(&operator).await).await), ErrorKind::Tampered);
+    // The limit that the documentation states.
+    assert_eq!(published(&unanchored).await, withdrawn, "nobody noticed");
+
+    bench.put_all_back(&[]).await;
+    assert_eq!(kind(issuer.jwks().await), ErrorKind::Tampered, "nor are new ones made");
+    bench.put_all_back(&after).await;
+    assert_eq!(published(&issuer).await.len(), 1);
+    Ok(())
+}
+
+/// The service itself is no tenant whose name could be parsed, and has keys all the same.
+#[tokio::test]
+async fn keys_outlive_every_key_above_them() -> Result<()> {
+    let bench = Bench::new();
+    let (operator, before) = (Operator::new(&bench.audit)?, issuer(&bench.vault, Algorithm::EdDsa));
+    let keys = published(&before).await;
+    let new = Switched::new();
+    let vault = Arc::new(bench.other_vault(new.clone()).with_former_root(bench.root.clone()));
+    let act = service(&operator).await;
+    let report = vault.rotate_root(&act, &mut |_| {}).await?;
+    assert!(report.is_complete() && report.rewrapped == 1, "{report:?}");
+    let vault = Arc::new(bench.other_vault(new));
+    let report = vault.rotate_all(&act, &TenantId::service(), &mut |_| {}).await?;
+    assert!(report.is_complete(), "{report:?}");
+    assert_eq!((report.made, report.rewrapped, report.destroyed), (2, 1, 1));
+    bench.rig.clock.advance(MINUTE);
+    let issuer = issuer(&vault, Algorithm::EdDsa);
+    let report = vault.retire_keys(&act, issuer.repository(), bench.rig.clock.now()).await?;
+    assert!(report.is_complete() && report.destroyed == 1, "{report:?}");
+    vault.forget_keys();
+    assert_eq!(published(&issuer).await, keys);
     Ok(())
 }
 

@@ -8,16 +8,17 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use bytes::Bytes;
 use ci_core::Result;
-use ci_core::access::{Read, Write};
+use ci_core::access::{Admin, Read, Write};
 use ci_core::conformance::skip;
 use ci_core::id::{JobId, KeyId};
 use ci_core::memory::Rig;
 use ci_core::operator::Operator;
 use ci_core::records::Key;
-use ci_core::seal::{Context, DataKey, key_id};
+use ci_core::seal::{Context, DataKey, Opened, key_id};
 use ci_core::secret::{KeyRing as _, Purpose, SecretStore as _, SecretValue};
 use ci_core::trust::Origin;
-use ci_secrets::{FileRoot, RootKey, Vault};
+use ci_secrets::ssh::SshKeys;
+use ci_secrets::{FileRoot, RootKey, SshSigner as _, Vault};
 use secrecy::SecretBox;
 use zeroize::Zeroizing;
 
@@ -107,7 +108,7 @@ impl RootKey for Watching {
 }
 
 /// The repository's own key, as somebody could compute it who has the tenant's.
-async fn repository_key(bench: &Bench, root: &Watching) -> Marker {
+async fn repository_key(bench: &Bench, root: &Watching) -> DataKey {
     let tenant = bench.below(&Key::new("key").part("tenant").part("acme").part("wrapped")).await.remove(0);
     let id = tenant.key.as_str().rsplit('/').next().expect("an id");
     let root_name = root.key_ref();
@@ -125,7 +126,32 @@ async fn repository_key(bench: &Bench, root: &Watching) -> Marker {
         .field("1")
         .field(row.key.as_str().rsplit('/').next().expect("an id"));
     let plain = above.open(&context, &row.value).expect("it opens");
-    Marker::of(plain[..].try_into().expect("32 bytes"))
+    let mut key = Box::new([0; 32]);
+    key.copy_from_slice(&plain);
+    let id = row.key.as_str().rsplit('/').next().expect("an id");
+    DataKey::new(KeyId::parse(id).expect("an id"), SecretBox::new(key))
+}
+
+/// The seed of the repository's only SSH key, as somebody could compute it who has the repository's.
+async fn seed_of_ssh_key(bench: &Bench, root: &Watching) -> Opened {
+    let (key, ours) = (repository_key(bench, root).await, repository("1"));
+    let context = Context::new("secret")
+        .field([2])
+        .field("ssh keys")
+        .field("acme")
+        .field(ours.forge().as_str())
+        .field("1")
+        .field("repository")
+        .field("")
+        .field(0_u64.to_be_bytes())
+        .field(key.id().as_str())
+        .field("");
+    let row = bench.read(&Key::new("secret").repository(&ours).part("ssh-keys")).await;
+    let key = key.derive(&Context::new("purpose").field("ssh keys"));
+    let mut opened = key.open(&context, &row).expect("it opens");
+    // The format, how far it has come, when it was made.
+    opened.copy_within(1 + 1 + 8.., 0);
+    opened
 }
 
 #[tokio::test]
@@ -142,7 +168,7 @@ async fn no_key_and_no_value_outlives_its_use() {
     let grant = bench.grant::<Write>(&ours).await;
     vault.put(&grant, &name("TOKEN"), value).await.expect("the secret is set");
     let of_tenant = root.1.lock().expect("unpoisoned")[0].clone();
-    let of_repository = repository_key(&bench, &root).await;
+    let of_repository = Marker::of(repository_key(&bench, &root).await.expose());
     let log = Purpose::log(&JobId::random(), 0);
     let read = bench.grant::<Read>(&ours).await;
     let derived = vault.data_key(read.scope().expect("fresh"), &log, None).await.expect("a key");
@@ -171,6 +197,31 @@ async fn no_key_and_no_value_outlives_its_use() {
     let act = operator.act(ours.tenant(), "erase").await.expect("an act");
     vault.erase(&act, &ours).await.expect("it is erased");
     assert_eq!(of_repository.copies(), 0, "a repository's key outlives its erasure");
+}
+
+#[tokio::test]
+async fn no_private_half_of_an_ssh_key_outlives_its_use() {
+    let (bench, root, ours) = (Bench::new(), Watching::new(), repository("1"));
+    let keys = SshKeys::new(Arc::new(bench.other_vault(root.clone())));
+    let grant = bench.grant::<Admin>(&ours).await;
+    let first = keys.rotate(&grant).await.expect("a key");
+    let of_seed = {
+        let seed = seed_of_ssh_key(&bench, &root).await;
+        let of_seed = Marker::of(seed.first_chunk().expect("32 bytes"));
+        assert!(of_seed.copies() > 0, "the search finds what is there");
+        of_seed
+    };
+    assert_eq!(of_seed.copies(), 0, "a key was made");
+    let claim = bench.claim(&ours).await;
+    keys.sign(&claim, &first, b"x").await.expect("a signature");
+    assert_eq!(of_seed.copies(), 0, "it has signed");
+    keys.public_keys(&grant.lower()).await.expect("its public half");
+    assert_eq!(of_seed.copies(), 0, "it was listed");
+    let second = keys.rotate(&grant).await.expect("a key");
+    keys.activate(&grant, &second).await.expect("it signs");
+    assert_eq!(of_seed.copies(), 0, "another has taken its place");
+    keys.remove(&grant, &first).await.expect("it is removed");
+    assert_eq!(of_seed.copies(), 0, "it was removed");
 }
 
 #[tokio::test]

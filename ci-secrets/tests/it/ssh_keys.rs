@@ -3,20 +3,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ci_core::access::{Admin, Grant, Read};
+use ci_core::access::{Admin, Grant, Read, Write};
 use ci_core::clock::Clock as _;
 use ci_core::conformance::{Setup, run};
 use ci_core::id::RepositoryId;
-use ci_core::memory::{Rig, Signer};
+use ci_core::memory::{Anchor, Rig, Signer};
 use ci_core::operator::Operator;
 use ci_core::queue::Claim;
 use ci_core::records::Key;
-use ci_core::secret::{SshPublicKey, SshSigner};
+use ci_core::secret::{SecretStore as _, SecretValue, SshPublicKey, SshSigner};
 use ci_core::{ErrorKind, Result};
 use ci_secrets::conformance::ssh_signer;
 use ci_secrets::ssh::{SshKeyStage, SshKeys};
 
-use crate::bench::{Bench, key_folder, kind, repository};
+use crate::bench::{Bench, key_folder, kind, name, repository};
 
 mod sealed {
     use super::*;
@@ -109,7 +109,6 @@ async fn keys_are_deleted_and_replaced_whatever_became_of_them() -> Result<()> {
     assert_eq!(kind(keys.delete(&grant).await), ErrorKind::NotFound);
     let elsewhere = Rig::repository("1", "umbrella")?;
     assert_eq!(kind(keys.replace(&act, &elsewhere).await), ErrorKind::Denied);
-    assert_eq!(kind(keys.reseal(&act, &elsewhere).await), ErrorKind::Denied);
     Ok(())
 }
 
@@ -122,13 +121,12 @@ async fn a_row_that_was_copied_or_altered_is_noticed() -> Result<()> {
     keys.rotate(&other).await?;
     let (right, wrong) = (bench.read(&row(&ours)).await, bench.read(&row(&theirs)).await);
     bench.write(&row(&ours), wrong).await;
-    let refusal = kind(keys.list(&grant.lower()).await);
-    assert!(matches!(refusal, ErrorKind::Tampered | ErrorKind::NotFound), "{refusal:?}");
+    assert_eq!(kind(keys.list(&grant.lower()).await), ErrorKind::Tampered);
     for place in 0..right.len() {
         let mut altered = right.to_vec();
         altered[place] ^= 1;
         bench.write(&row(&ours), altered).await;
-        assert!(keys.list(&grant.lower()).await.is_err(), "byte {place}");
+        assert_eq!(kind(keys.list(&grant.lower()).await), ErrorKind::Tampered, "byte {place}");
     }
     bench.write(&row(&ours), right).await;
     assert_eq!(stages(&keys, &grant).await, [SshKeyStage::Current]);
@@ -245,44 +243,171 @@ async fn what_is_erased_is_gone_and_no_private_half_lies_in_the_records() -> Res
     keys.rotate(&grant).await?;
     let operator = Operator::new(&bench.audit)?;
     let act = operator.act(ours.tenant(), "repository.erased").await?;
-    assert!(!keys.reseal(&act, &ours).await?, "it is under the current key");
     bench.vault.erase(&act, &ours).await?;
     assert!(bench.records.get(&row(&ours)).await?.is_none());
     assert!(stages(&keys, &grant).await.is_empty());
     Ok(())
 }
 
-/// The repository gets another current key, and the one from before is kept, as a rotation does.
-async fn replace_repository_key(bench: &Bench, repository: &RepositoryId) {
-    let before = bench.below(&key_folder(repository)).await;
-    for record in &before {
-        bench.remove(&record.key).await;
-    }
-    bench.vault.forget_keys();
-    let grant = bench.grant::<Read>(repository).await;
-    bench.vault.audit_tag(&grant, &crate::bench::name("ANY")).await.expect("another key");
-    let wrapped = before.iter().find(|record| record.key.is_below(&key_folder(repository).part("wrapped")));
-    let wrapped = wrapped.expect("the key from before");
-    bench.write(&wrapped.key, wrapped.value.clone()).await;
+/// Every way to use or change them, but those that replace them whatever they are.
+async fn refused(bench: &Bench, keys: &SshKeys, repository: &RepositoryId, key: &SshPublicKey, what: &str) {
+    let (grant, claim) = (admin(bench, repository).await, bench.claim(repository).await);
+    assert_eq!(kind(keys.list(&grant.lower()).await), ErrorKind::Tampered, "{what}");
+    assert_eq!(kind(keys.public_keys(&grant.lower()).await), ErrorKind::Tampered, "{what}: made anew");
+    assert_eq!(kind(keys.identity(&claim).await), ErrorKind::Tampered, "{what}");
+    assert_eq!(kind(keys.sign(&claim, key, b"x").await), ErrorKind::Tampered, "{what}");
+    assert_eq!(kind(keys.rotate(&grant).await), ErrorKind::Tampered, "{what}");
+    assert_eq!(kind(keys.remove(&grant, key).await), ErrorKind::Tampered, "{what}");
 }
 
 #[tokio::test]
-async fn keys_outlive_the_repository_key_that_sealed_them() -> Result<()> {
+async fn a_key_that_was_put_back_signs_nothing() -> Result<()> {
     let (bench, ours) = (Bench::new(), repository("1"));
     let (keys, grant) = (keys(&bench), admin(&bench, &ours).await);
     let first = keys.rotate(&grant).await?;
-    let sealed = bench.read(&row(&ours)).await;
-    replace_repository_key(&bench, &ours).await;
-    assert_eq!(keys.public_keys(&grant.lower()).await?, [first], "under the old key");
-    let operator = Operator::new(&bench.audit)?;
-    let act = operator.act(ours.tenant(), "keys.rotated").await?;
-    assert!(keys.reseal(&act, &ours).await?);
-    assert!(!keys.reseal(&act, &ours).await?, "once is enough");
-    let old = ci_core::seal::key_id(&sealed)?;
-    assert_ne!(ci_core::seal::key_id(&bench.read(&row(&ours)).await)?, old);
-    bench.remove(&key_folder(&ours).part("wrapped").part(old.as_str())).await;
-    assert_eq!(keys.public_keys(&grant.lower()).await?, [first], "the old one is destroyed");
+    let before = bench.read(&row(&ours)).await;
+    let second = keys.rotate(&grant).await?;
+    keys.activate(&grant, &second).await?;
+    keys.remove(&grant, &first).await?;
+    let right = bench.read(&row(&ours)).await;
+    bench.write(&row(&ours), before.clone()).await;
+    refused(&bench, &keys, &ours, &first, "put back").await;
+    bench.write(&row(&ours), right).await;
+    assert!(keys.sign(&bench.claim(&ours).await, &second, b"x").await.is_ok());
+
+    keys.delete(&grant).await?;
+    bench.write(&row(&ours), before).await;
+    refused(&bench, &keys, &ours, &first, "put back after they were deleted").await;
+    keys.delete(&grant).await?;
+    assert_eq!(bench.records.get(&row(&ours)).await?, None, "it goes as a row that nobody has set");
+    assert!(stages(&keys, &grant).await.is_empty());
     Ok(())
+}
+
+#[tokio::test]
+async fn keys_whose_row_was_deleted_are_missed() -> Result<()> {
+    let (bench, ours) = (Bench::new(), repository("1"));
+    let (keys, grant) = (keys(&bench), admin(&bench, &ours).await);
+    let first = keys.rotate(&grant).await?;
+    bench.remove(&row(&ours)).await;
+    refused(&bench, &keys, &ours, &first, "deleted").await;
+    bench.put(&ours, "TOKEN", "some value").await;
+    assert_eq!(bench.value(&ours, "TOKEN").await?, b"some value", "secrets can be used all the same");
+
+    let operator = Operator::new(&bench.audit)?;
+    let act = operator.act(ours.tenant(), "ssh_keys.replaced").await?;
+    let rotation = bench.vault.rotate_repository(&act, &ours, &mut |_| {}).await?;
+    assert_eq!((rotation.left, rotation.named[0].kind), (1, ErrorKind::Tampered), "{rotation:?}");
+    assert!(rotation.named[0].advice().contains("replace the private keys"), "{rotation:?}");
+    let second = keys.replace(&act, &ours).await?;
+    assert_eq!(keys.public_keys(&grant.lower()).await?, [second]);
+    assert!(bench.vault.rotate_repository(&act, &ours, &mut |_| {}).await?.is_complete());
+
+    bench.remove(&Key::new("secret").repository(&ours).part("manifest")).await;
+    refused(&bench, &keys, &ours, &second, "the list was deleted").await;
+    assert_eq!(
+        kind(keys.replace(&act, &ours).await),
+        ErrorKind::Tampered,
+        "nobody knows what else there was"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn keys_put_back_with_everything_else_are_noticed_with_an_anchor_only() -> Result<()> {
+    let (bench, ours) = (Bench::new(), repository("1"));
+    let vault = bench.other_vault(bench.root.clone()).with_anchor(Arc::new(Anchor::default()));
+    let (keys, grant) = (SshKeys::new(Arc::new(vault)), admin(&bench, &ours).await);
+    let operator = Operator::new(&bench.audit)?;
+    let act = operator.act(ours.tenant(), "ssh_keys.replaced").await?;
+    for how in ["replaced", "removed", "deleted"] {
+        let first = keys.replace(&act, &ours).await?;
+        let second = keys.rotate(&grant).await?;
+        keys.activate(&grant, &second).await?;
+        let before = bench.everything().await;
+        match how {
+            "replaced" => drop(keys.replace(&act, &ours).await?),
+            "removed" => keys.remove(&grant, &first).await?,
+            _ => keys.delete(&grant).await?,
+        }
+        let after = bench.everything().await;
+        bench.put_all_back(&before).await;
+        refused(&bench, &keys, &ours, &second, how).await;
+        // The limit that the documentation states.
+        let unanchored = SshKeys::new(bench.vault.clone());
+        assert_eq!(unanchored.identity(&bench.claim(&ours).await).await?, second, "{how}: nobody noticed");
+        bench.put_all_back(&after).await;
+        assert!(keys.list(&grant.lower()).await.is_ok(), "{how}");
+    }
+    Ok(())
+}
+
+/// Setting a secret, replacing an SSH key and rotating the repository's key write the same list.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn keys_secrets_and_rotations_that_change_at_once_lose_nothing() -> Result<()> {
+    const ROUNDS: usize = 12;
+    let (bench, ours) = (Arc::new(Bench::new()), repository("1"));
+    let (anchor, root) = (Arc::new(Anchor::default()), bench.root.clone());
+    let vault = Arc::new(bench.other_vault(root).with_anchor(anchor));
+    let keys = SshKeys::new(vault.clone());
+    let first = keys.rotate(&admin(&bench, &ours).await).await?;
+    let operator = Arc::new(Operator::new(&bench.audit)?);
+
+    let (grant, by_people) = (admin(&bench, &ours).await, keys.clone());
+    let keys_change = tokio::spawn(async move {
+        let mut current = first;
+        for _ in 0..ROUNDS {
+            let next = by_people.rotate(&grant).await?;
+            by_people.activate(&grant, &next).await?;
+            by_people.remove(&grant, &current).await?;
+            current = next;
+        }
+        Ok::<_, ci_core::Error>(current)
+    });
+    let (grant, setter) = (bench.grant::<Write>(&ours).await, vault.clone());
+    let secrets_change = tokio::spawn(async move {
+        for round in 0..ROUNDS {
+            setter.put(&grant, &name("TOKEN"), SecretValue::new(format!("value {round}"))).await?;
+        }
+        Ok::<_, ci_core::Error>(())
+    });
+    let (rotator, place) = (vault.clone(), ours.clone());
+    let rotations = tokio::spawn(async move {
+        let mut done = 0;
+        for _ in 0..ROUNDS {
+            let act = operator.act(place.tenant(), "repository_key.rotated").await?;
+            let report = rotator.rotate_repository(&act, &place, &mut |_| {}).await?;
+            assert!(report.is_complete(), "{report:?}");
+            done += report.made;
+        }
+        Ok::<_, ci_core::Error>(done)
+    });
+    let claim = bench.claim(&ours).await;
+    while !(keys_change.is_finished() && secrets_change.is_finished() && rotations.is_finished()) {
+        let current = keys.identity(&claim).await.expect("one signs at every moment");
+        match keys.sign(&claim, &current, b"x").await {
+            Ok(_) => {}
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::NotFound, "another has taken its place: {error}");
+            }
+        }
+    }
+    let current = keys_change.await.expect("it ends")?;
+    secrets_change.await.expect("it ends")?;
+    assert_eq!(rotations.await.expect("it ends")?, ROUNDS);
+    vault.forget_keys();
+    let grant = admin(&bench, &ours).await;
+    assert_eq!(keys.public_keys(&grant.lower()).await?, [current]);
+    let lease = vault.lease(claim.trusted()?, &[name("TOKEN")]).await?;
+    assert_eq!(lease.value(&name("TOKEN"))?.expose(), format!("value {}", ROUNDS - 1).as_bytes());
+    let place = key_folder(&ours).part("current");
+    let active = String::from_utf8(bench.read(&place).await.to_vec()).expect("an id");
+    for record in bench.below(&Key::new("secret").repository(&ours)).await {
+        let front = usize::from(record.key.as_str().contains("/value/"));
+        let id = ci_core::seal::key_id(&record.value[front..])?;
+        assert_eq!(id.as_str(), active, "{} is under the active key", record.key);
+    }
+    bench.audit.verify(ours.tenant()).await.map(drop)
 }
 
 /// Does what `Signer` does, but for one thing.
