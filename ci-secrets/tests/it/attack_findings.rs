@@ -201,3 +201,21 @@ async fn many_former_keys_are_all_retired() {
     assert!(world.bench.records.get(&place).await.expect("read").is_none());
     assert!(world.is_whole().await);
 }
+
+#[tokio::test]
+async fn a_key_that_was_deleted_is_no_secret_that_never_was() {
+    for folder in ["tenant", "repository"] {
+        let world = World::new().await;
+        let keys = world.bench.below(&Key::new("key").part(folder)).await;
+        let wrapped = keys.into_iter().find(|record| record.key.as_str().contains("/wrapped/"));
+        world.bench.remove(&wrapped.expect("a key").key).await;
+        world.bench.vault.forget_keys();
+        assert_eq!(kind(world.bench.value(&world.ours, "TOKEN").await), ErrorKind::Tampered, "{folder}");
+        let grant = world.bench.grant::<Write>(&world.ours).await;
+        assert_eq!(kind(world.bench.vault.list(&grant.lower()).await), ErrorKind::Tampered, "{folder}");
+        let put = world.bench.vault.put(&grant, &name("TOKEN"), SecretValue::new("another")).await;
+        assert_eq!(kind(put), ErrorKind::Tampered, "{folder}");
+        let deleted = world.bench.vault.delete(&grant, &name("TOKEN")).await;
+        assert_eq!(kind(deleted), ErrorKind::Tampered, "{folder}");
+    }
+}
