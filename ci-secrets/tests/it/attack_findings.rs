@@ -219,3 +219,15 @@ async fn a_key_that_was_deleted_is_no_secret_that_never_was() {
         assert_eq!(kind(deleted), ErrorKind::Tampered, "{folder}");
     }
 }
+
+#[tokio::test]
+async fn an_audit_log_that_says_it_has_no_room_is_broken() {
+    let world = World::new().await;
+    let head = Head { count: u64::MAX, hash: Digest::of(b"anything") };
+    let place = Key::new("audit").part(world.ours.tenant().as_str()).part("head");
+    world.bench.write(&place, serde_json::to_vec(&head).expect("JSON")).await;
+    let grant = world.bench.grant::<Write>(&world.ours).await;
+    let put = world.bench.vault.put(&grant, &name("NEW"), SecretValue::new("a value")).await;
+    assert_eq!(kind(put), ErrorKind::Tampered);
+    assert_eq!(kind(world.bench.value(&world.ours, "TOKEN").await), ErrorKind::Tampered);
+}
