@@ -231,3 +231,66 @@ async fn an_audit_log_that_says_it_has_no_room_is_broken() {
     assert_eq!(kind(put), ErrorKind::Tampered);
     assert_eq!(kind(world.bench.value(&world.ours, "TOKEN").await), ErrorKind::Tampered);
 }
+
+/// Records in which something else happens just before the first purge of what lies below a certain key.
+#[derive(Debug)]
+struct BeforePurge {
+    inner: Arc<dyn Records>,
+    of: Key,
+    gate: Mutex<Option<(oneshot::Sender<()>, oneshot::Receiver<()>)>>,
+}
+
+#[async_trait]
+impl Records for BeforePurge {
+    async fn get(&self, key: &Key) -> Result<Option<Record>> {
+        self.inner.get(key).await
+    }
+
+    async fn list(&self, prefix: &Key, after: Option<&Key>, limit: usize) -> Result<Vec<Record>> {
+        self.inner.list(prefix, after, limit).await
+    }
+
+    async fn commit(&self, batch: Batch) -> Result<Version> {
+        self.inner.commit(batch).await
+    }
+
+    async fn purge(&self, prefix: &Key) -> Result<usize> {
+        let gate = if *prefix == self.of { self.gate.lock().expect("unpoisoned").take() } else { None };
+        if let Some((told, done)) = gate {
+            told.send(()).expect("somebody waits");
+            done.await.expect("it is done");
+        }
+        self.inner.purge(prefix).await
+    }
+
+    async fn scan_raw(&self, needle: &[u8]) -> Result<usize> {
+        self.inner.scan_raw(needle).await
+    }
+}
+
+#[tokio::test]
+async fn a_secret_that_is_set_while_its_repository_is_erased_spoils_nothing() {
+    for of in [Key::new("secret"), Key::new("key").part("repository")] {
+        let world = World::new().await;
+        let of = of.repository(&world.ours);
+        let ((told, is_there), (done, is_done)) = (oneshot::channel(), oneshot::channel());
+        let gate = Mutex::new(Some((told, is_done)));
+        let records = Arc::new(BeforePurge { inner: world.bench.records.clone(), of, gate });
+        let clock = world.bench.rig.clock.clone();
+        let erasing = Vault::new(records, world.bench.audit.clone(), world.bench.root.clone(), clock);
+        let act = world.operator.act(world.ours.tenant(), "erase").await.expect("an act");
+        let between = async {
+            is_there.await.expect("it purges");
+            world.bench.put(&world.ours, "TOKEN", "set meanwhile").await;
+            done.send(()).expect("it waits");
+        };
+        let (receipt, ()) = tokio::join!(erasing.erase(&act, &world.ours), between);
+        let receipt = receipt.expect("it is erased");
+        assert!(receipt.is_verified(), "{receipt:?}");
+        let keys = world.bench.below(&key_folder(&world.ours)).await;
+        assert_eq!(keys.len(), 0, "the one that was made meanwhile is gone as well");
+        assert_eq!(kind(world.bench.value(&world.ours, "TOKEN").await), ErrorKind::NotFound);
+        world.bench.put(&world.ours, "TOKEN", "set afterwards").await;
+        assert_eq!(world.bench.value(&world.ours, "TOKEN").await.expect("read"), b"set afterwards");
+    }
+}
