@@ -145,6 +145,10 @@
 //!   Linux `harden_process` keeps other processes of the same user, and core dumps, from it. Keys do not lie in memory
 //!   of `memfd_secret(2)`: that takes unsafe code, here or in a crate that nobody has audited.
 //! - Without an anchor, all secrets of a repository, put back together to an earlier state, are not noticed; see [`Vault`].
+//! - Which of a repository's keys is current stands in a row that is not sealed, and a former key still opens. So somebody
+//!   who has a former key *and* writes to the database can have new secrets sealed with it, and forge some. That ends
+//!   when [`Vault::retire_keys`] has destroyed the former key, and then [`Vault::rotate_tenant`] the one above it,
+//!   without which no copy of its row opens.
 //! - A policy's rules about steps and environments keep to what the job says of itself; see [`SecretPolicy`].
 //! - A list of secrets that was damaged takes the repository's secrets with it: put the database's copy back, or
 //!   [erase](Vault::erase) and set them anew.
