@@ -129,6 +129,31 @@ fn nothing_is_left_to_do_and_no_file_is_too_long() {
     }
 }
 
+/// The files that may name `file` as a module of theirs.
+fn parents(file: &Path) -> Vec<PathBuf> {
+    let folder = file.parent().expect("it lies in a folder");
+    let folder = if file.ends_with("mod.rs") { folder.parent().expect("which lies in one") } else { folder };
+    let beside = ["mod.rs", "lib.rs", "main.rs"].map(|name| folder.join(name));
+    beside.into_iter().chain([folder.with_extension("rs")]).collect()
+}
+
+/// A file that no module names is not compiled, and its tests say nothing.
+#[test]
+fn every_file_is_compiled() {
+    let folders = CRATES.iter().flat_map(|name| ["src", "tests/it"].map(|folder| format!("{name}/{folder}")));
+    let files = folders.chain(["tests/it".to_owned()]).flat_map(|folder| rust_files(&folder));
+    let is_root = |file: &Path| file.ends_with("lib.rs") || file.ends_with("main.rs");
+    for file in files.filter(|file| !is_root(file)) {
+        let of = if file.ends_with("mod.rs") { file.parent().expect("its folder") } else { &file };
+        let name = of.file_stem().and_then(|name| name.to_str()).expect("a name").to_owned();
+        let declared = format!("mod {name};");
+        let is_named = |parent: &PathBuf| {
+            root().join(parent).is_file() && read(parent).lines().any(|line| line.ends_with(&declared))
+        };
+        assert!(parents(&file).iter().any(is_named), "no module is {}", file.display());
+    }
+}
+
 /// The names in backticks that look like `module::test_name`.
 fn named_tests(text: &str) -> impl Iterator<Item = &str> {
     text.split('`').skip(1).step_by(2).filter(|name| {
