@@ -148,6 +148,10 @@
 //!   of `memfd_secret(2)`: that takes unsafe code, here or in a crate that nobody has audited.
 //! - Without an anchor, secrets and private keys of a repository that were put back together with their list are not
 //!   noticed; see [`Vault`].
+//! - Which of a repository's keys is current stands in a row that is not sealed, and a former key still opens. So somebody
+//!   who has a former key *and* writes to the database can have new secrets sealed with it, and forge some. That ends
+//!   when [`Vault::retire_keys`] has destroyed the former key, and then [`Vault::rotate_tenant`] the one above it,
+//!   without which no copy of its row opens.
 //! - A policy's rules about steps and environments keep to what the job says of itself; see [`SecretPolicy`].
 //! - A list that was damaged takes the repository's secrets and private keys with it: put the database's copy back, or
 //!   [erase](Vault::erase) and set them anew.

@@ -207,7 +207,9 @@ impl Audit {
         let (at, previous) = (self.clock.now(), head.hash.clone());
         let logged = Logged { number: head.count, at, previous, entry: entry.clone() };
         let value = write(&logged)?;
-        let next = Head { count: head.count + 1, hash: Digest::of(&value) };
+        // Whoever can write to the store can write any number there.
+        let count = head.count.checked_add(1).ok_or_else(|| broken(tenant, head.count))?;
+        let next = Head { count, hash: Digest::of(&value) };
         let place = entries_key(tenant).number(logged.number);
         let mut batch = Batch::new()
             .require(condition)

@@ -20,6 +20,8 @@ use crate::vault::{about, row};
 pub use self::receipt::{ErasureReceipt, OutOfReach, Traces};
 
 const ERASE: &str = "erase a repository";
+/// How often others may be in the way.
+const MOST_ROUNDS: usize = 16;
 /// Which bytes of a wrapped key are its salt: random, and of no use to anybody without the rest.
 const SALT: std::ops::Range<usize> = 18..50;
 /// How many bytes at its end are the key itself, encrypted, and the tag.
@@ -78,12 +80,24 @@ impl Vault {
     /// ```
     pub async fn erase(&self, act: &Act<'_>, repository: &RepositoryId) -> Result<ErasureReceipt> {
         act.covers(repository.tenant())?;
-        let rows = self.wrapped_rows(repository).await?;
-        let (note, resumed) = self.note_erasure(repository, &rows).await?;
+        let mut rows = self.wrapped_rows(repository).await?;
+        let (mut note, resumed) = self.note_erasure(repository, &rows).await?;
         let mut jobs = self.leases.revoke(repository);
-        // The keys first: when it stops half way, what is left cannot be read.
-        let mut records = self.hierarchy.destroy(repository).await?;
-        records += self.records.purge(&row::folder(repository)).await?;
+        let mut records = self.destroy_all(repository).await?;
+        for round in 0.. {
+            let made = self.wrapped_rows(repository).await?;
+            if made.is_empty() {
+                break;
+            }
+            if round == MOST_ROUNDS {
+                return Err(Error::new(ErrorKind::Unavailable, ERASE)
+                    .because("others set secrets over and over; stop them, and call it again"));
+            }
+            // Somebody has set a secret in between, under a new key: whose list of secrets may be gone already.
+            (note, _) = self.note_erasure(repository, &made).await?;
+            records += self.destroy_all(repository).await?;
+            rows.extend(made);
+        }
         if let Some(anchor) = &self.anchor {
             anchor.forget(&row::folder(repository)).await?;
         }
@@ -107,6 +121,12 @@ impl Vault {
         Ok(receipt)
     }
 
+    /// The keys first: when it stops half way, what is left cannot be read.
+    async fn destroy_all(&self, repository: &RepositoryId) -> Result<usize> {
+        let keys = self.hierarchy.destroy(repository).await?;
+        Ok(keys + self.records.purge(&row::folder(repository)).await?)
+    }
+
     async fn wrapped_rows(&self, repository: &RepositoryId) -> Result<Vec<Record>> {
         const PAGE: usize = 500;
         let folder = layout::wrapped(&layout::repository_folder(repository));
@@ -121,7 +141,6 @@ impl Vault {
 
     /// Writes down what is about to be destroyed, beside what an earlier call has written; says whether one had.
     async fn note_erasure(&self, repository: &RepositoryId, rows: &[Record]) -> Result<(Note, bool)> {
-        const MOST_ROUNDS: usize = 16;
         let place = note_place(repository);
         for _ in 0..MOST_ROUNDS {
             let earlier = self.records.get(&place).await?;

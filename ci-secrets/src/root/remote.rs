@@ -173,7 +173,7 @@ fn is_passing(error: &Error) -> bool {
     error.is_retryable() && matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::TimedOut)
 }
 
-async fn within<T>(
+pub(super) async fn within<T>(
     clock: &dyn Clock,
     bound: Duration,
     call: impl Future<Output = Result<T>> + Send,

@@ -15,7 +15,8 @@ impl Vault {
     /// Gives `tenant` and each of its repositories a new key, and seals all of their secrets anew: what to do when a
     /// database, a copy of it or a process's memory may have been read.
     ///
-    /// It goes on where an earlier call did not end. What one repository cannot do stops no other; the report names it.
+    /// It goes on where an earlier call did not end; see [`RotationReport::resumed`]. What one repository
+    /// cannot do stops no other; the report names it.
     ///
     /// # Errors
     ///
@@ -33,25 +34,40 @@ impl Vault {
     ) -> Result<RotationReport> {
         act.covers(tenant)?;
         let mut work = Work::new(watch);
-        let place = note::all_place(tenant);
-        let earlier = self.records.get(&place).await?;
-        let mut done: Everything = earlier.as_ref().map(note::read).transpose()?.unwrap_or_default();
-        if !done.tenant {
-            let report = self.rotate_tenant(act, tenant, work.watch()).await?;
-            let is_complete = report.is_complete();
-            work.report.add(report);
-            if !is_complete {
-                return Ok(work.report);
-            }
-            done.tenant = true;
-            self.note_all(&place, &done).await?;
+        // Always, also where an earlier call had done it: a note can be forged, and it costs little.
+        let report = self.rotate_tenant(act, tenant, work.watch()).await?;
+        let is_complete = report.is_complete();
+        work.report.add(report);
+        if !is_complete {
+            return Ok(work.report);
         }
-        work.report.resumed |= earlier.is_some();
+        let earlier = self.records.get(&note::all_place(tenant)).await?;
+        let after = earlier.and_then(|record| note::read::<Everything>(&record).ok()?.after);
+        let (before, is_resumed) = (work.count(), after.is_some());
+        self.rotate_repositories(act, tenant, after, &mut work).await?;
+        if is_resumed && work.count() == before {
+            // Nothing was left of it to do. Perhaps nobody had begun it.
+            self.rotate_repositories(act, tenant, None, &mut work).await?;
+        } else {
+            work.report.resumed |= is_resumed;
+        }
+        Ok(work.report)
+    }
+
+    /// Rotates the keys of the repositories whose records come behind the one with the key `after`.
+    async fn rotate_repositories(
+        &self,
+        act: &Act<'_>,
+        tenant: &TenantId,
+        after: Option<String>,
+        work: &mut Work<'_>,
+    ) -> Result<()> {
+        let place = note::all_place(tenant);
+        let mut after = after.and_then(|after| Key::from_stored(after).ok());
         loop {
-            let after = done.after.clone().map(Key::from_stored).transpose()?;
             let page = self.records.list(&layout::repositories(tenant), after.as_ref(), PAGE).await?;
             let Some(last) = page.last() else { break };
-            let last = last.key.as_str().to_owned();
+            after = Some(last.key.clone());
             for record in &page {
                 let Some(repository) = layout::repository_of_pointer(&record.key) else { continue };
                 let report = self.rotate_repository(act, &repository, work.watch()).await;
@@ -59,16 +75,10 @@ impl Vault {
                     Ok(report) => work.report.add(report),
                     Err(error) => work.leave(&repository, error)?,
                 }
-                done.after = Some(record.key.as_str().to_owned());
-                self.note_all(&place, &done).await?;
+                let done = Everything { after: Some(record.key.as_str().to_owned()) };
+                self.records.commit(Batch::new().put(place.clone(), note::write(&done)?)).await?;
             }
-            done.after = Some(last);
         }
-        self.records.commit(Batch::new().delete(place)).await?;
-        Ok(work.report)
-    }
-
-    async fn note_all(&self, place: &Key, done: &Everything) -> Result<()> {
-        self.records.commit(Batch::new().put(place.clone(), note::write(done)?)).await.map(drop)
+        self.records.commit(Batch::new().delete(place)).await.map(drop)
     }
 }

@@ -30,6 +30,8 @@ use self::note::Noted;
 
 /// How many records are read, and rewritten in one transaction.
 const PAGE: usize = 200;
+/// How often somebody else may rotate the same key first.
+const MOST_ROUNDS: usize = 16;
 /// How many keys a provider is asked for at once.
 const AT_ONCE: usize = 8;
 

@@ -10,7 +10,8 @@
 //!
 //! None of them is believed where it would matter: which key is current is what its pointer says, and what a row was
 //! sealed with is what stands in front of it. A note that was changed or removed makes a rotation begin anew, or not
-//! end.
+//! end: one that cannot be read, or leads to another key than the current one, is replaced, and one of which nothing was
+//! left to do is not taken for a rotation that was done.
 
 use bytes::Bytes;
 use ci_core::clock::Timestamp;
@@ -64,13 +65,25 @@ impl Noted {
         let still = Condition::Is(record.key.clone(), record.version);
         Ok(Self { note: read(record)?, still })
     }
+
+    /// What is noted in `record` of a rotation that leads to the key `current`; `None` when that is another one's, or
+    /// nobody's.
+    pub(super) fn of(record: Option<&Record>, current: &KeyId) -> Option<Self> {
+        Self::read(record?).ok().filter(|noted| noted.note.to == *current)
+    }
+}
+
+/// The condition that at `place` there is what there was.
+pub(super) fn unchanged(place: &Key, record: Option<&Record>) -> Condition {
+    record.map_or_else(
+        || Condition::Absent(place.clone()),
+        |record| Condition::Is(place.clone(), record.version),
+    )
 }
 
 /// How far a rotation of everything of a tenant is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Everything {
-    /// Whether the tenant's own key is done.
-    pub(super) tenant: bool,
     /// The key of the record of the repository that was done last.
     pub(super) after: Option<String>,
 }

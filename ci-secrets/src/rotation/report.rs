@@ -33,7 +33,9 @@ pub enum Step {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RotationReport {
-    /// Whether it went on with one that had been begun earlier, and began none itself.
+    /// Whether it went on with one that had been begun earlier, and began none itself. Somebody who can write to the
+    /// database can make it look as if one had been: whoever rotates because of what somebody has read, and knows of none
+    /// that stopped, calls again.
     pub resumed: bool,
     /// How many new keys were made.
     pub made: usize,
@@ -129,6 +131,18 @@ pub(super) struct Work<'a> {
 impl<'a> Work<'a> {
     pub(super) fn new(watch: &'a mut (dyn FnMut(Progress) + Send)) -> Self {
         Self { report: RotationReport::default(), watch }
+    }
+
+    /// How much has been done or was found wanting.
+    pub(super) fn count(&self) -> usize {
+        let RotationReport { made, rewrapped, resealed, revoked, destroyed, left, .. } = self.report;
+        made + rewrapped + resealed + revoked + destroyed + left
+    }
+
+    /// Notes that this call began one itself, or went on with another one.
+    pub(super) fn began(&mut self, is_first: bool) {
+        self.report.resumed = !is_first;
+        self.report.made += usize::from(is_first);
     }
 
     /// Tells how far `step` is.

@@ -9,7 +9,7 @@ use ci_core::records::{Batch, Condition, Key};
 
 use super::note::{self, Former, Note, Noted, Then};
 use super::report::Work;
-use super::{PAGE, Progress, RotationReport, Step, overtaken};
+use super::{MOST_ROUNDS, PAGE, Progress, RotationReport, Step, overtaken};
 use crate::Vault;
 use crate::hierarchy::{Current, layout};
 use crate::vault::{Item, Treated, about, row};
@@ -22,8 +22,8 @@ impl Vault {
     /// [`retire_keys`](Self::retire_keys) destroys it. Jobs can lease secrets all the while. What the audit log calls a
     /// secret ([`audit_tag`](Self::audit_tag)) follows from the key, and is another text afterwards.
     ///
-    /// When one was begun earlier and did not end, this ends it, and begins none. `watch` is told after every 200
-    /// secrets.
+    /// When one was begun earlier and something is left of it to do, this ends it, and begins none. `watch` is told after
+    /// every 200 secrets.
     ///
     /// # Errors
     ///
@@ -66,9 +66,7 @@ impl Vault {
     ) -> Result<RotationReport> {
         act.covers(repository.tenant())?;
         let mut work = Work::new(watch);
-        if let Some(noted) = self.begin_repository(repository, Then::Reseal, &mut work).await? {
-            self.finish_repository(repository, &noted, &mut work).await?;
-        }
+        self.rotate_to(repository, Then::Reseal, &mut work).await?;
         Ok(work.report)
     }
 
@@ -96,18 +94,24 @@ impl Vault {
         let folder = layout::repository_folder(repository);
         let Some(pointer) = self.hierarchy.pointer(&folder).await? else { return Ok(work.report) };
         let used = self.keys_in_use(repository).await?;
-        for record in self.records.list(&note::former_folder(repository), None, PAGE).await? {
-            let since = note::read::<Former>(&record)?.since;
-            let id = record.key.as_str().rsplit('/').next().and_then(|id| KeyId::parse(id).ok());
-            let Some(id) = id.filter(|_| since < before) else { continue };
-            if id == pointer.id || used.contains(&id) {
-                let error =
-                    overtaken().because("secrets depend on it; end the rotation of the repository's key");
-                work.leave_for_now(&record.key, &error);
-                continue;
+        let mut after = None;
+        loop {
+            let page = self.records.list(&note::former_folder(repository), after.as_ref(), PAGE).await?;
+            let Some(last) = page.last() else { break };
+            after = Some(last.key.clone());
+            for record in &page {
+                let since = note::read::<Former>(record)?.since;
+                let id = record.key.as_str().rsplit('/').next().and_then(|id| KeyId::parse(id).ok());
+                let Some(id) = id.filter(|_| since < before) else { continue };
+                if id == pointer.id || used.contains(&id) {
+                    let error =
+                        overtaken().because("secrets depend on it; end the rotation of the repository's key");
+                    work.leave_for_now(&record.key, &error);
+                    continue;
+                }
+                self.destroy_former(repository, &id, &record.key, &pointer.still).await?;
+                work.report.destroyed += 1;
             }
-            self.destroy_former(repository, &id, record.key, &pointer.still).await?;
-            work.report.destroyed += 1;
         }
         self.hierarchy.forget_below(&folder);
         // Also when none was destroyed by this call: an earlier one may not have come this far.
@@ -120,7 +124,7 @@ impl Vault {
         &self,
         repository: &RepositoryId,
         id: &KeyId,
-        noted: Key,
+        noted: &Key,
         still: &Condition,
     ) -> Result<()> {
         let wrapped = layout::wrapped_place(&layout::repository_folder(repository), id);
@@ -135,26 +139,52 @@ impl Vault {
         self.audit.attempt(repository.tenant(), about(entry, repository), commit).await
     }
 
+    /// Begins a rotation and ends it, or ends one of which something is left to do.
+    pub(super) async fn rotate_to(
+        &self,
+        repository: &RepositoryId,
+        then: Then,
+        work: &mut Work<'_>,
+    ) -> Result<()> {
+        for _ in 0..MOST_ROUNDS {
+            if !self.hierarchy.exists(repository).await? {
+                return Ok(());
+            }
+            let before = work.count();
+            let Some(noted) = self.begin_repository(repository, then, work).await? else { continue };
+            self.finish_repository(repository, &noted, work).await?;
+            if work.count() > before && (then == Then::Reseal || noted.note.then == then) {
+                return Ok(());
+            }
+        }
+        Err(overtaken())
+    }
+
     /// Makes the new key, moves the pointer on to it and writes that down, all at once; or finds what was written down.
-    pub(super) async fn begin_repository(
+    /// `None` when somebody else has begun one and ended it meanwhile.
+    async fn begin_repository(
         &self,
         repository: &RepositoryId,
         then: Then,
         work: &mut Work<'_>,
     ) -> Result<Option<Noted>> {
         let (place, folder) = (note::repository_place(repository), layout::repository_folder(repository));
-        if let Some(record) = self.records.get(&place).await? {
-            work.report.resumed = true;
-            return Noted::read(&record).map(Some);
-        }
+        let earlier = self.records.get(&place).await?;
         let Some(before) = self.hierarchy.pointer(&folder).await? else { return Ok(None) };
+        // What is to be revoked is not sealed anew first: that which cannot be would be in the way.
+        let goes_on = |noted: &Noted| then == Then::Reseal || noted.note.then == then;
+        if let Some(noted) = Noted::of(earlier.as_ref(), &before.id).filter(goes_on) {
+            work.began(false);
+            return Ok(Some(noted));
+        }
+        let unchanged = note::unchanged(&place, earlier.as_ref());
         let new = self.hierarchy.new_key();
         let note = Note { from: before.id.clone(), to: new.id().clone(), then };
         let former = note::former_folder(repository).part(before.id.as_str());
         let entry = Entry::new("repository_key.rotated", "operator").about("from", &note.from);
         let entry = about(entry.about("to", &note.to), repository);
         let commit = async |audit: Batch| {
-            if self.records.get(&place).await?.is_some() {
+            if !self.hierarchy.holds(&unchanged).await? {
                 return Ok(false);
             }
             if !self.hierarchy.holds(&before.still).await? {
@@ -165,7 +195,7 @@ impl Vault {
             let batch = audit
                 .require(before.still.clone())
                 .require(above.still)
-                .require(Condition::Absent(place.clone()))
+                .require(unchanged.clone())
                 .put(layout::current_place(&folder), new.id().as_str().to_owned())
                 .put(layout::wrapped_place(&folder, new.id()), row)
                 .put(former.clone(), note::write(&Former { since: self.clock.now() })?)
@@ -173,11 +203,7 @@ impl Vault {
             self.records.commit(batch).await.map(|_| true)
         };
         let is_first = self.audit.attempt(repository.tenant(), entry, commit).await?;
-        if is_first {
-            work.report.made += 1;
-        } else {
-            work.report.resumed = true;
-        }
+        work.began(is_first);
         self.records.get(&place).await?.map(|record| Noted::read(&record)).transpose()
     }
 

@@ -39,7 +39,8 @@ impl Vault {
     ///
     /// It makes nothing secret again that somebody has read: replace the values where they come from, and the repository's
     /// SSH keys with [`SshKeys::replace`](crate::ssh::SshKeys::replace), which stay what they are. `watch` is told
-    /// after every 200 secrets. When one was begun earlier and did not end, this ends it.
+    /// after every 200 secrets. When one was begun earlier and something is left of it to do, this ends it, and spares what
+    /// was set since.
     ///
     /// # Errors
     ///
@@ -88,14 +89,7 @@ impl Vault {
         };
         let mut jobs = self.leases.revoke(repository);
         let mut work = Work::new(watch);
-        while let Some(noted) = self.begin_repository(repository, then, &mut work).await? {
-            let left = work.report.left;
-            self.finish_repository(repository, &noted, &mut work).await?;
-            // Another rotation that did not end comes first: what it has sealed anew would else be left out.
-            if noted.note.then == then || work.report.left > left {
-                break;
-            }
-        }
+        self.rotate_to(repository, then, &mut work).await?;
         // Those who read a value just before it was destroyed.
         jobs.extend(self.leases.revoke(repository));
         let entry = Entry::new("secrets.revoked", "operator")

@@ -9,7 +9,7 @@ use ci_core::records::{Batch, Condition};
 use super::note::{self, Note, Noted, Then};
 use super::report::Work;
 use super::rewrap::Above;
-use super::{PAGE, Progress, RotationReport, Step, overtaken};
+use super::{MOST_ROUNDS, PAGE, Progress, RotationReport, Step, overtaken};
 use crate::Vault;
 use crate::hierarchy::layout;
 
@@ -17,7 +17,8 @@ impl Vault {
     /// Gives `tenant` a new key, wraps the keys of its repositories with it, and destroys the former one, once nothing
     /// is left that depends on it. A tenant without a key gets none.
     ///
-    /// When one was begun earlier and did not end, this ends it, and begins none. `watch` is told after every 200 keys.
+    /// When one was begun earlier and something is left of it to do, this ends it, and begins none. `watch` is told after
+    /// every 200 keys.
     ///
     /// # Errors
     ///
@@ -57,7 +58,21 @@ impl Vault {
     ) -> Result<RotationReport> {
         act.covers(tenant)?;
         let mut work = Work::new(watch);
-        let Some(noted) = self.begin_tenant(tenant, &mut work).await? else { return Ok(work.report) };
+        for _ in 0..MOST_ROUNDS {
+            if self.hierarchy.pointer(&layout::tenant_folder(tenant)).await?.is_none() {
+                return Ok(work.report);
+            }
+            if let Some(noted) = self.begin_tenant(tenant, &mut work).await? {
+                self.finish_tenant(tenant, &noted, &mut work).await?;
+            }
+            if work.count() > 0 {
+                return Ok(work.report);
+            }
+        }
+        Err(overtaken())
+    }
+
+    async fn finish_tenant(&self, tenant: &TenantId, noted: &Noted, work: &mut Work<'_>) -> Result<()> {
         let current = self.hierarchy.current_of_tenant(tenant).await?;
         if *current.key.id() != noted.note.to {
             return Err(overtaken());
@@ -67,26 +82,29 @@ impl Vault {
             let page = self.records.list(&layout::repositories(tenant), after.as_ref(), PAGE).await?;
             let Some(last) = page.last() else { break };
             after = Some(last.key.clone());
-            self.rewrap_page(page, Above::Tenant(&current.key), &current.still, &mut work).await?;
+            self.rewrap_page(page, Above::Tenant(&current.key), &current.still, work).await?;
             work.tell(Step::RepositoryKeys);
         }
         if work.report.is_complete() {
-            work.report.destroyed = self.destroy_former_of_tenant(tenant, &noted, &current.still).await?;
+            work.report.destroyed += self.destroy_former_of_tenant(tenant, noted, &current.still).await?;
             // Once more when it had been destroyed before a crash: the note says that nobody has got here yet.
             work.report.forgotten = self.scrub().await?;
-            self.end(&noted).await?;
+            self.end(noted).await?;
         }
-        Ok(work.report)
+        Ok(())
     }
 
     /// Makes the new key, moves the pointer on to it and writes that down, all at once; or finds what was written down.
+    /// `None` when somebody else has begun one and ended it meanwhile.
     async fn begin_tenant(&self, tenant: &TenantId, work: &mut Work<'_>) -> Result<Option<Noted>> {
         let (place, folder) = (note::tenant_place(tenant), layout::tenant_folder(tenant));
-        if let Some(record) = self.records.get(&place).await? {
-            work.report.resumed = true;
-            return Noted::read(&record).map(Some);
-        }
+        let earlier = self.records.get(&place).await?;
         let Some(before) = self.hierarchy.pointer(&folder).await? else { return Ok(None) };
+        if let Some(noted) = Noted::of(earlier.as_ref(), &before.id) {
+            work.began(false);
+            return Ok(Some(noted));
+        }
+        let unchanged = note::unchanged(&place, earlier.as_ref());
         let root_is = self.hierarchy.root_in_use().await?;
         let new = self.hierarchy.new_key();
         let row = self.hierarchy.wrap_for_tenant(tenant, new.id(), new.expose()).await?;
@@ -94,7 +112,7 @@ impl Vault {
         let entry =
             Entry::new("tenant_key.rotated", "operator").about("from", &note.from).about("to", &note.to);
         let commit = async |audit: Batch| {
-            if self.records.get(&place).await?.is_some() {
+            if !self.hierarchy.holds(&unchanged).await? {
                 return Ok(false);
             }
             if !self.hierarchy.holds(&before.still).await? || !self.hierarchy.holds(&root_is).await? {
@@ -103,18 +121,14 @@ impl Vault {
             let batch = audit
                 .require(before.still.clone())
                 .require(root_is.clone())
-                .require(Condition::Absent(place.clone()))
+                .require(unchanged.clone())
                 .put(layout::current_place(&folder), new.id().as_str().to_owned())
                 .put(layout::wrapped_place(&folder, new.id()), row.clone())
                 .put(place.clone(), note::write(&note)?);
             self.records.commit(batch).await.map(|_| true)
         };
         let is_first = self.audit.attempt(tenant, entry, commit).await?;
-        if is_first {
-            work.report.made += 1;
-        } else {
-            work.report.resumed = true;
-        }
+        work.began(is_first);
         self.records.get(&place).await?.map(|record| Noted::read(&record)).transpose()
     }
 
@@ -127,9 +141,16 @@ impl Vault {
     ) -> Result<usize> {
         let folder = layout::tenant_folder(tenant);
         let keep = layout::wrapped_place(&folder, &noted.note.to);
-        let all = self.records.list(&layout::wrapped(&folder), None, PAGE).await?;
-        let former: Vec<_> = all.into_iter().map(|record| record.key).filter(|key| *key != keep).collect();
-        if !former.is_empty() {
+        let (mut destroyed, mut after) = (0, None);
+        loop {
+            let page = self.records.list(&layout::wrapped(&folder), after.as_ref(), PAGE).await?;
+            let Some(last) = page.last() else { break };
+            after = Some(last.key.clone());
+            let former: Vec<_> =
+                page.into_iter().map(|record| record.key).filter(|key| *key != keep).collect();
+            if former.is_empty() {
+                continue;
+            }
             let entry = Entry::new("tenant_key.destroyed", "operator").about("key", &noted.note.from);
             let commit = async |audit: Batch| {
                 if !self.hierarchy.holds(still).await? || !self.hierarchy.holds(&noted.still).await? {
@@ -140,8 +161,9 @@ impl Vault {
                 self.records.commit(batch).await.map(drop)
             };
             self.audit.attempt(tenant, entry, commit).await?;
+            destroyed += former.len();
         }
         self.hierarchy.forget_below(&folder);
-        Ok(former.len())
+        Ok(destroyed)
     }
 }

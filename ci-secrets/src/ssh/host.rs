@@ -207,4 +207,69 @@ mod tests {
             }
         }
     }
+
+    fn strings(parts: &[&[u8]]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for part in parts {
+            put_string(&mut bytes, part);
+        }
+        bytes
+    }
+
+    fn line(name: &str, blob: &[u8]) -> String {
+        format!("{name} {}", BASE64.encode(blob))
+    }
+
+    #[test]
+    fn a_signature_is_written_in_one_way_only() {
+        use ed25519_dalek::Signer as _;
+        let signer = ed25519_dalek::SigningKey::from_bytes(&[7; 32]);
+        let blob = strings(&[b"ssh-ed25519", signer.verifying_key().as_bytes()]);
+        let key = HostKey::parse(&line("ssh-ed25519", &blob)).expect("a key");
+        let body = signer.sign(b"session").to_bytes();
+        let right = strings(&[b"ssh-ed25519", &body]);
+        assert!(key.verifies(b"session", &right));
+        assert!(!key.verifies(b"another session", &right));
+        assert!(!key.verifies(b"session", &strings(&[b"ssh-rsa", &body])), "of another algorithm");
+        assert!(!key.verifies(b"session", &[&right[..], &[0]].concat()), "with more behind it");
+    }
+
+    #[test]
+    fn a_signature_of_two_numbers_has_no_third() {
+        use aws_lc_rs::rand::SystemRandom;
+        use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
+        let signer = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).expect("a key");
+        let blob = strings(&[b"ecdsa-sha2-nistp256", b"nistp256", signer.public_key().as_ref()]);
+        let key = HostKey::parse(&line("ecdsa-sha2-nistp256", &blob)).expect("a key");
+        let signature = signer.sign(&SystemRandom::new(), b"session").expect("it is signed");
+        let (r, s) = signature.as_ref().split_at(32);
+        // A zero in front keeps a number positive.
+        let numbers = strings(&[&[&[0], r].concat(), &[&[0], s].concat()]);
+        let verifies =
+            |numbers: &[u8]| key.verifies(b"session", &strings(&[b"ecdsa-sha2-nistp256", numbers]));
+        assert!(verifies(&numbers));
+        assert!(!verifies(&[&numbers[..], &strings(&[s])[..]].concat()));
+    }
+
+    #[test]
+    fn a_key_is_of_the_kind_that_it_says() {
+        let mut words = KEYS[1].split(' ');
+        let (name, blob) = (words.next().expect("a name"), words.next().expect("a key"));
+        let point = BASE64.decode(blob.as_bytes()).expect("a key").split_off(4 + 19 + 4 + 8 + 4);
+        let parse = |kind: &[u8], curve: &[u8], point: &[u8]| {
+            HostKey::parse(&line(name, &strings(&[kind, curve, point])))
+        };
+        let kind = name.as_bytes();
+        assert!(parse(kind, b"nistp256", &point).is_ok());
+        assert!(parse(b"ssh-ed25519", b"nistp256", &point).is_err(), "another kind inside");
+        assert!(parse(kind, b"nistp384", &point).is_err(), "another curve");
+        assert!(parse(kind, b"nistp256", &point[..64]).is_err(), "a shorter point");
+        assert!(parse(kind, b"nistp256", &[&[2], &point[1..]].concat()).is_err(), "another form of a point");
+    }
+
+    #[test]
+    fn a_server_is_pinned_for_somebody() {
+        let key = HostKey::parse(KEYS[0]).expect("a key");
+        assert!(super::super::agent::Destination::new("", [key]).is_err());
+    }
 }

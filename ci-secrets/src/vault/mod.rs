@@ -182,7 +182,9 @@ impl Vault {
 
     /// Compares every list of secrets and private keys that is read with `anchor`, which lies outside of the database, and moves that on
     /// with every change. A list that is older than it was is [`ErrorKind::Tampered`] from then on, whatever the database
-    /// says; a database that a copy replaced on purpose takes [`FreshnessAnchor::forget`] for every repository first.
+    /// says; a database that a copy replaced on purpose takes [`FreshnessAnchor::forget`] for every repository first. Give
+    /// the same one to every vault over these records: what a vault without it writes on top of an old copy is newer than
+    /// all that the anchor has seen.
     ///
     /// # Example
     ///
@@ -249,7 +251,17 @@ impl Keys<'_> {
         if let Some(key) = latest.filter(|key| key.id() == id) {
             return Ok(key);
         }
-        let key = self.hierarchy.key(self.repository, id).await?;
+        let key = match self.hierarchy.key(self.repository, id).await {
+            // What secrets were sealed with is destroyed together with all other keys, or not at all.
+            Err(error)
+                if error.kind() == ErrorKind::NotFound && self.hierarchy.exists(self.repository).await? =>
+            {
+                return Err(Error::new(ErrorKind::Tampered, "fetch a key")
+                    .because("the key that something stored was sealed with is missing")
+                    .caused_by(error));
+            }
+            found => found?,
+        };
         *self.latest.lock().unwrap_or_else(PoisonError::into_inner) = Some(key.clone());
         Ok(key)
     }

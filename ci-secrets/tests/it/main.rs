@@ -1,5 +1,6 @@
 //! The tests of `ci-secrets`, in one binary.
 
+mod attack_findings;
 mod attacks;
 mod bench;
 mod broken;

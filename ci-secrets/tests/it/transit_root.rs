@@ -332,6 +332,29 @@ async fn an_outage_of_the_renewal_is_no_outage_of_the_key() {
     assert_eq!(rig.engine.renewals("periodic"), 1);
 }
 
+/// Neither looking a token up nor renewing it is what was asked for.
+#[tokio::test]
+async fn a_renewal_that_hangs_is_no_outage_of_the_key() {
+    let rig = Rig::new().await;
+    rig.stand.faults().hang_at("/v1/auth/token/lookup-self");
+    let root = rig.patient("one");
+    let wrapped = root.wrap(&here(), &[7; 32]).await.expect("it is wrapped");
+    assert_eq!(exposed(&root.unwrap(&here(), &wrapped).await.expect("it unwraps")), [7; 32]);
+}
+
+/// The server says how long a token lasts.
+#[tokio::test]
+async fn a_token_may_last_longer_than_time_can_be_counted() {
+    let rig = Rig::new().await;
+    for seconds in [u64::MAX, u64::MAX / 2, i64::MAX.unsigned_abs()] {
+        rig.engine.add_token("lasting", Some(seconds), true);
+        let root = rig.root("one", "lasting");
+        works(&root).await.expect("it works");
+        rig.clock.advance(Duration::from_hours(1_000));
+        works(&root).await.expect("it works");
+    }
+}
+
 #[tokio::test]
 async fn what_is_cut_off_in_the_middle_is_an_outage() {
     let rig = Rig::new().await;

@@ -69,8 +69,10 @@ impl Token {
         state.lasting = if seconds == 0 {
             Lasting::Forever
         } else {
+            // The server says any number that it likes.
             let (now, lasts) = (clock.elapsed(), Duration::from_secs(seconds));
-            Lasting::Until { due: now + lasts * 2 / 3, end: now + lasts, is_renewable }
+            let (due, end) = (now.saturating_add(lasts / 3 * 2), now.saturating_add(lasts));
+            Lasting::Until { due, end, is_renewable }
         };
     }
 

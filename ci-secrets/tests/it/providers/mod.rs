@@ -52,6 +52,7 @@ pub(crate) struct Switch {
     fault: Mutex<Option<Fault>>,
     asked: AtomicUsize,
     lines: Mutex<Vec<String>>,
+    hangs_at: Mutex<Option<&'static str>>,
 }
 
 impl Switch {
@@ -64,6 +65,11 @@ impl Switch {
             }
         }
         *fault
+    }
+
+    /// Never answers what is asked at `path`, from now on.
+    pub(crate) fn hang_at(&self, path: &'static str) {
+        *self.hangs_at.lock().expect("unpoisoned") = Some(path);
     }
 
     /// Method and path of every request so far.
@@ -177,6 +183,9 @@ async fn answer(request: Request<Incoming>, service: &dyn Service, faults: &Swit
     let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
     faults.lines.lock().expect("unpoisoned").push(format!("{} {}", head.method, head.uri.path()));
     faults.asked.fetch_add(1, Ordering::AcqRel);
+    if *faults.hangs_at.lock().expect("unpoisoned") == Some(head.uri.path()) {
+        std::future::pending::<()>().await;
+    }
     match faults.next() {
         Some(Fault::Hangs) => std::future::pending().await,
         Some(Fault::Slow(by)) => tokio::time::sleep(by).await,

@@ -65,7 +65,7 @@ impl Engine {
     }
 
     pub(crate) fn add_token(&self, token: &str, seconds: Option<u64>, is_renewable: bool) {
-        let ends = seconds.map(|seconds| self.now() + seconds);
+        let ends = seconds.map(|seconds| self.now().saturating_add(seconds));
         let token_state =
             EngineToken { ends, period: seconds.unwrap_or_default(), is_renewable, renewals: 0 };
         self.state.lock().expect("unpoisoned").tokens.insert(token.to_owned(), token_state);
@@ -117,7 +117,7 @@ impl Service for Engine {
                 return refused(400, "lease is not renewable");
             }
             token.renewals += 1;
-            token.ends = token.ends.map(|_| now + token.period);
+            token.ends = token.ends.map(|_| now.saturating_add(token.period));
             return (200, json!({ "auth": { "lease_duration": token.period, "renewable": true } }));
         }
         let Some(rest) = path.strip_prefix(&format!("{}/", self.mount)) else {
