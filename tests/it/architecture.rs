@@ -206,6 +206,30 @@ fn a_vulnerability_can_be_reported() {
 }
 
 #[test]
+fn every_action_in_the_audit_log_is_documented() {
+    let documented = read("ci-core/src/audit/mod.rs");
+    let mut seen = BTreeSet::new();
+    for file in library_files() {
+        let path = file.to_string_lossy();
+        if path.contains("/conformance") || path.contains("/memory/") {
+            continue;
+        }
+        let code = code_of(&file);
+        for call in ["Entry::new(", ".entry(", ".make(", ".change("] {
+            let arguments = code.split(call).skip(1).map(str::trim_start);
+            let first = arguments.filter_map(|text| text.strip_prefix('"')?.split('"').next());
+            seen.extend(first.filter(|action| action.contains('.')).map(str::to_owned));
+        }
+    }
+    assert!(seen.len() > 15, "{seen:?}");
+    for action in seen {
+        let is_there =
+            documented.lines().any(|line| line.starts_with("//!") && line.contains(&format!("`{action}`")));
+        assert!(is_there, "{action} is not in the table at `ci_core::audit`");
+    }
+}
+
+#[test]
 fn hostile_parsers_have_tests() {
     // Every parser of hostile text, with the words of its test of hostile input.
     let parsers = [

@@ -12,11 +12,32 @@
 //! | What is kept elsewhere | What checks it | By whom |
 //! |---|---|---|
 //! | a [`Head`] that was returned or printed | [`Audit::verify_since`] | the service |
-//! | a signed [`Checkpoint`] that was exported | [`Audit::verify_checkpoint`], or [`Chain`] over exported entries | anybody who has the [`VerifyingKey`] |
+//! | a signed [`Checkpoint`] that was exported | [`Audit::verify_checkpoint`], or [`Checkpoint::verify`] over exported entries | anybody who has the [`VerifyingKey`] |
 //! | the number of entries and their hash in a [`FreshnessAnchor`] | [`Audit::verify_fresh`] | the service, when it starts |
 //!
 //! Each of them notices that entries which it covers were cut off, reordered, rewritten, or replaced by those of a fork. Of
 //! entries that came after it, nothing is known: keep one often. What was never in the log is not in it.
+//!
+//! # What the crates write
+//!
+//! | Action | Who | When |
+//! |---|---|---|
+//! | `job.opened`, `job.finished` | job | a worker begins a job; its outcome is recorded, in the same commit |
+//! | `debug.opened`, `debug.closed` | person | a debug session |
+//! | `secret.set`, `secret.deleted` | person | a secret changes |
+//! | `secret.leased` | job | before values are released |
+//! | `secrets.revoked`, `repository.erased` | operator | all secrets of a repository are revoked; its keys are destroyed |
+//! | `root_key.rotating`, `tenant_key.rotated`, `repository_key.rotated` | operator | a rotation begins |
+//! | `tenant_key.destroyed`, `repository_key.destroyed` | operator | nothing depends on a former key any more, or it is retired |
+//! | `ssh_key.made`, `ssh_key.activated`, `ssh_key.removed`, `ssh_key.deleted` | person | an SSH key changes |
+//! | `ssh_key.replaced` | operator | all SSH keys of a repository are replaced |
+//! | `ssh_key.used` | job | before a signature is released |
+//! | `token_keys.made` | issuer | keys that sign identity tokens are made |
+//! | `token_keys.replaced` | operator | they are replaced at once |
+//! | `token.issued` | job | before an identity token is released |
+//!
+//! Beside these stands what an [`Operator`](crate::operator::Operator) was asked for: every act, under the name that the
+//! caller gives it. What a product does itself it [records](Audit::record) under names of its own.
 //!
 //! ```text
 //! audit/<tenant>/entry/<number>     one entry
@@ -330,14 +351,15 @@ impl Audit {
     /// # Errors
     ///
     /// As for [`verify`](Self::verify); [`ErrorKind::Tampered`] also when the log was put back to an earlier state, or
-    /// another one was written in its place; [`ErrorKind::Unavailable`] also when the anchor cannot be reached.
+    /// another one was written in its place; [`ErrorKind::Unavailable`] also when the anchor cannot be reached. Put the
+    /// latest copy of the store back then, or take this one with [`accept_restored`](Self::accept_restored).
     ///
     /// # Cancel safety
     ///
     /// When the future is dropped, the anchor may have moved.
     pub async fn verify_fresh(&self, tenant: &TenantId, anchor: &dyn FreshnessAnchor) -> Result<Head> {
         // First the anchor: what others write meanwhile only makes the log longer.
-        let place = Key::new("audit").part(tenant.as_str());
+        let place = anchored(tenant);
         let latest = anchor.latest(&place).await?;
         let head = match &latest {
             None => self.verify(tenant).await?,
@@ -353,6 +375,27 @@ impl Audit {
             }
         }
         Ok(head)
+    }
+
+    /// Takes the log of `tenant` as it is in a store that a copy has replaced on purpose: what `anchor` remembers of it is
+    /// forgotten.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Denied`] when the act is for another tenant; [`ErrorKind::Unavailable`] when the anchor cannot be
+    /// reached.
+    ///
+    /// # Cancel safety
+    ///
+    /// When the future is dropped, it may have happened; calling again finishes it.
+    pub async fn accept_restored(
+        &self,
+        act: &Act<'_>,
+        tenant: &TenantId,
+        anchor: &dyn FreshnessAnchor,
+    ) -> Result<()> {
+        act.covers(tenant)?;
+        anchor.forget(&anchored(tenant)).await
     }
 
     /// The whole chain, when it fits together and ends where its head says. `look` is asked about every state that it has
@@ -456,10 +499,15 @@ fn has_come_to(tenant: &TenantId, head: &Head, earlier: u64) -> Result<()> {
         return Ok(());
     }
     Err(tampered("verify the audit log")
-        .because("its end was cut off: there were more entries")
+        .because("its end was cut off, or the database was put back: there were more entries")
         .with("tenant", tenant)
         .with("entries", head.count)
         .with("earlier", earlier))
+}
+
+/// What a freshness anchor calls the log of `tenant`.
+fn anchored(tenant: &TenantId) -> Key {
+    Key::new("audit").part(tenant.as_str())
 }
 
 fn entries_key(tenant: &TenantId) -> Key {
