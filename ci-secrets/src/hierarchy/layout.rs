@@ -88,7 +88,7 @@ pub(crate) fn read_tenant_row(row: &[u8]) -> Result<(&str, &[u8])> {
 /// Whose key lies at `place`, when it is the place of a tenant's wrapped key.
 pub(crate) fn tenant_of(place: &Key) -> Option<(TenantId, KeyId)> {
     let [tenant, id] = parts_between(place, &tenants(), "wrapped")?;
-    let (tenant, id) = (TenantId::parse(tenant).ok()?, KeyId::parse(id).ok()?);
+    let (tenant, id) = (owner(tenant)?, KeyId::parse(id).ok()?);
     (wrapped_place(&tenant_folder(&tenant), &id) == *place).then_some((tenant, id))
 }
 
@@ -109,7 +109,13 @@ pub(crate) fn repository_of_pointer(place: &Key) -> Option<RepositoryId> {
 
 fn repository(tenant: String, forge: String, native: String) -> Option<RepositoryId> {
     let (native, forge) = (NativeId::parse(native).ok()?, ForgeId::parse(forge).ok()?);
-    Some(RepositoryId::new(native, forge, TenantId::parse(tenant).ok()?))
+    Some(RepositoryId::new(native, forge, owner(tenant)?))
+}
+
+/// A tenant, or the service itself, which has keys too and a name that no tenant can have.
+fn owner(tenant: String) -> Option<TenantId> {
+    let service = TenantId::service();
+    if tenant == service.as_str() { Some(service) } else { TenantId::parse(tenant).ok() }
 }
 
 /// The parts of `place` below `prefix`; the last but one must be `word`, and is left out.
@@ -158,6 +164,18 @@ mod tests {
         assert_eq!(repository_of_pointer(&current_place(&folder)), Some(repository.clone()));
         let folder = tenant_folder(repository.tenant());
         assert_eq!(tenant_of(&wrapped_place(&folder, &id)), Some((repository.tenant().clone(), id)));
+    }
+
+    #[test]
+    fn the_service_has_keys_as_a_tenant_has() {
+        let (service, id) = (TenantId::service(), KeyId::random());
+        let place = wrapped_place(&tenant_folder(&service), &id);
+        assert_eq!(tenant_of(&place), Some((service.clone(), id.clone())));
+        let ours = ours();
+        let repository = RepositoryId::new(ours.native().clone(), ours.forge().clone(), service);
+        let folder = repository_folder(&repository);
+        assert_eq!(repository_of(&wrapped_place(&folder, &id)), Some((repository.clone(), id)));
+        assert_eq!(repository_of_pointer(&current_place(&folder)), Some(repository));
     }
 
     #[test]
