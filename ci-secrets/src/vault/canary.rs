@@ -37,6 +37,10 @@ pub(super) fn open(repository: &RepositoryId, key: &DataKey, record: &Record) ->
 
 pub(super) fn tampered() -> Error {
     Error::new(ErrorKind::Tampered, "read the canary")
+        .because("the decoy of the repository is not what was stored")
+        .detail(
+            "put the latest copy of the database back, or erase the repository and have its secrets set anew",
+        )
 }
 
 /// 40 letters and digits, as many services make their tokens.
