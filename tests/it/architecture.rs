@@ -130,6 +130,28 @@ fn nothing_is_left_to_do_and_no_file_is_too_long() {
 }
 
 /// The names in backticks that look like `module::test_name`.
+#[test]
+fn every_file_is_part_of_its_crate() {
+    // A file that no `mod` names is not compiled, and its tests do not run.
+    let folders = CRATES.iter().flat_map(|name| [format!("{name}/src"), format!("{name}/tests/it")]);
+    for file in folders.chain(["tests/it".into()]).flat_map(|folder| rust_files(&folder)) {
+        let (folder, name) = (file.parent().expect("a folder"), file.file_stem().expect("a name"));
+        let (folder, name) = match name.to_str().expect("ASCII") {
+            "lib" | "main" => continue,
+            "mod" => (folder.parent().expect("a folder"), folder.file_name().expect("a name").to_str()),
+            name => (folder, Some(name)),
+        };
+        let declaration = format!("mod {};", name.expect("ASCII"));
+        let parents = ["mod.rs", "lib.rs", "main.rs"].map(|name| folder.join(name));
+        let mut parents = parents.into_iter().chain([folder.with_extension("rs")]);
+        let is_declared = |parent: PathBuf| {
+            let text = fs::read_to_string(root().join(parent)).unwrap_or_default();
+            text.lines().any(|line| line.ends_with(&declaration))
+        };
+        assert!(parents.any(is_declared), "nothing declares {}", file.display());
+    }
+}
+
 fn named_tests(text: &str) -> impl Iterator<Item = &str> {
     text.split('`').skip(1).step_by(2).filter(|name| {
         let is_name =

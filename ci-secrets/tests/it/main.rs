@@ -15,6 +15,7 @@ mod identity;
 mod kits;
 #[cfg(all(feature = "kms", feature = "transit"))]
 mod kms_root;
+mod manifest;
 mod masker_kit;
 mod masking;
 #[cfg(target_os = "linux")]
