@@ -14,8 +14,10 @@ use crate::secret::SecretValue;
 
 pub use statement::{CacheInput, Statement};
 
-/// Makes identity tokens for jobs. The [`Runner`](crate::runner::Runner) asks for none by itself: a product does, and
-/// hands them to the step.
+/// Makes identity tokens for jobs. The [`Runner`](crate::runner::Runner) asks for none by itself. A product does, in a
+/// [`SecretStore`](crate::secret::SecretStore) around its own whose leases have a token beside the secrets
+/// ([`SecretLease::with_credential`](crate::secret::SecretLease::with_credential)). It is made when the job begins then,
+/// and is over for steps that begin more than [`MOST_TTL`] later; and only jobs of trusted code have leases.
 ///
 /// # Cancel safety
 ///

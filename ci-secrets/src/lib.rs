@@ -125,6 +125,7 @@
 //! | a repository's secrets were read | [`Vault::revoke_all`], cancel its jobs, and new values |
 //! | logs and artifacts of before some time are gone | [`Vault::retire_keys`] |
 //! | a repository leaves | [`Vault::erase`], and the receipt says what is out of reach |
+//! | the database is an older copy, on purpose | [`Vault::accept_restored`] for every repository, [`Audit::accept_restored`](ci_core::audit::Audit::accept_restored) for every tenant; then erase again what was erased since |
 //!
 //! All of them go on where an earlier call was killed, may be called by several at once, and let jobs work meanwhile.
 //! Nothing is written under a former key: writers write on the condition that their key is still current.
@@ -135,7 +136,9 @@
 //! and when rows change; no value, no policy, and not even the version. Somebody who *writes* to it can destroy, but
 //! neither read nor forge nor move, nor put back or delete single rows unnoticed: a sealed list of what must be there is
 //! written with every change, of secrets and of private keys. The table at [`Vault`] says what takes an anchor to be
-//! noticed.
+//! noticed. Have the same anchor ask the audit log at every start
+//! ([`Audit::verify_fresh`](ci_core::audit::Audit::verify_fresh), for every tenant): the vault compares its own rows
+//! alone, and logs and artifacts of an old copy of the database open as they did.
 //!
 //! A decoy lies among the secrets of each repository ([`Vault::canary`]); a job that prints it is reported.
 //!

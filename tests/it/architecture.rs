@@ -173,6 +173,28 @@ fn every_file_is_compiled() {
 }
 
 /// The names in backticks that look like `module::test_name`.
+#[test]
+fn every_file_is_part_of_its_crate() {
+    // A file that no `mod` names is not compiled, and its tests do not run.
+    let folders = CRATES.iter().flat_map(|name| [format!("{name}/src"), format!("{name}/tests/it")]);
+    for file in folders.chain(["tests/it".into()]).flat_map(|folder| rust_files(&folder)) {
+        let (folder, name) = (file.parent().expect("a folder"), file.file_stem().expect("a name"));
+        let (folder, name) = match name.to_str().expect("ASCII") {
+            "lib" | "main" => continue,
+            "mod" => (folder.parent().expect("a folder"), folder.file_name().expect("a name").to_str()),
+            name => (folder, Some(name)),
+        };
+        let declaration = format!("mod {};", name.expect("ASCII"));
+        let parents = ["mod.rs", "lib.rs", "main.rs"].map(|name| folder.join(name));
+        let mut parents = parents.into_iter().chain([folder.with_extension("rs")]);
+        let is_declared = |parent: PathBuf| {
+            let text = fs::read_to_string(root().join(parent)).unwrap_or_default();
+            text.lines().any(|line| line.ends_with(&declaration))
+        };
+        assert!(parents.any(is_declared), "nothing declares {}", file.display());
+    }
+}
+
 fn named_tests(text: &str) -> impl Iterator<Item = &str> {
     text.split('`').skip(1).step_by(2).filter(|name| {
         let is_name =
@@ -249,6 +271,30 @@ fn a_vulnerability_can_be_reported() {
     let text = read("SECURITY.md");
     for part in ["## Reporting a vulnerability", "## What is in scope", "working days"] {
         assert!(text.contains(part), "{part}");
+    }
+}
+
+#[test]
+fn every_action_in_the_audit_log_is_documented() {
+    let documented = read("ci-core/src/audit/mod.rs");
+    let mut seen = BTreeSet::new();
+    for file in library_files() {
+        let path = file.to_string_lossy();
+        if path.contains("/conformance") || path.contains("/memory/") {
+            continue;
+        }
+        let code = code_of(&file);
+        for call in ["Entry::new(", ".entry(", ".make(", ".change("] {
+            let arguments = code.split(call).skip(1).map(str::trim_start);
+            let first = arguments.filter_map(|text| text.strip_prefix('"')?.split('"').next());
+            seen.extend(first.filter(|action| action.contains('.')).map(str::to_owned));
+        }
+    }
+    assert!(seen.len() > 15, "{seen:?}");
+    for action in seen {
+        let is_there =
+            documented.lines().any(|line| line.starts_with("//!") && line.contains(&format!("`{action}`")));
+        assert!(is_there, "{action} is not in the table at `ci_core::audit`");
     }
 }
 

@@ -16,8 +16,8 @@ use crate::id::{Digest, TenantId};
 /// 6962), in the format of <https://c2sp.org/tlog-checkpoint>.
 ///
 /// Anybody who has the [`VerifyingKey`] can check it, and with it, later, that the log still begins with those entries:
-/// [`Audit::verify_checkpoint`](super::Audit::verify_checkpoint) where the log is,
-/// [`Chain`] where it was exported to.
+/// [`Audit::verify_checkpoint`](super::Audit::verify_checkpoint) where the log is, [`verify`](Self::verify) where it was
+/// exported to.
 ///
 /// ```text
 /// ci.example.org/audit/acme
@@ -65,6 +65,54 @@ impl Checkpoint {
     /// The root of the Merkle tree over them, as [`Chain::root`] gives it.
     pub fn root(&self) -> &Digest {
         &self.root
+    }
+
+    /// Checks `entries`, which were [exported](super::Audit::export) from the first one on, each as it was stored, and that
+    /// they begin with those that were signed. Returns what they are together: its end, and the same
+    /// [`Chain`] for the next entries.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Tampered`] when they are not the entries of this log, are not in order, or are fewer than were signed.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+    /// use ci_core::audit::{Checkpoint, SigningKey, VerifyingKey};
+    /// # use std::{num::NonZeroU64, sync::Arc};
+    /// # use ci_core::{id::TenantId, memory::Rig};
+    /// # let (rig, tenant) = (Rig::new()?, TenantId::parse("acme")?);
+    /// # let signing = Arc::new(SigningKey::random("ci.example.org/audit")?);
+    /// # let audit = rig.audit.clone().with_checkpoints(signing.clone(), NonZeroU64::MIN);
+    /// // The service hands out three texts.
+    /// let act = rig.operator.act(&tenant, "audit.exported").await?;
+    /// let key = signing.verifying_key(&tenant).to_string();
+    /// let note = audit.checkpoint(&tenant).await?.to_string();
+    /// let lines = audit.export(&act, &tenant, 0).await?.join(&b'\n'); // an entry has no line break
+    ///
+    /// // An auditor, elsewhere.
+    /// let checkpoint = Checkpoint::open(&note, &VerifyingKey::parse(&key)?)?;
+    /// let chain = checkpoint.verify(lines.split(|byte| *byte == b'\n'))?;
+    /// assert_eq!(chain.head().count, 1);
+    /// assert!(checkpoint.verify([b"none of them"]).is_err());
+    /// # Ok::<(), ci_core::Error>(()) })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn verify<E: AsRef<[u8]>>(&self, entries: impl IntoIterator<Item = E>) -> Result<Chain> {
+        let mut chain = Chain::new();
+        self.check(&chain)?;
+        for entry in entries {
+            chain.push(entry.as_ref())?;
+            self.check(&chain)?;
+        }
+        if chain.head().count < self.size {
+            return Err(tampered("verify the audit log")
+                .because("it has fewer entries than were signed: its end was cut off, or more were exported")
+                .with("entries", chain.head().count)
+                .with("signed", self.size));
+        }
+        Ok(chain)
     }
 
     /// The signed note.

@@ -12,11 +12,32 @@
 //! | What is kept elsewhere | What checks it | By whom |
 //! |---|---|---|
 //! | a [`Head`] that was returned or printed | [`Audit::verify_since`] | the service |
-//! | a signed [`Checkpoint`] that was exported | [`Audit::verify_checkpoint`], or [`Chain`] over exported entries | anybody who has the [`VerifyingKey`] |
+//! | a signed [`Checkpoint`] that was exported | [`Audit::verify_checkpoint`], or [`Checkpoint::verify`] over exported entries | anybody who has the [`VerifyingKey`] |
 //! | the number of entries and their hash in a [`FreshnessAnchor`] | [`Audit::verify_fresh`] | the service, when it starts |
 //!
 //! Each of them notices that entries which it covers were cut off, reordered, rewritten, or replaced by those of a fork. Of
 //! entries that came after it, nothing is known: keep one often. What was never in the log is not in it.
+//!
+//! # What the crates write
+//!
+//! | Action | Who | When |
+//! |---|---|---|
+//! | `job.opened`, `job.finished` | job | a worker begins a job; its outcome is recorded, in the same commit |
+//! | `debug.opened`, `debug.closed` | person | a debug session |
+//! | `secret.set`, `secret.deleted` | person | a secret changes |
+//! | `secret.leased` | job | before values are released |
+//! | `secrets.revoked`, `repository.erased` | operator | all secrets of a repository are revoked; its keys are destroyed |
+//! | `root_key.rotating`, `tenant_key.rotated`, `repository_key.rotated` | operator | a rotation begins |
+//! | `tenant_key.destroyed`, `repository_key.destroyed` | operator | nothing depends on a former key any more, or it is retired |
+//! | `ssh_key.made`, `ssh_key.activated`, `ssh_key.removed`, `ssh_key.deleted` | person | an SSH key changes |
+//! | `ssh_key.replaced` | operator | all SSH keys of a repository are replaced |
+//! | `ssh_key.used` | job | before a signature is released |
+//! | `token_keys.made` | issuer | keys that sign identity tokens are made |
+//! | `token_keys.replaced` | operator | they are replaced at once |
+//! | `token.issued` | job | before an identity token is released |
+//!
+//! Beside these stands what an [`Operator`](crate::operator::Operator) was asked for: every act, under the name that the
+//! caller gives it. What a product does itself it [records](Audit::record) under names of its own.
 //!
 //! ```text
 //! audit/<tenant>/entry/<number>     one entry

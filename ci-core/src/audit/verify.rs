@@ -3,6 +3,7 @@
 use super::{Audit, Chain, Checkpoint, Head, broken, busy, entries_key, tampered};
 use crate::error::{ErrorKind, Result};
 use crate::id::TenantId;
+use crate::operator::Act;
 use crate::records::Key;
 use crate::secret::{FreshnessAnchor, Mark};
 
@@ -50,14 +51,15 @@ impl Audit {
     /// # Errors
     ///
     /// As for [`verify`](Self::verify); [`ErrorKind::Tampered`] also when the log was put back to an earlier state, or
-    /// another one was written in its place; [`ErrorKind::Unavailable`] also when the anchor cannot be reached.
+    /// another one was written in its place; [`ErrorKind::Unavailable`] also when the anchor cannot be reached. Put the
+    /// latest copy of the store back then, or take this one with [`accept_restored`](Self::accept_restored).
     ///
     /// # Cancel safety
     ///
     /// When the future is dropped, the anchor may have moved.
     pub async fn verify_fresh(&self, tenant: &TenantId, anchor: &dyn FreshnessAnchor) -> Result<Head> {
         // First the anchor: what others write meanwhile only makes the log longer.
-        let place = Key::new("audit").part(tenant.as_str());
+        let place = anchored(tenant);
         let latest = anchor.latest(&place).await?;
         let head = match &latest {
             None => self.verify(tenant).await?,
@@ -73,6 +75,27 @@ impl Audit {
             }
         }
         Ok(head)
+    }
+
+    /// Takes the log of `tenant` as it is in a store that a copy has replaced on purpose: what `anchor` remembers of it is
+    /// forgotten.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Denied`] when the act is for another tenant; [`ErrorKind::Unavailable`] when the anchor cannot be
+    /// reached.
+    ///
+    /// # Cancel safety
+    ///
+    /// When the future is dropped, it may have happened; calling again finishes it.
+    pub async fn accept_restored(
+        &self,
+        act: &Act<'_>,
+        tenant: &TenantId,
+        anchor: &dyn FreshnessAnchor,
+    ) -> Result<()> {
+        act.covers(tenant)?;
+        anchor.forget(&anchored(tenant)).await
     }
 
     /// The whole chain, when it fits together and ends where its head says. `look` is asked about every state that it has
@@ -144,8 +167,13 @@ pub(super) fn has_come_to(tenant: &TenantId, head: &Head, earlier: u64) -> Resul
         return Ok(());
     }
     Err(tampered("verify the audit log")
-        .because("its end was cut off: there were more entries")
+        .because("its end was cut off, or the database was put back: there were more entries")
         .with("tenant", tenant)
         .with("entries", head.count)
         .with("earlier", earlier))
+}
+
+/// What a freshness anchor calls the log of `tenant`.
+fn anchored(tenant: &TenantId) -> Key {
+    Key::new("audit").part(tenant.as_str())
 }

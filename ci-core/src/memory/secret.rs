@@ -16,9 +16,8 @@ use crate::queue::TrustedClaim;
 use crate::secret::{
     Masker, NewSecret, SecretInfo, SecretLease, SecretStore, SecretValue, Sensitive, Stored,
 };
-use crate::units::ByteSize;
 
-/// A secret store in memory. A value has at most [`MOST`](Self::MOST) bytes; there may be any number of them.
+/// A secret store in memory, for any number of secrets.
 ///
 /// # Example
 ///
@@ -60,9 +59,6 @@ struct Kept {
 }
 
 impl Secrets {
-    /// How large a value may be.
-    pub const MOST: ByteSize = ByteSize::mib(1);
-
     /// A store without secrets, which writes to `audit` before it gives or takes one.
     pub fn new(audit: Audit, clock: Arc<dyn Clock>) -> Self {
         Self { stored: Mutex::default(), audit, clock }
@@ -103,12 +99,6 @@ impl SecretStore for Secrets {
 
     async fn set(&self, grant: &Grant<Write>, name: &SecretName, new: NewSecret) -> Result<Stored> {
         let repository = grant.scope()?.repository();
-        let size = ByteSize::bytes(new.value.expose().len() as u64);
-        if size == ByteSize::bytes(0) || size > Self::MOST {
-            return Err(Error::new(ErrorKind::Invalid, "set a secret")
-                .because("a value has at least one byte and at most 1 MiB")
-                .with("secret", name));
-        }
         let place = (repository.clone(), name.clone());
         let next = |kept: &BTreeMap<_, Kept>| {
             let info =

@@ -198,4 +198,5 @@ fn seal_behind((derived, header): (Derived, [u8; HEADER]), plain: &[u8]) -> Byte
 
 fn tampered() -> Error {
     Error::new(ErrorKind::Tampered, "open sealed data")
+        .because("it is not what was sealed for this place; it was changed, or put here from elsewhere")
 }

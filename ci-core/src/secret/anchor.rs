@@ -30,8 +30,8 @@ impl Mark {
 /// A place outside of the database that remembers how far things in it had come, so that putting back an old copy of
 /// the whole database is noticed.
 ///
-/// Each thing has a key of its own: `secret/..` for the secrets of a repository, `audit/..` for a tenant's log. Who can
-/// write to the database must not be able to write here.
+/// Each thing has a key of its own: `secret/..` for the secrets of a repository, `audit/..` for a tenant's log, `erased/..`
+/// for a key that was destroyed. Who can write to the database must not be able to write here.
 ///
 /// # Cancel safety
 ///
@@ -76,7 +76,7 @@ pub trait FreshnessAnchor: fmt::Debug + Send + Sync + 'static {
     /// [`ErrorKind::Conflict`] when it is neither; [`ErrorKind::Unavailable`] when it cannot be written now.
     async fn advance(&self, of: &Key, mark: &Mark) -> Result<()>;
 
-    /// Forgets `of`, whose rows were erased on purpose. It may have been forgotten before.
+    /// Forgets `of`, whose rows were erased or replaced on purpose. It may have been forgotten before.
     ///
     /// # Errors
     ///

@@ -99,6 +99,67 @@ impl SecretLease {
         self
     }
 
+    /// The same lease, in which `name` is a credential that was made for the job of `claim`: an identity token, say. It is
+    /// hidden, and reported as [`Sensitive::Credential`].
+    ///
+    /// This is for a [`SecretStore`] around another one, whose jobs ask for the credential as they do for a secret.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Denied`] when the lease is another job's; [`ErrorKind::Conflict`] when it has a value of that name;
+    /// [`ErrorKind::Fenced`] when the claim is over.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+    /// # use ci_core::{id::{SecretName, StepName}, memory::{Rig, Secrets, Tokens}, trust::Origin};
+    /// # use ci_core::secret::{SecretStore as _, SecretValue};
+    /// use ci_core::identity::{Audience, IssuerUrl, MOST_TTL, TokenIssuer as _};
+    ///
+    /// # let rig = Rig::new()?;
+    /// # let repository = Rig::repository("1", "acme")?;
+    /// # let grant = rig.grant::<ci_core::access::Write>(&Rig::user("ada")?, &repository).await?;
+    /// # let secrets = Secrets::new(rig.audit.clone(), rig.clock.clone());
+    /// # let deploy_key = SecretName::parse("DEPLOY_KEY")?;
+    /// # secrets.put(&grant, &deploy_key, SecretValue::new("hunter2")).await?;
+    /// # let held = rig.claim(&repository, Origin::Repository, Rig::spec()).await?;
+    /// # let claim = held.trusted()?;
+    /// # let issuer = Tokens::new(IssuerUrl::parse("https://ci.example.org")?, rig.clock.clone());
+    /// // In `lease` of a store around `secrets`, for a job that asks for `DEPLOY_KEY` and for `ID_TOKEN`:
+    /// let lease = secrets.lease(claim, &[deploy_key]).await?;
+    /// let (name, cloud) = (SecretName::parse("ID_TOKEN")?, Audience::parse("https://cloud.example.org")?);
+    /// let token = issuer.token(claim.claim(), &StepName::parse("test")?, &cloud, MOST_TTL).await?;
+    /// let lease = lease.with_credential(claim, name.clone(), token)?;
+    /// # let printed = String::from_utf8_lossy(lease.value(&name)?.expose()).into_owned();
+    /// # assert_eq!(lease.mask_text(&printed), "***");
+    /// # Ok::<(), ci_core::Error>(()) })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn with_credential(
+        mut self,
+        claim: TrustedClaim<'_>,
+        name: SecretName,
+        value: SecretValue,
+    ) -> Result<Self> {
+        const ADD: &str = "add a credential to a lease";
+        claim.claim().fence()?;
+        if !self.is_of(Some(&claim.tenure())) {
+            return Err(Error::new(ErrorKind::Denied, ADD).because("it is the lease of another job"));
+        }
+        if self.values.contains_key(&name) {
+            return Err(Error::new(ErrorKind::Conflict, ADD)
+                .because("the job has a secret of that name; call the credential otherwise")
+                .with("secret", name));
+        }
+        match self.teach(&value) {
+            Learned::Hidden => {}
+            why => self.unmasked.push(Unmasked { secret: name.clone(), why }),
+        }
+        self.values.insert(name, value);
+        Ok(self)
+    }
+
     /// A value of this lease, for a backend that injects it.
     ///
     /// # Errors

@@ -8,7 +8,7 @@ use super::{Leak, Learned, SecretValue, Sensitive};
 ///
 /// It hides a value as it is, every line of a value of several lines, and both in Base64 (either alphabet, wherever in
 /// an encoded text) and in hexadecimal digits (either case); other forms are its own choice. Where hidden bytes overlap,
-/// all of them are hidden.
+/// all of them are hidden. When it and its redactors are dropped, nothing of a value is left in memory.
 ///
 /// # Example
 ///
@@ -62,6 +62,7 @@ pub trait Redactor: fmt::Debug + Send {
     /// The stream has ended: adds what was held back.
     fn finish(&mut self, out: &mut Vec<u8>);
 
-    /// What was hidden since this was asked last, in order and without a step.
+    /// What was hidden since this was asked last, without a step: one for each value and form, in the order of these, however
+    /// often it was there. A place counts once.
     fn leaks(&mut self) -> Vec<Leak>;
 }

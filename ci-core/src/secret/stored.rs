@@ -55,15 +55,21 @@ impl SecretInfo {
         Self { name: name.clone(), version, set_at: now, kind, policy }
     }
 
-    /// Refuses what could never be given to a job: a value that is too large for the forms that it may have, and a policy
-    /// that is too large.
+    /// Refuses what could never be given to a job: a value without a byte, of more than [`NewSecret::MOST`], or too large for
+    /// the forms that it may have, and a policy that is too large.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::Invalid`], naming the secret.
     pub fn check(&self, value: &SecretValue) -> Result<()> {
         self.policy.check().map_err(|error| error.with("secret", &self.name))?;
-        if self.kind != SecretKind::File && value.expose().len() > NewSecret::MOST_IN_VARIABLE {
+        let length = value.expose().len();
+        if !(1..=NewSecret::MOST).contains(&length) {
+            return Err(Error::new(ErrorKind::Invalid, "set a secret")
+                .because("a value has 1 byte to 1 MiB")
+                .with("secret", &self.name));
+        }
+        if self.kind != SecretKind::File && length > NewSecret::MOST_IN_VARIABLE {
             return Err(Error::new(ErrorKind::Invalid, "set a secret")
                 .because("a value of more than 127 KiB cannot be a variable; set it as a file")
                 .with("secret", &self.name));
@@ -134,6 +140,9 @@ impl NewSecret {
     /// How many bytes a secret may have that can be a variable: 127 KiB. The Linux kernel takes one of 128 KiB, its name
     /// included (execve(2), `MAX_ARG_STRLEN`).
     pub const MOST_IN_VARIABLE: usize = 127 * 1024;
+
+    /// How many bytes a secret may have: 1 MiB.
+    pub const MOST: usize = 1024 * 1024;
 
     /// A value, in the forms and for the jobs that an earlier one of its name was for. Without an earlier one it may be
     /// a variable or a file, of any trusted job.

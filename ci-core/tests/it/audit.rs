@@ -1,8 +1,10 @@
 //! The audit log: what is changed is noticed.
 
 use std::cell::Cell;
+use std::num::NonZeroU64;
+use std::sync::Arc;
 
-use ci_core::audit::{Audit, Entry, Head};
+use ci_core::audit::{Audit, Checkpoint, Entry, Head, SigningKey};
 use ci_core::memory::{Anchor, Rig};
 use ci_core::operator::Operator;
 use ci_core::records::{Batch, Key, Record};
@@ -169,6 +171,57 @@ async fn a_log_that_was_put_back_is_noticed_by_its_anchor() -> Result<()> {
     }
     assert_eq!(rig.audit.verify(&tenant).await?.count, 4, "another log fits, and is longer");
     assert_eq!(refused(rig.audit.verify_fresh(&tenant, &anchor).await), ErrorKind::Tampered);
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_auditor_without_the_store_notices_what_was_cut_or_rewritten() -> Result<()> {
+    let (rig, tenant) = (Rig::new()?, ours().tenant().clone());
+    let key = Arc::new(SigningKey::random("ci.example.org/audit")?);
+    let audit = rig.audit.clone().with_checkpoints(key.clone(), NonZeroU64::new(100).expect("not zero"));
+    for number in 0..3 {
+        audit.record(&tenant, Entry::new("thing.done", "ada").about("number", number)).await?;
+    }
+    let note = audit.checkpoint(&tenant).await?.to_string();
+    let checkpoint = Checkpoint::open(&note, &key.verifying_key(&tenant))?;
+    let act = rig.operator.act(&tenant, "audit.exported").await?; // one more, which is not signed
+    let entries = audit.export(&act, &tenant, 0).await?;
+    assert!(entries.iter().all(|entry| !entry.contains(&b'\n')), "each is a line");
+
+    let chain = checkpoint.verify(&entries)?;
+    assert_eq!(*chain.head(), audit.verify(&tenant).await?);
+    assert_eq!(checkpoint.verify(&entries[..3])?.head().count, 3);
+    for cut in 0..3 {
+        assert_eq!(refused(checkpoint.verify(&entries[..cut])), ErrorKind::Tampered, "{cut}");
+    }
+    assert_eq!(refused(checkpoint.verify(&entries[1..])), ErrorKind::Tampered);
+
+    // A chain that fits together, and is another one.
+    let other = Rig::new()?;
+    for number in 10..20 {
+        other.audit.record(&tenant, Entry::new("thing.done", "ada").about("number", number)).await?;
+    }
+    let act = other.operator.act(&tenant, "audit.exported").await?;
+    let rewritten = other.audit.export(&act, &tenant, 0).await?;
+    assert_eq!(refused(checkpoint.verify(&rewritten)), ErrorKind::Tampered);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_log_that_the_operator_restored_is_accepted() -> Result<()> {
+    let (rig, tenant, anchor) = (Rig::new()?, ours().tenant().clone(), Anchor::default());
+    for _ in 0..3 {
+        rig.audit.record(&tenant, Entry::new("thing.done", "ada")).await?;
+    }
+    rig.audit.verify_fresh(&tenant, &anchor).await?;
+    let earlier = Rig::new()?; // a store that is not so far
+    assert_eq!(refused(earlier.audit.verify_fresh(&tenant, &anchor).await), ErrorKind::Tampered);
+    let foreign = earlier.operator.act(theirs().tenant(), "database.restored").await?;
+    assert_eq!(refused(earlier.audit.accept_restored(&foreign, &tenant, &anchor).await), ErrorKind::Denied);
+    assert_eq!(refused(earlier.audit.verify_fresh(&tenant, &anchor).await), ErrorKind::Tampered);
+    let act = earlier.operator.act(&tenant, "database.restored").await?;
+    earlier.audit.accept_restored(&act, &tenant, &anchor).await?;
+    assert_eq!(earlier.audit.verify_fresh(&tenant, &anchor).await?.count, 1);
     Ok(())
 }
 

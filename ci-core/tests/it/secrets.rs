@@ -14,7 +14,7 @@ use ci_core::outcome::Conclusion;
 use ci_core::runner::Runner;
 use ci_core::secret::{
     KeyRing as _, Learned, NewSecret, Purpose, SecretInfo, SecretLease, SecretPolicy, SecretStore,
-    SecretValue,
+    SecretValue, Sensitive,
 };
 use ci_core::trust::{Origin, Trust};
 use ci_core::{ErrorKind, Result};
@@ -44,6 +44,36 @@ async fn a_lease_of_secrets_ends_with_the_claim() -> Result<()> {
     let lease = secrets.lease(dropped.trusted()?, std::slice::from_ref(&token)).await?;
     drop(dropped);
     assert_eq!(refused(lease.value(&token)), ErrorKind::Fenced);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_credential_is_leased_beside_the_secrets_of_its_own_job() -> Result<()> {
+    let rig = Rig::new()?;
+    let (secrets, token) = with_token(&rig).await?;
+    let claim = rig.claim(&ours(), Origin::Repository, Rig::spec()).await?;
+    let other = rig.claim(&ours(), Origin::Repository, Rig::spec()).await?;
+    let made = SecretName::parse("ID_TOKEN")?;
+    let lease = async || secrets.lease(claim.trusted()?, std::slice::from_ref(&token)).await;
+    let value = || SecretValue::new("eyJhbGciOiJFUzI1NiJ9");
+
+    let both = lease().await?.with_credential(claim.trusted()?, made.clone(), value())?;
+    assert_eq!(both.value(&token)?.expose(), b"hunter2");
+    assert_eq!(both.value(&made)?.expose(), b"eyJhbGciOiJFUzI1NiJ9");
+    assert_eq!(both.mask_text("eyJhbGciOiJFUzI1NiJ9"), "***");
+    assert_eq!(both.leaks()[0].what, Sensitive::Credential);
+    assert!(both.unmasked().is_empty());
+    let short = lease().await?.with_credential(claim.trusted()?, made.clone(), SecretValue::new("x"))?;
+    assert_eq!(short.unmasked()[0].secret, made, "what cannot be hidden is told");
+
+    let foreign = lease().await?.with_credential(other.trusted()?, made.clone(), value());
+    assert_eq!(refused(foreign), ErrorKind::Denied);
+    let twice = lease().await?.with_credential(claim.trusted()?, token.clone(), value());
+    assert_eq!(refused(twice), ErrorKind::Conflict);
+    let (late, trusted) = (lease().await?, claim.trusted()?);
+    rig.clock.advance(Duration::from_secs(30));
+    assert_eq!(refused(late.with_credential(trusted, made.clone(), value())), ErrorKind::Fenced);
+    assert_eq!(refused(both.value(&made)), ErrorKind::Fenced);
     Ok(())
 }
 

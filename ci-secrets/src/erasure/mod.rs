@@ -8,6 +8,7 @@ use ci_core::audit::Entry;
 use ci_core::id::{KeyId, RepositoryId};
 use ci_core::operator::Act;
 use ci_core::records::{Batch, Condition, Key, Record};
+use ci_core::secret::Mark;
 use ci_core::{Error, ErrorKind, Result};
 use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
@@ -41,13 +42,14 @@ impl Vault {
     /// can no longer be read: secrets, logs, artifacts, caches, tickets. The audit log gets an entry.
     ///
     /// Another vault over the same records notices at its next use. Copies of the database and of the root
-    /// key that lie elsewhere are out of reach; while both exist, so do the secrets. The receipt says so. In a database
-    /// whose purge rewrites all records it takes as long as that, twice or three times.
+    /// key that lie elsewhere are out of reach; while both exist, so do the secrets. The receipt says so. A vault with an
+    /// [anchor](Self::with_anchor) takes no secret out of such a copy again: the anchor keeps the ids of the keys that were
+    /// destroyed. In a database whose purge rewrites all records it takes as long as that, twice or three times.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Denied`] when the act is for another tenant; [`ErrorKind::Unavailable`] when the records cannot be
-    /// reached now: calling again finishes it.
+    /// [`ErrorKind::Denied`] when the act is for another tenant; [`ErrorKind::Unavailable`] when the records or the anchor
+    /// cannot be reached now: calling again finishes it.
     ///
     /// # Cancel safety
     ///
@@ -83,7 +85,7 @@ impl Vault {
         let mut rows = self.wrapped_rows(repository).await?;
         let (mut note, resumed) = self.note_erasure(repository, &rows).await?;
         let mut jobs = self.leases.revoke(repository);
-        let mut records = self.destroy_all(repository).await?;
+        let mut records = self.destroy_all(repository, &note.keys).await?;
         for round in 0.. {
             let made = self.wrapped_rows(repository).await?;
             if made.is_empty() {
@@ -95,7 +97,7 @@ impl Vault {
             }
             // Somebody has set a secret in between, under a new key: whose list of secrets may be gone already.
             (note, _) = self.note_erasure(repository, &made).await?;
-            records += self.destroy_all(repository).await?;
+            records += self.destroy_all(repository, &note.keys).await?;
             rows.extend(made);
         }
         if let Some(anchor) = &self.anchor {
@@ -122,9 +124,19 @@ impl Vault {
     }
 
     /// The keys first: when it stops half way, what is left cannot be read.
-    async fn destroy_all(&self, repository: &RepositoryId) -> Result<usize> {
-        let keys = self.hierarchy.destroy(repository).await?;
-        Ok(keys + self.records.purge(&row::folder(repository)).await?)
+    async fn destroy_all(&self, repository: &RepositoryId, keys: &BTreeSet<KeyId>) -> Result<usize> {
+        self.mark_erased(repository, keys).await?;
+        let destroyed = self.hierarchy.destroy(repository).await?;
+        Ok(destroyed + self.records.purge(&row::folder(repository)).await?)
+    }
+
+    /// Has the anchor remember which keys are gone, lest they come back with a copy of the database.
+    async fn mark_erased(&self, repository: &RepositoryId, keys: &BTreeSet<KeyId>) -> Result<()> {
+        let Some(anchor) = &self.anchor else { return Ok(()) };
+        for key in keys {
+            anchor.advance(&erased(repository, key), &Mark::of(1, b"erased")).await?;
+        }
+        Ok(())
     }
 
     async fn wrapped_rows(&self, repository: &RepositoryId) -> Result<Vec<Record>> {
@@ -216,6 +228,11 @@ impl Vault {
         };
         self.audit.attempt(repository.tenant(), about(entry, repository), commit).await
     }
+}
+
+/// What the anchor calls a key that was destroyed.
+pub(crate) fn erased(repository: &RepositoryId, key: &KeyId) -> Key {
+    Key::new("erased").repository(repository).part(key.as_str())
 }
 
 fn note_place(repository: &RepositoryId) -> Key {

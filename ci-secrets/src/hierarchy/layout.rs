@@ -88,7 +88,7 @@ pub(crate) fn read_tenant_row(row: &[u8]) -> Result<(&str, &[u8])> {
 /// Whose key lies at `place`, when it is the place of a tenant's wrapped key.
 pub(crate) fn tenant_of(place: &Key) -> Option<(TenantId, KeyId)> {
     let [tenant, id] = parts_between(place, &tenants(), "wrapped")?;
-    let (tenant, id) = (parsed(tenant)?, KeyId::parse(id).ok()?);
+    let (tenant, id) = (owner(tenant)?, KeyId::parse(id).ok()?);
     (wrapped_place(&tenant_folder(&tenant), &id) == *place).then_some((tenant, id))
 }
 
@@ -109,11 +109,11 @@ pub(crate) fn repository_of_pointer(place: &Key) -> Option<RepositoryId> {
 
 fn repository(tenant: String, forge: String, native: String) -> Option<RepositoryId> {
     let (native, forge) = (NativeId::parse(native).ok()?, ForgeId::parse(forge).ok()?);
-    Some(RepositoryId::new(native, forge, parsed(tenant)?))
+    Some(RepositoryId::new(native, forge, owner(tenant)?))
 }
 
-/// A tenant, or the service itself, which no text is parsed to.
-fn parsed(tenant: String) -> Option<TenantId> {
+/// A tenant, or the service itself, which has keys too and a name that no tenant can have.
+fn owner(tenant: String) -> Option<TenantId> {
     let service = TenantId::service();
     if tenant == service.as_str() { Some(service) } else { TenantId::parse(tenant).ok() }
 }

@@ -39,6 +39,11 @@ const OPEN: &str = "open an agent's socket";
 /// agent is dropped. It answers only during [`during`](Self::during), while the claim lasts. What a killed process left
 /// answers nobody; keep the parent folder where it is cleared, such as in `/run`.
 ///
+/// A forge's [`Source`](ci_core::forge::Source) opens one for each checkout. With `ci-scm` that is a source around `Git`: in
+/// `checkout` it gives the socket (`SshIdentity::Agent`) to a `HostFetcher` of its own, in a folder of the job's, and has
+/// the agent answer [during](Self::during) the checkout of a `Git` with that fetcher. What is asked before there is a
+/// job, `resolve` and `read`, has no claim that a key would sign for: it takes a key of the operator's.
+///
 /// # Example
 ///
 /// ```

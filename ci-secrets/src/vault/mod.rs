@@ -20,6 +20,7 @@ use ci_core::access::{Grant, Read, Scope};
 use ci_core::audit::{Audit, Entry};
 use ci_core::clock::Clock;
 use ci_core::id::{KeyId, RepositoryId, SecretName};
+use ci_core::operator::Act;
 use ci_core::records::Records;
 use ci_core::seal::{Context, DataKey, Suite};
 use ci_core::secret::{FreshnessAnchor, KeyRing, Purpose};
@@ -58,6 +59,7 @@ pub(crate) fn rewritten_manifest(bytes: &[u8]) -> Option<Vec<u8>> {
 /// | puts an earlier row of a secret or of private keys back | noticed | noticed |
 /// | puts an earlier list back, and with it the rows of a secret or of private keys | **not** noticed by who reads these; by who reads others that changed since | noticed |
 /// | puts the whole database back | **not** noticed | noticed |
+/// | puts the whole database back, and a repository was erased since | its secrets are back | noticed |
 /// | deletes all of these rows and the repository's key | as if it had never had any | noticed |
 /// | does any of these between a commit and the anchor's next mark | as above | that one commit may be undone |
 ///
@@ -182,9 +184,13 @@ impl Vault {
 
     /// Compares every list of secrets and private keys that is read with `anchor`, which lies outside of the database, and moves that on
     /// with every change. A list that is older than it was is [`ErrorKind::Tampered`] from then on, whatever the database
-    /// says; a database that a copy replaced on purpose takes [`FreshnessAnchor::forget`] for every repository first. Give
-    /// the same one to every vault over these records: what a vault without it writes on top of an old copy is newer than
-    /// all that the anchor has seen.
+    /// says, until the latest copy is back, or [`accept_restored`](Self::accept_restored) takes this one. Give the same
+    /// anchor to every vault over these records: what a vault without it writes on top of an old copy is newer than all
+    /// that the anchor has seen.
+    ///
+    /// Of the database, these lists are all that is compared. A service that asks
+    /// [`Audit::verify_fresh`] of every tenant when it starts, with the same anchor, notices that the whole of it was put
+    /// back before it serves logs and artifacts from there.
     ///
     /// # Example
     ///
@@ -214,6 +220,29 @@ impl Vault {
     pub fn with_anchor(mut self, anchor: Arc<dyn FreshnessAnchor>) -> Self {
         self.anchor = Some(anchor);
         self
+    }
+
+    /// Takes the secrets of `repository` as they are in the database, which a copy has replaced on purpose: what the anchor
+    /// remembers of them is forgotten. What was set, deleted or revoked after the copy was made is as it was before;
+    /// what was [erased](Self::erase) stays so.
+    ///
+    /// The tenant's audit log takes [`Audit::accept_restored`].
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Denied`] when the act is for another tenant; [`ErrorKind::Unsupported`] when the vault has no anchor;
+    /// [`ErrorKind::Unavailable`] when it cannot be reached.
+    ///
+    /// # Cancel safety
+    ///
+    /// When the future is dropped, it may have happened; calling again finishes it.
+    pub async fn accept_restored(&self, act: &Act<'_>, repository: &RepositoryId) -> Result<()> {
+        act.covers(repository.tenant())?;
+        let Some(anchor) = &self.anchor else {
+            return Err(Error::new(ErrorKind::Unsupported, "accept a restored database")
+                .because("the vault has no freshness anchor, and accepts any"));
+        };
+        anchor.forget(&row::folder(repository)).await
     }
 
     /// Drops every unwrapped key from memory. The next use asks the root key's provider again.

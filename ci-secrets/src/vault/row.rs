@@ -95,7 +95,9 @@ impl<'a> Place<'a> {
     }
 
     pub(super) fn tampered(&self) -> Error {
-        Error::new(ErrorKind::Tampered, "read a secret").with("secret", self.name)
+        Error::new(ErrorKind::Tampered, "read a secret")
+            .because("it is not what was stored; delete it and set it anew")
+            .with("secret", self.name)
     }
 }
 

@@ -70,7 +70,9 @@ impl Single {
 
     pub(crate) fn tampered(self) -> Error {
         match self {
-            Self::Canary => Error::new(ErrorKind::Tampered, "read the canary"),
+            Self::Canary => Error::new(ErrorKind::Tampered, "read the canary")
+                .because("the decoy of the repository is not what was stored")
+                .detail("put the latest copy of the database back, or erase the repository and have its secrets set anew"),
             _ => Error::new(ErrorKind::Tampered, "read stored keys")
                 .because("they are not what was stored; replace them, or bring the row back from a copy of the database")
                 .with("kind", self.as_str()),

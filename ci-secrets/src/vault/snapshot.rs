@@ -1,7 +1,7 @@
 //! The list of a repository's secrets and private keys as it was read, and whether it is the latest.
 
 use bytes::Bytes;
-use ci_core::id::RepositoryId;
+use ci_core::id::{KeyId, RepositoryId};
 use ci_core::records::{Batch, Condition, Record};
 use ci_core::seal::{DataKey, key_id};
 use ci_core::secret::Mark;
@@ -10,6 +10,7 @@ use ci_core::{Error, ErrorKind, Result};
 use super::context::Kind;
 use super::manifest::Manifest;
 use super::{Keys, Vault, row};
+use crate::erasure::erased;
 
 const READ: &str = "read the list of secrets";
 /// How often somebody may change a secret while they are read.
@@ -49,7 +50,8 @@ impl Vault {
                 opened => return opened.map(Some),
             }
         }
-        Err(Error::new(ErrorKind::Unavailable, READ).because("secrets are being set over and over"))
+        Err(Error::new(ErrorKind::Unavailable, READ)
+            .because("secrets are being set over and over; call it again"))
     }
 
     async fn list_record(&self, repository: &RepositoryId) -> Result<Option<Record>> {
@@ -75,7 +77,7 @@ impl Vault {
         let plain = Kind::Manifest.key(&key).open(&context, &record.value)?;
         let manifest =
             Manifest::from_bytes(&plain).ok_or_else(|| tampered("it is not written as a list is"))?;
-        self.compare(keys.repository, &Mark::of(manifest.generation, &record.value)).await?;
+        self.compare(keys.repository, key.id(), &Mark::of(manifest.generation, &record.value)).await?;
         Ok(Snapshot { record, manifest })
     }
 
@@ -94,14 +96,20 @@ impl Vault {
     }
 
     /// Refuses a list that is older than the anchor says, and moves the anchor on where somebody could not.
-    async fn compare(&self, repository: &RepositoryId, read: &Mark) -> Result<()> {
+    async fn compare(&self, repository: &RepositoryId, key: &KeyId, read: &Mark) -> Result<()> {
         let Some(anchor) = &self.anchor else { return Ok(()) };
         match anchor.latest(&row::folder(repository)).await? {
             Some(latest) if latest == *read => Ok(()),
             Some(latest) if latest.number >= read.number => {
-                Err(tampered("the freshness anchor has seen a later one; the database was put back")
+                Err(tampered("the database was put back, for the freshness anchor has seen a later one")
+                    .detail("put the latest copy back, or accept this one with `Vault::accept_restored`")
                     .with("generation", read.number)
                     .with("later", latest.number))
+            }
+            // An erasure forgets how far the list had come, and remembers its keys.
+            _ if anchor.latest(&erased(repository, key)).await?.is_some() => {
+                Err(tampered("the database was put back to before the repository was erased")
+                    .detail("put the latest copy back, or erase the repository again"))
             }
             _ => self.remember(repository, read).await,
         }
@@ -138,5 +146,7 @@ pub(super) fn missing() -> Error {
 }
 
 fn tampered(reason: &'static str) -> Error {
-    Error::new(ErrorKind::Tampered, READ).because(reason)
+    Error::new(ErrorKind::Tampered, READ).because(reason).detail(
+        "put the latest copy of the database back, or erase the repository and have its secrets set anew",
+    )
 }

@@ -13,11 +13,11 @@ use ci_core::id::KeyId;
 use ci_core::seal::{
     CHUNK, CHUNK_HEADER, CHUNK_OVERHEAD, ChunkOpener, ChunkSealer, Context, DataKey, Place, key_id,
 };
-use ci_core::secret::SecretValue;
+use ci_core::secret::{NewSecret, SecretValue};
 use zeroize::Zeroizing;
 
 /// How many bytes a value may have: 1 MiB.
-pub(super) const MOST_BYTES: usize = 1024 * 1024;
+pub(super) const MOST_BYTES: usize = NewSecret::MOST;
 /// How many rows of chunks that makes.
 pub(super) const MOST_PARTS: usize = MOST_BYTES / (CHUNK * CHUNKS_IN_PART);
 

@@ -223,6 +223,30 @@ async fn an_algorithm_that_comes_later_waits_until_its_key_is_known() -> Result<
 }
 
 #[tokio::test]
+async fn keys_above_the_issuers_rotate_like_all_others() -> Result<()> {
+    let bench = Bench::new();
+    let operator = Operator::new(&bench.audit)?;
+    let act = service(&operator).await;
+    let vault = |root: &Arc<Switched>| bench.other_vault(root.clone());
+    let before = published(&issuer(&Arc::new(vault(&bench.root)), Algorithm::Es256)).await;
+    let (former, new) = (bench.root.clone(), Switched::new());
+    let rotating = vault(&new).with_former_root(former);
+    let report = rotating.rotate_root(&act, &mut |_| {}).await?;
+    assert!(report.is_complete() && report.rewrapped == 1, "{report:?}");
+
+    let vault = Arc::new(vault(&new));
+    let issuer = issuer(&vault, Algorithm::Es256);
+    assert_eq!(published(&issuer).await, before, "the former root key is not needed any more");
+    let report = vault.rotate_tenant(&act, &TenantId::service(), &mut |_| {}).await?;
+    assert!(report.is_complete() && report.rewrapped == 1, "{report:?}");
+    assert_eq!(published(&issuer).await, before);
+    let report = vault.rotate_all(&act, &TenantId::service(), &mut |_| {}).await?;
+    assert!(report.is_complete() && report.made == 2, "{report:?}");
+    assert_eq!(published(&issuer).await, before);
+    Ok(())
+}
+
+#[tokio::test]
 async fn keys_that_somebody_knows_are_replaced_at_once() -> Result<()> {
     let bench = Bench::new();
     let (operator, issuer) = (Operator::new(&bench.audit)?, issuer(&bench.vault, Algorithm::EdDsa));

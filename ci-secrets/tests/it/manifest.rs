@@ -283,6 +283,54 @@ async fn what_was_erased_on_purpose_begins_anew() {
 }
 
 #[tokio::test]
+async fn what_was_erased_does_not_come_back_with_an_old_copy() {
+    let world = Anchored::new();
+    world.put("first").await;
+    world.put("second").await;
+    let before = world.all().await;
+    let operator = Operator::new(&world.bench.audit).expect("the operator");
+    let act = operator.act(world.ours.tenant(), "repository.erased").await.expect("an act");
+    world.vault.erase(&act, &world.ours).await.expect("it is erased");
+    put_back(&world.bench, &before).await;
+    assert_eq!(kind(world.value(&world.vault).await), ErrorKind::Tampered);
+    // The limit that the documentation states.
+    assert_eq!(world.value(&world.bench.vault).await.expect("nobody noticed"), b"second");
+
+    // Nor does it after the repository has begun anew, with fewer changes than the copy had seen.
+    world.vault.erase(&act, &world.ours).await.expect("once more");
+    world.put("third").await;
+    put_back(&world.bench, &before).await;
+    world.vault.forget_keys();
+    assert_eq!(kind(world.value(&world.vault).await), ErrorKind::Tampered);
+    world.vault.accept_restored(&act, &world.ours).await.expect("the operator means well");
+    assert_eq!(kind(world.value(&world.vault).await), ErrorKind::Tampered, "what was erased stays so");
+}
+
+#[tokio::test]
+async fn a_copy_that_the_operator_restored_is_accepted() {
+    let world = Anchored::new();
+    world.put("first").await;
+    let before = world.all().await;
+    world.put("second").await;
+    put_back(&world.bench, &before).await;
+    assert_eq!(kind(world.value(&world.vault).await), ErrorKind::Tampered);
+    let operator = Operator::new(&world.bench.audit).expect("the operator");
+    let foreign = ci_core::id::TenantId::parse("umbrella").expect("an id");
+    let foreign = operator.act(&foreign, "database.restored").await.expect("an act");
+    assert_eq!(kind(world.vault.accept_restored(&foreign, &world.ours).await), ErrorKind::Denied);
+    assert_eq!(kind(world.value(&world.vault).await), ErrorKind::Tampered);
+
+    let act = operator.act(world.ours.tenant(), "database.restored").await.expect("an act");
+    world.vault.accept_restored(&act, &world.ours).await.expect("it is accepted");
+    assert_eq!(world.value(&world.vault).await.expect("a value"), b"first");
+    world.put("third").await;
+    put_back(&world.bench, &before).await;
+    assert_eq!(kind(world.value(&world.vault).await), ErrorKind::Tampered, "the next one is noticed again");
+    let without = world.bench.vault.accept_restored(&act, &world.ours).await;
+    assert_eq!(kind(without), ErrorKind::Unsupported);
+}
+
+#[tokio::test]
 async fn a_decoy_is_made_and_bound_like_a_secret() {
     let (bench, ours, theirs) = (Bench::new(), repository("1"), repository("2"));
     bench.put(&ours, "TOKEN", "some value").await;
