@@ -57,7 +57,23 @@ pub(super) fn draw() -> Result<Zeroizing<SecretKey>> {
 
 /// The public half of `seed`.
 pub(super) fn public_half(seed: &SecretKey) -> SshPublicKey {
-    public(&SigningKey::from_bytes(seed))
+    leaving_nothing(|| public(&SigningKey::from_bytes(seed)))
+}
+
+/// Does `work`, and then overwrites the stack that it has used: a key that is moved leaves a copy behind, which nobody wipes.
+fn leaving_nothing<T>(work: impl FnOnce() -> T) -> T {
+    const DEPTH: usize = 16 * 1024;
+    #[inline(never)]
+    fn run<T>(work: impl FnOnce() -> T) -> T {
+        work()
+    }
+    #[inline(never)]
+    fn overwrite() {
+        std::hint::black_box(&mut [0_u8; DEPTH]);
+    }
+    let done = run(work);
+    overwrite();
+    done
 }
 
 fn public(key: &SigningKey) -> SshPublicKey {
@@ -81,13 +97,13 @@ impl Pairs {
     /// Signs with `key`, if that is the one that signs.
     pub(super) fn sign(&self, key: &SshPublicKey, data: &[u8]) -> Option<[u8; 64]> {
         let current = self.0.iter().find(|pair| pair.stage == SshKeyStage::Current)?;
-        (public(&current.key) == *key).then(|| current.key.sign(data).to_bytes())
+        (public(&current.key) == *key).then(|| leaving_nothing(|| current.key.sign(data).to_bytes()))
     }
 
     /// Adds a key: the first one signs at once, because there is nothing else to sign with.
     pub(super) fn add(&mut self, seed: &SecretKey, made_at: Timestamp) {
         let stage = if self.0.is_empty() { SshKeyStage::Current } else { SshKeyStage::Next };
-        self.0.push(Pair { stage, made_at, key: SigningKey::from_bytes(seed) });
+        leaving_nothing(|| self.0.push(Pair { stage, made_at, key: SigningKey::from_bytes(seed) }));
     }
 
     /// Lets the next key sign, and makes the current one old.
@@ -126,7 +142,8 @@ impl Pairs {
 
     pub(super) fn read(bytes: &[u8]) -> Option<Self> {
         let (pairs, rest) = bytes.strip_prefix(&[FORMAT])?.as_chunks::<PAIR>();
-        let pairs: Option<Vec<_>> = pairs.iter().map(|bytes| Pair::read(bytes)).collect();
+        let read = || pairs.iter().map(|bytes| Pair::read(bytes)).collect();
+        let pairs: Option<Vec<_>> = leaving_nothing(read);
         pairs.filter(|_| rest.is_empty()).map(Self).filter(Self::is_sound)
     }
 
