@@ -7,8 +7,6 @@
 //! A change replaces the row, together with the list and an entry in the audit log. Whoever is killed in between has
 //! changed nothing.
 
-use std::sync::{Mutex, PoisonError};
-
 use ci_core::audit::{Actor, Entry};
 use ci_core::id::RepositoryId;
 use ci_core::records::Batch;
@@ -51,25 +49,20 @@ impl Strongbox<'_> {
         still: &(dyn Fn() -> Result<()> + Sync),
         edit: impl Fn(Result<Option<Opened>>) -> Result<Option<Change>> + Sync,
     ) -> Result<()> {
-        let done = Mutex::new(Ok(None));
-        let end = |how| *done.lock().unwrap_or_else(PoisonError::into_inner) = how;
         let commit = async |audit: Batch| {
             let before = self.vault.snapshot(self.repository).await?;
-            match edit(self.found(before.as_ref()).await?) {
-                Ok(None) => {}
-                Ok(Some(change)) => {
-                    let (batch, mark) = self.written(before, change).await?;
-                    still()?;
-                    self.vault.records.commit(batch.and(audit)).await?;
-                    end(Ok(Some(mark)));
-                }
+            let change = match edit(self.found(before.as_ref()).await?) {
+                Ok(Some(change)) => change,
+                Ok(None) => return Ok(Ok(None)),
                 // Past the audit log, which takes a conflict for one of its own.
-                Err(error) => end(Err(error)),
-            }
-            Ok(())
+                Err(error) => return Ok(Err(error)),
+            };
+            let (batch, mark) = self.written(before, change).await?;
+            still()?;
+            self.vault.records.commit(batch.and(audit)).await?;
+            Ok(Ok(Some(mark)))
         };
-        self.vault.audit.attempt(self.repository.tenant(), entry, commit).await?;
-        match done.into_inner().unwrap_or_else(PoisonError::into_inner)? {
+        match self.vault.audit.attempt(self.repository.tenant(), entry, commit).await?? {
             Some(mark) => self.vault.remember(self.repository, &mark).await,
             None => Ok(()),
         }

@@ -222,6 +222,7 @@ fn is_of(shown: &[u8], kept: &[u8], key: &DataKey) -> bool {
 #[cfg(test)]
 #[cfg(unix)]
 mod tests {
+    use std::fmt;
     use std::sync::{Arc, Mutex};
 
     use async_trait::async_trait;
@@ -231,6 +232,8 @@ mod tests {
     use ci_core::records::{Record, Records, Version};
     use ci_core::secret::{NewSecret, SecretStore as _, SecretValue};
     use ci_core::trust::Origin;
+    use futures_util::FutureExt as _;
+    use futures_util::future::BoxFuture;
     use zeroize::Zeroizing;
 
     use super::*;
@@ -296,6 +299,17 @@ mod tests {
                 let found = self.vault.single(&self.ours, single).await.expect("it opens");
                 assert_eq!(found.expect("there").as_slice(), keys);
             }
+        }
+
+        fn another_vault(&self, records: Arc<dyn Records>) -> Vault {
+            Vault::new(records, self.rig.audit.clone(), self.root.clone(), self.rig.clock.clone())
+        }
+
+        /// Another process over the same records, which `first` overtakes when it writes at `at`.
+        fn slow(&self, at: Key, first: impl Future<Output = ()> + Send + 'static) -> (Vault, Arc<Between>) {
+            let first = Mutex::new(Some(first.boxed()));
+            let records = Arc::new(Between { inner: self.rig.records(), at, first });
+            (self.another_vault(records.clone()), records)
         }
 
         async fn treat(&self, item: &Item, to: &Current) -> Result<Treated> {
@@ -416,12 +430,19 @@ mod tests {
         }
     }
 
-    /// Records in which something else is written just before something at `at` is.
-    #[derive(Debug)]
+    type Before = BoxFuture<'static, ()>;
+
+    /// Records in which something else happens just before something is written at `at`.
     struct Between {
         inner: Arc<dyn Records>,
         at: Key,
-        first: Mutex<Option<Batch>>,
+        first: Mutex<Option<Before>>,
+    }
+
+    impl fmt::Debug for Between {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.debug_struct("Between").field("at", &self.at).finish_non_exhaustive()
+        }
     }
 
     #[async_trait]
@@ -438,7 +459,7 @@ mod tests {
             let is_it = batch.puts.iter().any(|(key, _)| *key == self.at);
             let first = self.first.lock().expect("unpoisoned").take_if(|_| is_it);
             if let Some(first) = first {
-                self.inner.commit(first).await?;
+                first.await;
             }
             self.inner.commit(batch).await
         }
@@ -457,11 +478,12 @@ mod tests {
     async fn nothing_is_written_with_a_key_that_is_current_no_more() {
         for item in [Item::Secret(name("SMALL")), Item::Single(Single::SshKeys)] {
             let world = world().await;
-            let (id, first) = world.other_key().await;
-            let (at, first) = (item.place(&world.ours), Mutex::new(Some(first)));
-            let records = Arc::new(Between { inner: world.rig.records(), at, first });
-            let (audit, clock) = (world.rig.audit.clone(), world.rig.clock.clone());
-            let slow = Vault::new(records.clone(), audit, world.root.clone(), clock);
+            let (id, other) = world.other_key().await;
+            let records = world.rig.records();
+            let first = async move {
+                records.commit(other).await.expect("it is written");
+            };
+            let (slow, records) = world.slow(item.place(&world.ours), first);
             match &item {
                 Item::Single(single) => world.fill(&slow, *single, KEYS[0].1).await,
                 _ => world.set_in(&slow, "SMALL", 3).await,
@@ -470,5 +492,23 @@ mod tests {
             assert_eq!(world.key_of(&item).await, id, "{item:?}");
             world.check().await;
         }
+    }
+    #[tokio::test]
+    async fn a_secret_that_is_set_while_the_list_is_written_is_not_lost() {
+        let world = world().await;
+        let to = world.second_key().await;
+        let other = world.another_vault(world.rig.records());
+        let grant = world.rig.grant::<Write>(&Rig::user("ada").expect("an id"), &world.ours).await;
+        let grant = grant.expect("a grant");
+        let first = async move {
+            other.put(&grant, &name("NEW"), SecretValue::new("some value")).await.expect("it is set");
+        };
+        let (slow, records) = world.slow(row::manifest(&world.ours), first);
+        let treated = slow.treat(&world.ours, &Item::Secret(name("SMALL")), &to, Treatment::Reseal).await;
+        assert_eq!(treated.expect("it is sealed"), Treated::Done);
+        assert!(records.first.lock().expect("unpoisoned").is_none(), "it came in between");
+        let items = world.vault.items(&world.ours).await.expect("items");
+        assert!(items.contains(&Item::Secret(name("NEW"))), "{items:?}");
+        world.check().await;
     }
 }

@@ -63,6 +63,20 @@ async fn where_there_is_a_key_there_is_a_list() {
 }
 
 #[tokio::test]
+async fn secrets_without_key_and_list_are_not_taken_for_none() {
+    let (bench, ours) = (Bench::new(), repository("1"));
+    bench.put(&ours, "TOKEN", "some value").await;
+    for record in bench.below(&key_folder(&ours)).await {
+        bench.remove(&record.key).await;
+    }
+    bench.remove(&folder(&ours).part("manifest")).await;
+    let afresh = bench.other_vault(bench.root.clone());
+    let claim = bench.claim(&ours).await;
+    assert_eq!(kind(afresh.lease(claim.trusted().expect("trusted"), &[]).await), ErrorKind::Tampered);
+    assert_eq!(kind(afresh.list(&bench.grant::<Read>(&ours).await).await), ErrorKind::Tampered);
+}
+
+#[tokio::test]
 async fn a_list_of_before_does_not_fit() {
     let (bench, ours) = (Bench::new(), repository("1"));
     bench.put(&ours, "TOKEN", "first").await;
