@@ -386,3 +386,27 @@ fn busy() -> Error {
 fn tampered(reason: &'static str) -> Error {
     Error::new(ErrorKind::Tampered, FETCH).because(reason)
 }
+
+#[cfg(test)]
+#[cfg(unix)]
+mod tests {
+    use ci_core::memory::Rig;
+
+    use super::*;
+    use crate::{FileRoot, Vault};
+
+    #[tokio::test]
+    async fn a_key_that_was_destroyed_is_remembered_no_more() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let root = Arc::new(FileRoot::create(folder.path().join("root")).expect("a root key"));
+        let rig = Rig::new().expect("a rig");
+        let vault = Vault::new(rig.records(), rig.audit.clone(), root, rig.clock.clone());
+        let repository = Rig::repository("1", "acme").expect("an id");
+        let key = vault.hierarchy.current(&repository).await.expect("a key");
+        let place = wrapped_place(&repository_folder(&repository), key.id());
+        let row = rig.database.get(&place).await.expect("read").expect("there").value;
+        assert!(vault.hierarchy.unwrapped.get(&place, &row).is_some());
+        vault.hierarchy.destroy(&repository).await.expect("it is destroyed");
+        assert!(vault.hierarchy.unwrapped.get(&place, &row).is_none());
+    }
+}

@@ -246,6 +246,25 @@ async fn everything_put_back_together_is_noticed_with_an_anchor_only() {
 }
 
 #[tokio::test]
+async fn what_is_deleted_or_rotated_is_remembered_at_once() {
+    let (deleted, rotated) = (Anchored::new(), Anchored::new());
+    for world in [&deleted, &rotated] {
+        world.put("first").await;
+    }
+    let before = [deleted.all().await, rotated.all().await];
+    let grant = deleted.bench.grant::<Write>(&deleted.ours).await;
+    deleted.vault.delete(&grant, &name("TOKEN")).await.expect("it is deleted");
+    let operator = Operator::new(&rotated.bench.audit).expect("the operator");
+    let act = operator.act(rotated.ours.tenant(), "key.rotated").await.expect("an act");
+    rotated.vault.rotate_repository(&act, &rotated.ours, &mut |_| {}).await.expect("it is rotated");
+    for (world, before) in [&deleted, &rotated].into_iter().zip(&before) {
+        put_back(&world.bench, before).await;
+        assert_eq!(kind(world.value(&world.vault).await), ErrorKind::Tampered);
+        assert_eq!(world.value(&world.bench.vault).await.expect("nobody noticed"), b"first");
+    }
+}
+
+#[tokio::test]
 async fn a_repository_that_disappears_is_noticed_with_an_anchor_only() {
     let world = Anchored::new();
     world.put("first").await;

@@ -51,6 +51,18 @@ async fn an_outage_stops_no_job_while_keys_are_remembered() {
 }
 
 #[tokio::test]
+async fn a_refusal_is_no_outage_although_keys_are_remembered() {
+    let (bench, root, vault) = rig().await;
+    let remembered = Duration::from_secs(4);
+    let vault = vault.with_options(VaultOptions::default().with_keys_for(remembered));
+    leased(&bench, &vault).await.expect("all is well");
+    root.set(Some(Fault::Refuses));
+    bench.rig.clock.advance(remembered / 2);
+    let error = leased(&bench, &vault).await.expect_err("it asks again, and the answer is final");
+    assert!(!error.is_retryable(), "{error:?}");
+}
+
+#[tokio::test]
 async fn a_wrong_key_opens_nothing() {
     let (bench, root, vault) = rig().await;
     root.set(Some(Fault::WrongKey));
