@@ -208,3 +208,20 @@ pub(super) fn words(text: &str, secrets: &[&str]) -> String {
     let shown = |letter: char| if letter.is_control() { ' ' } else { letter };
     text.chars().take(MOST).map(shown).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::words;
+
+    #[test]
+    fn what_a_server_says_is_one_short_line_without_secrets() {
+        assert_eq!(
+            words("no such key\r\n\u{1b}[2Jgone\u{9b}", &["hvs.secret-token"]),
+            "no such key   [2Jgone "
+        );
+        assert_eq!(words(&"x".repeat(10_000), &[]).len(), 300);
+        for said in ["token hvs.secret-token is bad", "...s.secret..."] {
+            assert_eq!(words(said, &["hvs.secret-token"]), "it repeats what is secret, and is left out");
+        }
+    }
+}

@@ -1,7 +1,7 @@
 //! The anchor in a folder.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
 
 use ci_core::ErrorKind;
 use ci_core::records::Key;
@@ -64,6 +64,11 @@ async fn it_belongs_to_one_user_and_one_process() {
     fs::set_permissions(&path, fs::Permissions::from_mode(0o750)).expect("the mode is set");
     assert_eq!(kind(FileAnchor::open(&path)), ErrorKind::Denied);
     fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).expect("the mode is set");
+    // Only root can give it away.
+    if chown(&path, Some(65_534), None).is_ok() {
+        assert_eq!(kind(FileAnchor::open(&path)), ErrorKind::Denied);
+        chown(&path, Some(0), None).expect("it is taken back");
+    }
     let link = path.with_file_name("link");
     symlink(&path, &link).expect("a link");
     assert_eq!(kind(FileAnchor::open(&link)), ErrorKind::Denied);

@@ -164,6 +164,7 @@ fn what_is_no_configuration_is_refused() {
         || CertificateAuthorities::from_pem(certified(&["x"]).0.as_bytes()).expect("an authority");
     for address in [
         "http://vault:8200",
+        "https://user@vault:8200",
         "vault:8200",
         "https://",
         "https://vault:8200/v1",
