@@ -102,7 +102,7 @@ impl SecretLease {
     /// The same lease, in which `name` is a credential that was made for the job of `claim`: an identity token, say. It is
     /// hidden, and reported as [`Sensitive::Credential`].
     ///
-    /// This is for a [`SecretStore`] around another one, whose jobs ask for the credential as they do for a secret.
+    /// This is for a [`SecretStore`](crate::secret::SecretStore) around another one, whose jobs ask for the credential as they do for a secret.
     ///
     /// # Errors
     ///

@@ -68,7 +68,7 @@ impl Mask {
         Masked { bytes: out.into(), job: self.job }
     }
 
-    /// What was hidden since this was asked last. What nobody asks for goes to [`SecretLease::leaks`] at the end.
+    /// What was hidden since this was asked last. What nobody asks for goes to [`SecretLease::leaks`](crate::secret::SecretLease::leaks) at the end.
     ///
     /// # Example
     ///

@@ -50,7 +50,7 @@ pub trait Masker: fmt::Debug + Send + Sync + 'static {
 /// A filter over one stream: bytes in, bytes without secrets out.
 ///
 /// However the input is split into calls, the concatenated output is the same. It holds back only what may be the
-/// beginning of a secret, so that whoever watches sees the rest at once. Callers have a [`Mask`] around it.
+/// beginning of a secret, so that whoever watches sees the rest at once. Callers have a [`Mask`](crate::secret::Mask) around it.
 pub trait Redactor: fmt::Debug + Send {
     /// Takes more of the stream and adds to `out` what is safe to show.
     fn push(&mut self, bytes: &[u8], out: &mut Vec<u8>);

@@ -387,8 +387,8 @@ fn tampered(reason: &'static str) -> Error {
     Error::new(ErrorKind::Tampered, FETCH).because(reason)
 }
 
-#[cfg(test)]
 #[cfg(unix)]
+#[cfg(test)]
 mod tests {
     use ci_core::memory::Rig;
 

@@ -22,8 +22,9 @@ impl Vault {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Denied`] when the act is for another tenant; [`ErrorKind::Tampered`] when it is not what was stored;
-    /// [`ErrorKind::Unavailable`] when the store or a key cannot be reached.
+    /// [`Denied`](ci_core::ErrorKind::Denied) when the act is for another tenant;
+    /// [`Tampered`](ci_core::ErrorKind::Tampered) when it is not what was stored;
+    /// [`Unavailable`](ci_core::ErrorKind::Unavailable) when the store or a key cannot be reached.
     ///
     /// # Cancel safety
     ///

@@ -219,8 +219,8 @@ fn is_of(shown: &[u8], kept: &[u8], key: &DataKey) -> bool {
         && Row::parse(kept).and_then(|row| row.key_id()).is_some_and(|id| id == *key.id())
 }
 
-#[cfg(test)]
 #[cfg(unix)]
+#[cfg(test)]
 mod tests {
     use std::fmt;
     use std::sync::{Arc, Mutex};
